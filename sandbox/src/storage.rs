@@ -1,0 +1,3 @@
+//! Mutations, partitions and reads.
+
+pub mod mutation;

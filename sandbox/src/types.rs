@@ -1,0 +1,75 @@
+//! CQL types. Values travel through the node in their serialized form (native protocol, section 6), as they
+//! do in the real one: nothing is decoded only to be stored or sent.
+
+use std::sync::Arc;
+
+/// A CQL data type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CqlType {
+    Ascii,
+    Bigint,
+    Blob,
+    Boolean,
+    Counter,
+    Date,
+    Decimal,
+    Double,
+    Duration,
+    Float,
+    Inet,
+    Int,
+    Smallint,
+    Text,
+    Time,
+    Timestamp,
+    Timeuuid,
+    Tinyint,
+    Uuid,
+    Varint,
+    /// Collections and UDTs carry whether they are frozen: a frozen one is a single cell.
+    List {
+        element: Arc<CqlType>,
+        frozen: bool,
+    },
+    Set {
+        element: Arc<CqlType>,
+        frozen: bool,
+    },
+    Map {
+        key: Arc<CqlType>,
+        value: Arc<CqlType>,
+        frozen: bool,
+    },
+    /// Always frozen.
+    Tuple(Arc<[CqlType]>),
+    Udt {
+        definition: Arc<UdtDefinition>,
+        frozen: bool,
+    },
+    /// `vector<float, n>` and relatives.
+    Vector {
+        element: Arc<CqlType>,
+        dimensions: u16,
+    },
+}
+
+/// A user-defined type: names and types of its fields in order.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct UdtDefinition {
+    pub keyspace: String,
+    pub name: String,
+    pub fields: Vec<(String, CqlType)>,
+}
+
+impl CqlType {
+    /// True if a value is stored as several cells, one per element: non-frozen collections and UDTs.
+    pub fn is_multi_cell(&self) -> bool {
+        matches!(
+            self,
+            CqlType::List { frozen: false, .. }
+                | CqlType::Set { frozen: false, .. }
+                | CqlType::Map { frozen: false, .. }
+                | CqlType::Udt { frozen: false, .. }
+        )
+    }
+}
