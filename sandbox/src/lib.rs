@@ -4,6 +4,7 @@
 //! rows), `cdc` (mutations to log rows), `storage` (mutations to partitions), `system` (virtual tables).
 
 pub mod error;
+pub mod query;
 pub mod schema;
 pub mod storage;
 pub mod types;

@@ -1,4 +1,9 @@
 //! The schema: keyspaces, tables, user-defined types.
+//!
+//! A [`Catalog`] is an immutable snapshot; DDL makes the next one and readers keep theirs.
+
+pub mod builder;
+pub mod partitioner;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,6 +11,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::types::{CqlType, UdtDefinition};
+
+/// All keyspaces at one schema version.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    /// Changes with every DDL statement; what system.local and system.peers show as schema_version.
+    pub version: Uuid,
+    pub keyspaces: BTreeMap<String, Arc<KeyspaceSchema>>,
+}
 
 /// One keyspace and what it holds. A change makes a new value; readers keep the one they started with.
 #[derive(Debug, Clone)]
@@ -27,6 +40,12 @@ pub enum ColumnKind {
     Clustering { descending: bool },
     Static,
     Regular,
+}
+
+impl ColumnKind {
+    pub fn is_primary_key(self) -> bool {
+        matches!(self, ColumnKind::PartitionKey | ColumnKind::Clustering { .. })
+    }
 }
 
 /// Position of a column in `TableSchema::columns`; stable for the life of one schema version only.
@@ -70,9 +89,15 @@ pub struct TableSchema {
     /// The remaining table options, as text, for system_schema.tables and DESCRIBE.
     pub options: BTreeMap<String, String>,
     /// `WITH cdc = {...}` as last given; None if it never was.
-    pub cdc: Option<crate::schema::CdcOptions>,
+    pub cdc: Option<CdcOptions>,
     /// Set on a CDC log table: the name of its base table.
     pub cdc_log_of: Option<String>,
+    /// Columns that ALTER TABLE dropped: name, type and when (µs), by name.
+    pub dropped_columns: BTreeMap<String, (CqlType, i64)>,
+    /// The next free `ColumnSchema::storage_id`.
+    pub next_storage_id: u32,
+    /// Secondary indexes by name: the indexed column. They make a restriction legal; reads filter.
+    pub indexes: BTreeMap<String, String>,
 }
 
 /// The `cdc` table option (ScyllaDB `cdc/cdc_options.hh`).
@@ -98,4 +123,91 @@ pub enum PreimageMode {
 pub enum DeltaMode {
     Full,
     Keys,
+}
+
+impl Catalog {
+    pub fn keyspace(&self, name: &str) -> Option<&Arc<KeyspaceSchema>> {
+        self.keyspaces.get(name)
+    }
+
+    pub fn table(&self, keyspace: &str, table: &str) -> Option<&Arc<TableSchema>> {
+        self.keyspaces.get(keyspace)?.tables.get(table)
+    }
+
+    /// All tables of all keyspaces, in name order.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<TableSchema>> {
+        self.keyspaces
+            .values()
+            .flat_map(|keyspace| keyspace.tables.values())
+    }
+}
+
+impl TableSchema {
+    pub fn column(&self, name: &str) -> Option<&ColumnSchema> {
+        self.column_id(name).map(|id| &self.columns[id])
+    }
+
+    pub fn column_id(&self, name: &str) -> Option<ColumnId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// True if writes must be logged.
+    pub fn cdc_enabled(&self) -> bool {
+        self.cdc.as_ref().is_some_and(|options| options.enabled)
+    }
+
+    pub fn is_counter(&self) -> bool {
+        self.columns.iter().any(|column| column.ty == CqlType::Counter)
+    }
+
+    pub fn has_static(&self) -> bool {
+        self.columns
+            .iter()
+            .any(|column| column.kind == ColumnKind::Static)
+    }
+
+    /// Sorts the columns into their order, renumbers `by_name`, keys and positions. Every change of `columns`
+    /// ends with it; key columns keep their relative order through `position`.
+    pub fn reindex(&mut self) {
+        self.columns.sort_by(|a, b| {
+            column_rank(a.kind)
+                .cmp(&column_rank(b.kind))
+                .then(a.position.cmp(&b.position))
+                .then_with(|| a.name.as_bytes().cmp(b.name.as_bytes()))
+        });
+        let ids = |columns: &[ColumnSchema], rank: u8| {
+            (0..columns.len())
+                .filter(|&id| column_rank(columns[id].kind) == rank)
+                .collect::<Vec<_>>()
+        };
+        self.partition_key = ids(&self.columns, 0);
+        self.clustering_key = ids(&self.columns, 1);
+        self.by_name = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(id, column)| (column.name.clone(), id))
+            .collect();
+    }
+}
+
+fn column_rank(kind: ColumnKind) -> u8 {
+    match kind {
+        ColumnKind::PartitionKey => 0,
+        ColumnKind::Clustering { .. } => 1,
+        ColumnKind::Static => 2,
+        ColumnKind::Regular => 3,
+    }
+}
+
+impl Default for CdcOptions {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            preimage: PreimageMode::Off,
+            postimage: false,
+            delta: DeltaMode::Full,
+            ttl: 86_400,
+        }
+    }
 }

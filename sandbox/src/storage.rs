@@ -1,3 +1,4 @@
 //! Mutations, partitions and reads.
 
+pub mod clock;
 pub mod mutation;

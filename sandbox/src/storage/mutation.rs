@@ -1,7 +1,6 @@
 //! A mutation: everything one write does to one partition of one table. The query layer makes them, CDC reads
 //! them and adds mutations of the log table, storage merges them (last write wins, cell by cell).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +16,8 @@ pub struct Mutation {
     pub key: PartitionKey,
     pub partition_tombstone: Option<Tombstone>,
     pub static_row: RowChange,
-    pub rows: BTreeMap<ClusteringKey, RowChange>,
+    /// In clustering order, each key once; `row_mut` keeps it so.
+    pub rows: Vec<(ClusteringKey, RowChange)>,
     pub range_tombstones: Vec<RangeTombstone>,
 }
 
@@ -29,13 +29,14 @@ pub struct PartitionKey {
     pub serialized: Bytes,
 }
 
-/// A clustering key, whole or a prefix, in a form whose byte order is the table's clustering order (types and
-/// DESC included), so that ranges and prefixes are byte ranges.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A clustering key, whole or a prefix. It leads with a form whose byte order is the table's clustering order
+/// (types and DESC included), so that ranges and prefixes are byte ranges; the serialized values follow, so
+/// that reading a key decodes nothing.
+#[derive(Clone)]
 pub struct ClusteringKey {
-    pub ordered: Bytes,
-    /// The serialized values themselves, one per clustering column present. Derivable, kept to avoid decoding.
-    pub values: Arc<[Bytes]>,
+    /// The ordered form, then `[i32 length][bytes]` per clustering column present, as in a result row.
+    data: Arc<[u8]>,
+    ordered_len: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +46,12 @@ pub struct Tombstone {
     pub deletion_time: i64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowChange {
     /// What an INSERT leaves even when all its columns are null.
     pub marker: Option<Liveness>,
     pub tombstone: Option<Tombstone>,
-    /// In column order.
+    /// In column order, each column once; `set` keeps it so.
     pub cells: Vec<(ColumnId, CellChange)>,
 }
 
@@ -67,7 +68,7 @@ pub struct Expiry {
     pub at: i64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CellChange {
     Atomic(Cell),
     /// A non-frozen collection or UDT. Paths are set elements, map keys, list timeuuids or UDT field indices.
@@ -100,4 +101,157 @@ pub struct RangeTombstone {
 pub struct Bound {
     pub prefix: ClusteringKey,
     pub inclusive: bool,
+}
+
+impl Mutation {
+    pub fn new(table: Arc<TableSchema>, key: PartitionKey) -> Self {
+        Self {
+            table,
+            key,
+            partition_tombstone: None,
+            static_row: RowChange::default(),
+            rows: Vec::new(),
+            range_tombstones: Vec::new(),
+        }
+    }
+
+    /// The change of one row, made if it is not there yet.
+    pub fn row_mut(&mut self, key: ClusteringKey) -> &mut RowChange {
+        // Statements mostly come in clustering order: looking at the end first makes a batch of n rows O(n).
+        let position = match self.rows.last() {
+            Some((last, _)) if *last >= key => self.rows.binary_search_by(|(have, _)| have.cmp(&key)),
+            _ => Err(self.rows.len()),
+        };
+        let position = position.unwrap_or_else(|free| {
+            self.rows.insert(free, (key, RowChange::default()));
+            free
+        });
+        &mut self.rows[position].1
+    }
+}
+
+impl RowChange {
+    pub fn is_empty(&self) -> bool {
+        self.marker.is_none() && self.tombstone.is_none() && self.cells.is_empty()
+    }
+
+    pub fn cell(&self, column: ColumnId) -> Option<&CellChange> {
+        self.cells
+            .binary_search_by_key(&column, |(id, _)| *id)
+            .ok()
+            .map(|found| &self.cells[found].1)
+    }
+
+    /// Puts a change in column order, over an earlier one of the same column.
+    pub fn set(&mut self, column: ColumnId, change: CellChange) {
+        match self.cells.binary_search_by_key(&column, |(id, _)| *id) {
+            Ok(found) => self.cells[found].1 = change,
+            Err(free) => self.cells.insert(free, (column, change)),
+        }
+    }
+}
+
+impl PartitionKey {
+    /// The serialized value of each partition key column.
+    pub fn components(&self, table: &TableSchema) -> Vec<Bytes> {
+        if table.partition_key.len() == 1 {
+            return vec![self.serialized.clone()];
+        }
+        let mut components = Vec::with_capacity(table.partition_key.len());
+        let mut at = 0;
+        while let Some(length) = self.serialized.get(at..at + 2) {
+            let end = at + 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            components.push(self.serialized.slice(at + 2..end));
+            at = end + 1;
+        }
+        components
+    }
+}
+
+impl ClusteringKey {
+    /// `ordered`: see `storage::ordered`; `values`: the serialized value of each column present, in key order.
+    pub fn new<'a>(ordered: &[u8], values: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut data = Vec::with_capacity(ordered.len() * 2 + 16);
+        data.extend_from_slice(ordered);
+        for value in values {
+            // A clustering value is at most 64 KiB, checked where values are bound.
+            data.extend_from_slice(&(value.len() as i32).to_be_bytes());
+            data.extend_from_slice(value);
+        }
+        Self {
+            data: data.into(),
+            ordered_len: ordered.len() as u32,
+        }
+    }
+
+    /// The key of the only row of a partition whose table has no clustering columns, and the empty prefix.
+    pub fn empty() -> Self {
+        Self::new(&[], [])
+    }
+
+    /// The form whose byte order is clustering order.
+    pub fn ordered(&self) -> &[u8] {
+        &self.data[..self.ordered_len as usize]
+    }
+
+    /// All values as they stand in a result row: `[i32 length][bytes]` each.
+    pub fn encoded_values(&self) -> &[u8] {
+        &self.data[self.ordered_len as usize..]
+    }
+
+    /// The serialized values in key order; a prefix has fewer than the table has clustering columns.
+    pub fn values(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.encoded_values();
+        std::iter::from_fn(move || {
+            let (length, tail) = rest.split_first_chunk::<4>()?;
+            let (value, tail) = tail.split_at_checked(i32::from_be_bytes(*length) as usize)?;
+            rest = tail;
+            Some(value)
+        })
+    }
+
+    pub fn value(&self, position: usize) -> Option<&[u8]> {
+        self.values().nth(position)
+    }
+
+    /// Number of clustering columns present.
+    pub fn len(&self) -> usize {
+        self.values().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.encoded_values().is_empty()
+    }
+}
+
+impl PartialEq for ClusteringKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.ordered() == other.ordered()
+    }
+}
+
+impl Eq for ClusteringKey {}
+
+impl Ord for ClusteringKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.ordered().cmp(other.ordered())
+    }
+}
+
+impl PartialOrd for ClusteringKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl std::hash::Hash for ClusteringKey {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.ordered().hash(state);
+    }
+}
+
+impl std::fmt::Debug for ClusteringKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.values().map(hex::encode)).finish()
+    }
 }

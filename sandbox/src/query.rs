@@ -1,0 +1,5 @@
+//! Statements to mutations and rows. `api` says what goes in and out, `hooks` where CDC and faults sit.
+
+pub mod api;
+pub mod hooks;
+pub mod virtual_table;

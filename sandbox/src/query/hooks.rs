@@ -1,0 +1,168 @@
+//! Where others join the path of a write, a read and a schema change. The order of a write:
+//! validate → mutations → [`Cdc::augment`] → [`WriteFaults::before_apply`] → storage.
+//!
+//! All of them run on the thread of the request and may block it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::api::Session;
+use crate::error::CqlError;
+use crate::schema::{Catalog, CdcOptions, ColumnId, TableSchema};
+use crate::storage::mutation::{ClusteringKey, Mutation, PartitionKey};
+
+/// Change data capture: what it adds to schema changes and to writes.
+pub trait Cdc: Send + Sync {
+    /// Options from `WITH cdc = {...}` (keys and values as given); `previous` is None in CREATE TABLE and
+    /// ALTER of a table that never had them.
+    ///
+    /// # Errors
+    /// Config: an unknown key or a bad value, or ALTER without `enabled`.
+    fn parse_options(
+        &self,
+        given: &BTreeMap<String, String>,
+        previous: Option<&CdcOptions>,
+    ) -> Result<CdcOptions, CqlError>;
+
+    /// The log table that `base` needs from now on. Called when DDL creates or alters a table that has CDC
+    /// enabled, or that still has a log; `existing` is the log of the schema before this statement.
+    ///
+    /// # Errors
+    /// Invalid: counters, a user's table under the log's name, ...
+    fn log_table(
+        &self,
+        catalog: &Catalog,
+        base: &TableSchema,
+        existing: Option<&TableSchema>,
+    ) -> Result<TableSchema, CqlError>;
+
+    /// After a schema change became visible (streams of tablet tables are made and dropped here).
+    fn schema_changed(&self, before: &Catalog, after: &Catalog);
+
+    /// Adds the log's mutations to those of a write. Called only if one of them is of a table with CDC.
+    ///
+    /// # Errors
+    /// The write is refused: no stream for this timestamp, ...
+    fn augment(&self, write: &WriteContext<'_>, mutations: &mut Vec<Mutation>) -> Result<(), CqlError>;
+}
+
+/// What surrounds a write.
+pub struct WriteContext<'a> {
+    pub catalog: &'a Catalog,
+    pub session: &'a Session,
+    /// The coordinator's clock, µs.
+    pub now_micros: i64,
+    pub consistency: u16,
+    /// True for a conditional write: `consistency` is then that of the learn phase.
+    pub conditional: bool,
+    pub rows: &'a dyn CurrentRows,
+}
+
+/// Read access to the rows as they are before the write.
+pub trait CurrentRows {
+    /// A row's live columns; None if the row does not exist. `clustering` None: the static row.
+    fn row(
+        &self,
+        table: &TableSchema,
+        key: &PartitionKey,
+        clustering: Option<&ClusteringKey>,
+    ) -> Option<CurrentRow>;
+}
+
+/// Live values in column order, key columns left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CurrentRow {
+    pub cells: Vec<(ColumnId, CurrentValue)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CurrentValue {
+    Atomic(Bytes),
+    /// (path, value) in path order: for a list, timeuuid and element.
+    Multi(Vec<(Bytes, Bytes)>),
+}
+
+/// Faults on the way of a write.
+pub trait WriteFaults: Send + Sync {
+    /// May change or take out mutations (and apply them later by `Engine::apply`).
+    ///
+    /// # Errors
+    /// The write is not applied and the client gets this.
+    fn before_apply(
+        &self,
+        write: &WriteContext<'_>,
+        mutations: &mut Vec<Mutation>,
+    ) -> Result<WriteVerdict, CqlError>;
+}
+
+/// What happens to a write that a fault let pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteVerdict {
+    Apply,
+    /// The write is applied and the client gets an error all the same.
+    ApplyAndFail(CqlError),
+}
+
+/// Faults on the way of a read.
+pub trait ReadFaults: Send + Sync {
+    /// # Errors
+    /// The client gets this instead of rows.
+    fn before_read(&self, session: &Session, table: &TableSchema) -> Result<Option<RowFilter>, CqlError>;
+}
+
+/// Says whether a row is seen (None: the static row).
+pub type RowFilter = Arc<dyn Fn(&PartitionKey, Option<&ClusteringKey>) -> bool + Send + Sync>;
+
+/// A node without CDC: the option is refused.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NoCdc;
+
+/// A node without faults.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NoFaults;
+
+impl Cdc for NoCdc {
+    fn parse_options(
+        &self,
+        _given: &BTreeMap<String, String>,
+        _previous: Option<&CdcOptions>,
+    ) -> Result<CdcOptions, CqlError> {
+        Err(CqlError::config("Unknown property 'cdc'"))
+    }
+
+    fn log_table(
+        &self,
+        _catalog: &Catalog,
+        base: &TableSchema,
+        _existing: Option<&TableSchema>,
+    ) -> Result<TableSchema, CqlError> {
+        Err(CqlError::invalid(format!(
+            "Cannot create CDC log for table {}.{}: CDC is off on this node",
+            base.keyspace, base.name
+        )))
+    }
+
+    fn schema_changed(&self, _before: &Catalog, _after: &Catalog) {}
+
+    fn augment(&self, _write: &WriteContext<'_>, _mutations: &mut Vec<Mutation>) -> Result<(), CqlError> {
+        Ok(())
+    }
+}
+
+impl WriteFaults for NoFaults {
+    fn before_apply(
+        &self,
+        _write: &WriteContext<'_>,
+        _mutations: &mut Vec<Mutation>,
+    ) -> Result<WriteVerdict, CqlError> {
+        Ok(WriteVerdict::Apply)
+    }
+}
+
+impl ReadFaults for NoFaults {
+    fn before_read(&self, _session: &Session, _table: &TableSchema) -> Result<Option<RowFilter>, CqlError> {
+        Ok(None)
+    }
+}
