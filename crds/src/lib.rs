@@ -1,1 +1,40 @@
+//! The contract of Outbox Relay: what a user may ask for, what the relay loads, and what it reports. Types and
+//! validation, no IO.
+//!
+//! The parts of the specification ([`source`], [`sink`], [`retry`], ...) are shared by the custom resource
+//! ([`outbox_relay`]) and by the relay's own file ([`relay_config`]). [`status`] is what the relay answers on
+//! `/status`.
 
+pub mod circuit_breaker;
+pub mod dead_letter;
+pub mod memory;
+pub mod relay_config;
+pub mod retry;
+pub mod secrets;
+pub mod sink;
+pub mod source;
+pub mod state;
+pub mod timestamp;
+
+pub use circuit_breaker::CircuitBreaker;
+pub use dead_letter::DeadLetter;
+pub use memory::Memory;
+pub use relay_config::RelayConfig;
+pub use retry::Retry;
+pub use sink::Sink;
+pub use source::Source;
+pub use state::State;
+pub use timestamp::Timestamp;
+
+/// API group of the custom resource and of the relay's file.
+pub const GROUP: &str = "outboxrelay.dev";
+
+/// The one version there is so far.
+pub const VERSION: &str = "v1alpha1";
+
+/// `apiVersion` of manifests and configuration files.
+pub const API_VERSION: &str = "outboxrelay.dev/v1alpha1";
+
+/// The ring of partition key tokens is cut into this many fixed, equal slots. It never changes: progress is kept per
+/// slot, and 64 lets shares be counted up to 64 without moving rows between slots.
+pub const SLOTS: u16 = 64;

@@ -1,0 +1,81 @@
+//! Where events go that cannot be delivered.
+
+use serde::{Deserialize, Serialize};
+
+/// Dead letters are durable before the event counts as resolved; if they cannot be written, the circuit opens.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DeadLetter {
+    /// Table: a ScyllaDB table. Topic: a Kafka topic. Both: the table and the topic.
+    pub target: DeadLetterTarget,
+    /// Table for dead letters, `table` in the state keyspace or `keyspace.table`; `dead_letters` in the state
+    /// keyspace unless named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Topic for dead letters; required by the targets Topic and Both, and never a topic that events go to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Which events become dead letters. Rejected: only those that the broker can never accept; any other event is
+    /// kept and waits for the broker. Exhausted: also those whose attempts are used up.
+    pub when: DeadLetterWhen,
+    /// What happens to later events of the aggregate of a dead letter. Continue: they are delivered. Hold: they become
+    /// dead letters too, in order.
+    pub on_aggregate: OnAggregate,
+}
+
+/// Where dead letters are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum DeadLetterTarget {
+    /// A ScyllaDB table.
+    #[default]
+    Table,
+    /// A Kafka topic.
+    Topic,
+    /// The table and the topic.
+    Both,
+}
+
+/// Which events become dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum DeadLetterWhen {
+    /// Only what the broker can never accept.
+    #[default]
+    Rejected,
+    /// Also what used up its attempts.
+    Exhausted,
+}
+
+/// What happens to later events of the aggregate of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum OnAggregate {
+    /// They are delivered.
+    #[default]
+    Continue,
+    /// They become dead letters of class `held`, in order.
+    Hold,
+}
+
+/// Table for dead letters in the state keyspace, unless another one is named.
+pub const DEFAULT_TABLE: &str = "dead_letters";
+
+impl DeadLetter {
+    /// Whether dead letters are written to a table.
+    pub fn to_table(&self) -> bool {
+        matches!(self.target, DeadLetterTarget::Table | DeadLetterTarget::Both)
+    }
+
+    /// Whether dead letters are written to a topic.
+    pub fn to_topic(&self) -> bool {
+        matches!(self.target, DeadLetterTarget::Topic | DeadLetterTarget::Both)
+    }
+
+    /// Keyspace and table for dead letters, given the state keyspace.
+    pub fn keyspace_and_table<'a>(&'a self, state_keyspace: &'a str) -> (&'a str, &'a str) {
+        let table = self.table.as_deref().unwrap_or(DEFAULT_TABLE);
+        table.split_once('.').unwrap_or((state_keyspace, table))
+    }
+}

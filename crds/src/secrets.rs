@@ -1,0 +1,84 @@
+//! How credentials and certificates are named. The custom resource names Kubernetes Secrets; the relay's file names
+//! files and environment variables. Neither ever holds a secret itself.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A Secret of the resource's namespace that holds a user name and a password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CredentialsSecretRef {
+    /// Name of the Secret.
+    pub name: String,
+    /// Key of the user name.
+    pub username_key: String,
+    /// Key of the password.
+    pub password_key: String,
+}
+
+impl Default for CredentialsSecretRef {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            username_key: "username".to_owned(),
+            password_key: "password".to_owned(),
+        }
+    }
+}
+
+/// One key of a Secret of the resource's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    pub name: String,
+    /// Key within the Secret.
+    pub key: String,
+}
+
+/// Where the relay finds a user name and a password. Exactly one field of each pair is set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Credentials {
+    /// The user name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// File that holds the user name; white space around it is dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username_file: Option<PathBuf>,
+    /// Environment variable that holds the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+    /// File that holds the password; line ends after it are dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// TLS to a server whose certificate is checked. An empty section turns it on with the system's authorities.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Tls {
+    /// Certificates (PEM) of the authorities that may sign the server's certificate; the system's unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// File with the certificates (PEM) of the authorities that may sign the server's certificate; the system's
+    /// unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub ca_file: Option<PathBuf>,
+    /// Whether the server's certificate must name the host that the relay connects to.
+    pub verify_hostname: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            ca_secret_ref: None,
+            ca_file: None,
+            verify_hostname: true,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The Kafka topic that events go to, and their form.
+
+use crate::secrets::{Credentials, CredentialsSecretRef, Tls};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The Kafka cluster, the topic, and the form of messages.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Sink {
+    /// Kafka brokers to start from, each `host:port`.
+    pub bootstrap_servers: Vec<String>,
+    /// Topic for events, fixed as in `order-events` or a template over columns as in `${aggregate_type}-events`.
+    pub topic: String,
+    /// What becomes the message key. AggregateId keeps an aggregate in one partition, so in order. Column takes
+    /// keyColumn.
+    pub key: Key,
+    /// Column for the key; required by key Column and refused otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_column: Option<String>,
+    /// Raw: the payload column's bytes. Text: the same, checked to be UTF-8. Json: the same, checked to be JSON.
+    pub payload_format: PayloadFormat,
+    /// Headers beside those that every message carries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Header>,
+    /// AtLeastOnce: no event is lost; after a crash some are delivered again, each with its event id.
+    pub guarantee: Guarantee,
+    /// TLS to the brokers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Authentication at the brokers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<Sasl>,
+    /// Further librdkafka producer properties, as in `linger.ms: "20"`. Those that carry the relay's promises are
+    /// refused.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What becomes the message key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum Key {
+    /// The aggregate's id: an aggregate stays in one partition.
+    #[default]
+    AggregateId,
+    /// The event's id: events spread evenly, and are not ordered.
+    EventId,
+    /// The column named by `keyColumn`.
+    Column,
+}
+
+/// Form of the message body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum PayloadFormat {
+    /// The column's bytes as they are.
+    #[default]
+    Raw,
+    /// The same, checked to be UTF-8.
+    Text,
+    /// The same, checked to be JSON.
+    Json,
+}
+
+/// One header: of exactly one of `column` and `value`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Header {
+    /// Name of the header.
+    pub name: String,
+    /// Column whose value the header carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Value of the header, the same on every message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// How often an event may appear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum Guarantee {
+    /// Once, and again after a crash, a takeover or an answer that never came.
+    #[default]
+    AtLeastOnce,
+}
+
+/// SASL authentication.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Sasl {
+    /// Plain, ScramSha256 or ScramSha512, as the brokers offer it. Plain without TLS shows the password to the network.
+    pub mechanism: SaslMechanism,
+    /// Secret with user name and password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<CredentialsSecretRef>,
+    /// User name and password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub credentials: Option<Credentials>,
+}
+
+/// SASL mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum SaslMechanism {
+    /// PLAIN.
+    Plain,
+    /// SCRAM-SHA-256.
+    ScramSha256,
+    /// SCRAM-SHA-512.
+    #[default]
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    /// The mechanism's registered name, as Kafka and librdkafka spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
