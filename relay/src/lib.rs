@@ -1,1 +1,11 @@
+//! The data plane: CDC log in, Kafka out.
+//!
+//! Reading order: `model` (the words), `ports` (what the pipeline needs from the world), `ledger` (what is taken,
+//! resolved and swept), `source` (reading the log), `deliver` (publishing), `state` (ownership and checkpoints),
+//! `run` (composition). The modules that decide know neither clock, network nor async runtime.
 
+pub mod encode;
+pub mod event;
+pub mod ledger;
+pub mod model;
+pub mod ports;

@@ -1,0 +1,381 @@
+//! What is taken, what is resolved, and how far a slot is swept: the arithmetic behind the checkpoint.
+//!
+//! Per slot the ledger knows every row from the *bound* upward by the fingerprint of its position: *taken* (in
+//! flight) or *resolved* (acknowledged, or durably dead-lettered). Only additions count: a row that is no longer
+//! read (TTL, a replica's subset) means nothing. Nothing is ever skipped because something newer was seen: a row
+//! is skipped only if its own id is known, or its time lies below the bound.
+//!
+//! Pure: no clock, no IO.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::model::{Micros, RowId, SECOND, SLOTS, SlotId, SlotSet};
+
+/// The ledgers of the slots that this process owns.
+#[derive(Debug)]
+pub struct Ledger {
+    slots: Vec<Option<SlotLedger>>,
+}
+
+/// What a row is to the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Its slot is not ours (any more).
+    Foreign,
+    /// Its time is below the swept bound, so it was resolved long ago.
+    BelowBound,
+    Taken,
+    Resolved,
+    /// Nobody has it: to be delivered.
+    New,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            slots: (0..SLOTS).map(|_| None).collect(),
+        }
+    }
+}
+
+impl Ledger {
+    /// Starts owning a slot from its checkpoint: `resolved` holds (second of `cdc$time`, id).
+    pub fn open(&mut self, slot: SlotId, bound: Micros, resolved: impl IntoIterator<Item = (i64, RowId)>) {
+        let mut buckets: BTreeMap<i64, Bucket> = BTreeMap::new();
+        for (second, id) in resolved {
+            buckets.entry(second).or_default().saved.push(id);
+        }
+        for bucket in buckets.values_mut() {
+            bucket.saved.sort_unstable();
+            bucket.saved.dedup();
+            bucket.saved.shrink_to_fit();
+        }
+        let ledger = SlotLedger {
+            bound,
+            swept: bound,
+            saved_bound: bound,
+            buckets,
+        };
+        self.slots[slot.index()] = Some(ledger);
+    }
+
+    /// Stops owning a slot: its rows become foreign.
+    pub fn close(&mut self, slot: SlotId) {
+        self.slots[slot.index()] = None;
+    }
+
+    pub fn owned(&self) -> SlotSet {
+        SlotId::all().filter(|slot| self.slot(*slot).is_some()).collect()
+    }
+
+    pub fn slot(&self, slot: SlotId) -> Option<&SlotLedger> {
+        self.slots[slot.index()].as_ref()
+    }
+
+    pub fn slot_mut(&mut self, slot: SlotId) -> Option<&mut SlotLedger> {
+        self.slots[slot.index()].as_mut()
+    }
+
+    pub fn known(&self, slot: SlotId, time: Micros, id: RowId) -> Known {
+        self.slot(slot)
+            .map_or(Known::Foreign, |ledger| ledger.known(time, id))
+    }
+
+    /// Takes a row if it is new; says what it was before.
+    pub fn take(&mut self, slot: SlotId, time: Micros, id: RowId) -> Known {
+        let Some(ledger) = self.slot_mut(slot) else {
+            return Known::Foreign;
+        };
+        let known = ledger.known(time, id);
+        if known == Known::New {
+            ledger
+                .buckets
+                .entry(second_of(time))
+                .or_default()
+                .open
+                .insert(id, State::Taken(time));
+        }
+        known
+    }
+
+    /// A taken row was acknowledged or durably dead-lettered. Of no effect if the slot was closed since.
+    pub fn resolve(&mut self, slot: SlotId, time: Micros, id: RowId) {
+        let bucket = self
+            .slot_mut(slot)
+            .and_then(|ledger| ledger.buckets.get_mut(&second_of(time)));
+        if let Some(state @ State::Taken(_)) = bucket.and_then(|bucket| bucket.open.get_mut(&id)) {
+            *state = State::Resolved;
+        }
+    }
+
+    /// A taken row goes back to New: what held it was torn down before it was resolved.
+    pub fn release(&mut self, slot: SlotId, time: Micros, id: RowId) {
+        let bucket = self
+            .slot_mut(slot)
+            .and_then(|ledger| ledger.buckets.get_mut(&second_of(time)));
+        if let Some(bucket) = bucket
+            && matches!(bucket.open.get(&id), Some(State::Taken(_)))
+        {
+            bucket.open.remove(&id);
+        }
+    }
+}
+
+/// One slot's ledger.
+#[derive(Debug)]
+pub struct SlotLedger {
+    /// Every row below is swept and resolved. Never goes back.
+    bound: Micros,
+    /// Every row below was read by a query that started late enough; some may still be in flight.
+    swept: Micros,
+    /// The bound that the checkpoint holds.
+    saved_bound: Micros,
+    /// By second of `cdc$time`, from the bound upward.
+    buckets: BTreeMap<i64, Bucket>,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Taken, or resolved and not yet in the checkpoint.
+    open: HashMap<RowId, State>,
+    /// Resolved and in the checkpoint; sorted, 8 bytes each.
+    saved: Vec<RowId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Taken(Micros),
+    Resolved,
+}
+
+/// What a save has to write for one slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta {
+    pub bound: Micros,
+    /// Ids resolved since the last save, by second of `cdc$time`; all seconds at or above the bound's.
+    pub resolved: Vec<(i64, Vec<RowId>)>,
+    /// Segments of seconds below this one are no longer needed.
+    pub obsolete_below: i64,
+}
+
+impl SlotLedger {
+    pub fn bound(&self) -> Micros {
+        self.bound
+    }
+
+    pub fn swept(&self) -> Micros {
+        self.swept
+    }
+
+    fn known(&self, time: Micros, id: RowId) -> Known {
+        if time < self.bound {
+            return Known::BelowBound;
+        }
+        let Some(bucket) = self.buckets.get(&second_of(time)) else {
+            return Known::New;
+        };
+        match bucket.open.get(&id) {
+            Some(State::Taken(_)) => Known::Taken,
+            Some(State::Resolved) => Known::Resolved,
+            None if bucket.saved.binary_search(&id).is_ok() => Known::Resolved,
+            None => Known::New,
+        }
+    }
+
+    /// Every row below `swept` has been read by a query that started after its slice's age. Moves the bound as far
+    /// as unresolved rows allow; neither ever goes back.
+    pub fn sweep(&mut self, swept: Micros) {
+        self.swept = self.swept.max(swept);
+        self.advance();
+    }
+
+    /// Moves the bound up to `swept`, but never past a taken row.
+    pub fn advance(&mut self) {
+        let unresolved = self.oldest_taken().unwrap_or(Micros::MAX);
+        let bound = self.swept.min(unresolved);
+        if bound <= self.bound {
+            return;
+        }
+        self.bound = bound;
+        let second = second_of(bound);
+        // What remains below holds resolved ids only, and the bound now says the same of them.
+        self.buckets.retain(|at, _| *at >= second);
+    }
+
+    /// `cdc$time` of the oldest row that is in flight.
+    pub fn oldest_taken(&self) -> Option<Micros> {
+        self.buckets.values().find_map(Bucket::oldest_taken)
+    }
+
+    /// Rows in flight.
+    pub fn taken(&self) -> usize {
+        self.buckets
+            .values()
+            .map(|b| b.open.values().filter(|s| matches!(s, State::Taken(_))).count())
+            .sum()
+    }
+
+    /// Ids held in memory: what the horizon costs.
+    pub fn ids(&self) -> usize {
+        self.buckets
+            .values()
+            .map(|bucket| bucket.open.len() + bucket.saved.len())
+            .sum()
+    }
+
+    /// What is not in the checkpoint yet; None if nothing is. Call [`Self::saved`] with it once it is durable.
+    pub fn delta(&mut self) -> Option<Delta> {
+        self.advance();
+        let first = second_of(self.bound);
+        let resolved: Vec<_> = self
+            .buckets
+            .range(first..)
+            .filter_map(|(second, b)| b.unsaved(*second))
+            .collect();
+        if resolved.is_empty() && self.bound == self.saved_bound {
+            return None;
+        }
+        Some(Delta {
+            bound: self.bound,
+            resolved,
+            obsolete_below: first,
+        })
+    }
+
+    /// `delta` is durable.
+    pub fn saved(&mut self, delta: &Delta) {
+        self.saved_bound = self.saved_bound.max(delta.bound);
+        for (second, ids) in &delta.resolved {
+            let Some(bucket) = self.buckets.get_mut(second) else {
+                continue;
+            };
+            for id in ids {
+                bucket.open.remove(id);
+            }
+            if bucket.open.is_empty() {
+                bucket.open = HashMap::new();
+            }
+            bucket.saved.extend_from_slice(ids);
+            bucket.saved.sort_unstable();
+        }
+    }
+}
+
+impl Bucket {
+    fn oldest_taken(&self) -> Option<Micros> {
+        let times = self.open.values().filter_map(|state| match state {
+            State::Taken(time) => Some(*time),
+            State::Resolved => None,
+        });
+        times.min()
+    }
+
+    fn unsaved(&self, second: i64) -> Option<(i64, Vec<RowId>)> {
+        let mut ids: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, state)| **state == State::Resolved)
+            .map(|(id, _)| *id)
+            .collect();
+        ids.sort_unstable();
+        (!ids.is_empty()).then_some((second, ids))
+    }
+}
+
+/// The second of `cdc$time` that a row is filed under.
+pub fn second_of(time: Micros) -> i64 {
+    time.div_euclid(SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOT: u8 = 3;
+
+    fn slot() -> SlotId {
+        SlotId::new(SLOT).unwrap()
+    }
+
+    fn open(bound: Micros) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.open(slot(), bound, []);
+        ledger
+    }
+
+    #[test]
+    fn a_row_is_skipped_only_if_known_or_below_the_bound() {
+        let mut ledger = open(10 * SECOND);
+        assert_eq!(ledger.take(slot(), 12 * SECOND, RowId(1)), Known::New);
+        assert_eq!(ledger.take(slot(), 12 * SECOND, RowId(1)), Known::Taken);
+        assert_eq!(
+            ledger.take(slot(), 11 * SECOND, RowId(2)),
+            Known::New,
+            "older than what was seen, yet new"
+        );
+        ledger.resolve(slot(), 12 * SECOND, RowId(1));
+        assert_eq!(ledger.take(slot(), 12 * SECOND, RowId(1)), Known::Resolved);
+        assert_eq!(ledger.take(slot(), 9 * SECOND, RowId(3)), Known::BelowBound);
+        assert_eq!(
+            ledger.take(SlotId::new(4).unwrap(), 12 * SECOND, RowId(3)),
+            Known::Foreign
+        );
+    }
+
+    #[test]
+    fn the_bound_never_passes_an_unresolved_row_and_never_goes_back() {
+        let mut ledger = open(0);
+        ledger.take(slot(), 5 * SECOND + 7, RowId(1));
+        let bound = |ledger: &mut Ledger, swept| {
+            let ledger = ledger.slot_mut(slot()).unwrap();
+            ledger.sweep(swept);
+            ledger.bound()
+        };
+        assert_eq!(bound(&mut ledger, 4 * SECOND), 4 * SECOND);
+        assert_eq!(bound(&mut ledger, 9 * SECOND), 5 * SECOND + 7);
+        assert_eq!(bound(&mut ledger, 3 * SECOND), 5 * SECOND + 7);
+        ledger.resolve(slot(), 5 * SECOND + 7, RowId(1));
+        assert_eq!(bound(&mut ledger, 0), 9 * SECOND);
+    }
+
+    #[test]
+    fn a_delta_holds_resolved_ids_only_and_each_once() {
+        let mut ledger = open(0);
+        for (id, at) in [(1, SECOND), (2, SECOND), (3, 2 * SECOND)] {
+            ledger.take(slot(), at, RowId(id));
+        }
+        ledger.resolve(slot(), SECOND, RowId(2));
+        let delta = ledger.slot_mut(slot()).unwrap().delta().unwrap();
+        assert_eq!(delta.resolved, [(1, vec![RowId(2)])]);
+        ledger.resolve(slot(), 2 * SECOND, RowId(3));
+        let owned = ledger.slot_mut(slot()).unwrap();
+        owned.saved(&delta);
+        let next = owned.delta().unwrap();
+        assert_eq!(next.resolved, [(2, vec![RowId(3)])]);
+        owned.saved(&next);
+        assert_eq!(owned.delta(), None);
+        assert_eq!(ledger.known(slot(), SECOND, RowId(2)), Known::Resolved);
+        assert_eq!(ledger.known(slot(), SECOND, RowId(1)), Known::Taken);
+    }
+
+    #[test]
+    fn a_released_row_is_new_again_and_a_resolved_one_is_not() {
+        let mut ledger = open(0);
+        ledger.take(slot(), 1, RowId(1));
+        ledger.release(slot(), 1, RowId(1));
+        assert_eq!(ledger.take(slot(), 1, RowId(1)), Known::New);
+        ledger.resolve(slot(), 1, RowId(1));
+        ledger.release(slot(), 1, RowId(1));
+        assert_eq!(ledger.known(slot(), 1, RowId(1)), Known::Resolved);
+    }
+
+    #[test]
+    fn reopened_from_its_checkpoint_it_knows_what_was_saved() {
+        let mut ledger = open(0);
+        ledger.open(slot(), 5 * SECOND, [(6, RowId(9)), (7, RowId(8)), (6, RowId(1))]);
+        assert_eq!(ledger.known(slot(), 6 * SECOND + 5, RowId(1)), Known::Resolved);
+        assert_eq!(ledger.known(slot(), 6 * SECOND + 5, RowId(8)), Known::New);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        assert_eq!((owned.ids(), owned.delta()), (3, None));
+    }
+}
