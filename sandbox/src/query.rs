@@ -1,5 +1,6 @@
 //! Statements to mutations and rows. `api` says what goes in and out, `hooks` where CDC and faults sit.
 
 pub mod api;
+pub mod engine;
 pub mod hooks;
 pub mod virtual_table;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::api::Session;
+use super::api::{QueryResult, Session};
+use super::virtual_table::VirtualContext;
+use crate::cql::ast::Statement;
 use crate::error::CqlError;
 use crate::schema::{Catalog, CdcOptions, ColumnId, TableSchema};
 use crate::storage::mutation::{ClusteringKey, Mutation, PartitionKey};
@@ -112,12 +114,37 @@ pub trait ReadFaults: Send + Sync {
     fn before_read(&self, session: &Session, table: &TableSchema) -> Result<Option<RowFilter>, CqlError>;
 }
 
+/// Roles, permissions and DESCRIBE, which the engine leaves to the server.
+pub trait Administration: Send + Sync {
+    /// Called before each statement of a client is executed (also prepared ones and those of a batch), with the
+    /// keyspace that unqualified names belong to.
+    ///
+    /// # Errors
+    /// Unauthorized.
+    fn authorize(
+        &self,
+        context: &VirtualContext<'_>,
+        statement: &Statement,
+        keyspace: Option<&str>,
+    ) -> Result<(), CqlError>;
+
+    /// Executes a statement about roles or permissions, or DESCRIBE.
+    ///
+    /// # Errors
+    /// As the statement demands.
+    fn execute(&self, context: &VirtualContext<'_>, statement: &Statement) -> Result<QueryResult, CqlError>;
+}
+
 /// Says whether a row is seen (None: the static row).
 pub type RowFilter = Arc<dyn Fn(&PartitionKey, Option<&ClusteringKey>) -> bool + Send + Sync>;
 
 /// A node without CDC: the option is refused.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct NoCdc;
+
+/// A node where everyone may do everything and roles are unknown.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NoAdministration;
 
 /// A node without faults.
 #[derive(Debug, Default, Clone, Copy)]
@@ -164,5 +191,26 @@ impl WriteFaults for NoFaults {
 impl ReadFaults for NoFaults {
     fn before_read(&self, _session: &Session, _table: &TableSchema) -> Result<Option<RowFilter>, CqlError> {
         Ok(None)
+    }
+}
+
+impl Administration for NoAdministration {
+    fn authorize(
+        &self,
+        _context: &VirtualContext<'_>,
+        _statement: &Statement,
+        _keyspace: Option<&str>,
+    ) -> Result<(), CqlError> {
+        Ok(())
+    }
+
+    fn execute(
+        &self,
+        _context: &VirtualContext<'_>,
+        _statement: &Statement,
+    ) -> Result<QueryResult, CqlError> {
+        Err(CqlError::invalid(
+            "Roles and DESCRIBE are not served by this node",
+        ))
     }
 }
