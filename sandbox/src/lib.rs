@@ -9,3 +9,4 @@ pub mod query;
 pub mod schema;
 pub mod storage;
 pub mod types;
+pub mod wire;
