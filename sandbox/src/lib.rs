@@ -3,6 +3,7 @@
 //! Reading order: `wire` (bytes to requests), `server` (connections), `query` (statements to mutations and
 //! rows), `cdc` (mutations to log rows), `storage` (mutations to partitions), `system` (virtual tables).
 
+pub mod cdc;
 pub mod cql;
 pub mod error;
 pub mod query;

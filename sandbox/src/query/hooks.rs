@@ -17,16 +17,13 @@ use crate::storage::mutation::{ClusteringKey, Mutation, PartitionKey};
 
 /// Change data capture: what it adds to schema changes and to writes.
 pub trait Cdc: Send + Sync {
-    /// Options from `WITH cdc = {...}` (keys and values as given); `previous` is None in CREATE TABLE and
-    /// ALTER of a table that never had them.
+    /// Options from `WITH cdc = {...}` (keys and values as given); `altering` in ALTER TABLE, which must name
+    /// `enabled` and inherits nothing from the options before.
     ///
     /// # Errors
-    /// Config: an unknown key or a bad value, or ALTER without `enabled`.
-    fn parse_options(
-        &self,
-        given: &BTreeMap<String, String>,
-        previous: Option<&CdcOptions>,
-    ) -> Result<CdcOptions, CqlError>;
+    /// Config: an unknown key or a bad value. Invalid: ALTER without `enabled`.
+    fn parse_options(&self, given: &BTreeMap<String, String>, altering: bool)
+    -> Result<CdcOptions, CqlError>;
 
     /// The log table that `base` needs from now on. Called when DDL creates or alters a table that has CDC
     /// enabled, or that still has a log; `existing` is the log of the schema before this statement.
@@ -154,7 +151,7 @@ impl Cdc for NoCdc {
     fn parse_options(
         &self,
         _given: &BTreeMap<String, String>,
-        _previous: Option<&CdcOptions>,
+        _altering: bool,
     ) -> Result<CdcOptions, CqlError> {
         Err(CqlError::config("Unknown property 'cdc'"))
     }
