@@ -9,3 +9,4 @@ pub mod event;
 pub mod ledger;
 pub mod model;
 pub mod ports;
+pub mod state;

@@ -6,6 +6,7 @@
 mod broker;
 mod dead_letters;
 mod log;
+mod state;
 
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ pub use broker::{
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 pub use log::{
     ChangeLog, Columns, LogError, LogPage, LogQuery, LogRow, Operation, PageState, Stream, StreamSet,
+};
+
+pub use state::{
+    Checkpoint, Conditional, Epoch, Placement, ProcessRow, Save, SegmentKey, SlotRow, StateError, StateStore,
 };
 
 use crate::model::Micros;

@@ -1,0 +1,184 @@
+//! Checkpoints on paper: a base (format, identity, bound, checksum) and append-only segments of resolved ids. Pure.
+
+use crate::ledger::Delta;
+use crate::model::{Micros, RowId, SlotId};
+use crate::ports::{Checkpoint, Save, SegmentKey};
+
+/// The layout that this version writes, and the newest that it reads.
+pub const FORMAT: i32 = 1;
+
+/// Ids per segment row: 64 KiB of blob, small beside ScyllaDB's advice of at most 1 MiB a cell.
+const SEGMENT_IDS_MAX: usize = 8192;
+
+/// Follows one slot's checkpoint: which segments exist, and the next revision.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    revision: i64,
+    segments: Vec<SegmentKey>,
+}
+
+impl Book {
+    pub fn open(checkpoint: &Checkpoint) -> Self {
+        Self {
+            revision: checkpoint.revision,
+            segments: checkpoint.segments.clone(),
+        }
+    }
+
+    /// The save that records `delta`. Call [`Self::saved`] once it is durable.
+    pub fn save(&self, delta: &Delta) -> Save {
+        let revision = self.revision + 1;
+        let mut add = Vec::new();
+        for (second, ids) in &delta.resolved {
+            for (part, chunk) in ids.chunks(SEGMENT_IDS_MAX).enumerate() {
+                // A revision may need several rows for one second; the key leaves room for them.
+                let key = SegmentKey {
+                    second: *second,
+                    revision: revision * PARTS_PER_REVISION + part as i64,
+                };
+                add.push((key, chunk.to_vec()));
+            }
+        }
+        let obsolete = |key: &&SegmentKey| key.second < delta.obsolete_below;
+        let remove = self.segments.iter().filter(obsolete).copied().collect();
+        Save {
+            bound: delta.bound,
+            revision,
+            add,
+            remove,
+        }
+    }
+
+    pub fn saved(&mut self, save: &Save) {
+        self.revision = save.revision;
+        self.segments.retain(|key| !save.remove.contains(key));
+        self.segments.extend(save.add.iter().map(|(key, _)| *key));
+    }
+}
+
+/// Segment rows that one revision may write for one second: 8 million ids.
+const PARTS_PER_REVISION: i64 = 1024;
+
+/// Guards a base row against corruption and against being another slot's or identity's.
+pub fn base_checksum(identity: &str, slot: SlotId, bound: Micros, revision: i64) -> i64 {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(identity.as_bytes());
+    hash.update(&[0xff, slot.index() as u8]);
+    hash.update(&FORMAT.to_be_bytes());
+    hash.update(&bound.to_be_bytes());
+    hash.update(&revision.to_be_bytes());
+    i64::from(hash.finalize())
+}
+
+/// Ids, eight bytes each, big-endian, then the checksum of where they belong and of themselves.
+pub fn encode_segment(identity: &str, slot: SlotId, key: SegmentKey, ids: &[RowId]) -> Vec<u8> {
+    let mut blob = Vec::with_capacity(ids.len() * 8 + 4);
+    ids.iter()
+        .for_each(|id| blob.extend_from_slice(&id.0.to_be_bytes()));
+    let checksum = segment_checksum(identity, slot, key, &blob);
+    blob.extend_from_slice(&checksum.to_be_bytes());
+    blob
+}
+
+/// None if the blob is not what [`encode_segment`] wrote for this place.
+pub fn decode_segment(identity: &str, slot: SlotId, key: SegmentKey, blob: &[u8]) -> Option<Vec<RowId>> {
+    let (ids, checksum) = blob.split_last_chunk::<4>()?;
+    if u32::from_be_bytes(*checksum) != segment_checksum(identity, slot, key, ids) {
+        return None;
+    }
+    let (ids, rest) = ids.as_chunks::<8>();
+    rest.is_empty()
+        .then(|| ids.iter().map(|id| RowId(u64::from_be_bytes(*id))).collect())
+}
+
+fn segment_checksum(identity: &str, slot: SlotId, key: SegmentKey, ids: &[u8]) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(identity.as_bytes());
+    hash.update(&[0xff, slot.index() as u8]);
+    hash.update(&key.second.to_be_bytes());
+    hash.update(&key.revision.to_be_bytes());
+    hash.update(ids);
+    hash.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> SlotId {
+        SlotId::new(5).unwrap()
+    }
+
+    #[test]
+    fn a_segment_comes_back_only_in_its_own_place() {
+        let key = SegmentKey {
+            second: 7,
+            revision: 2,
+        };
+        let ids = [RowId(1), RowId(u64::MAX)];
+        let blob = encode_segment("shop.orders", slot(), key, &ids);
+        assert_eq!(
+            decode_segment("shop.orders", slot(), key, &blob),
+            Some(ids.to_vec())
+        );
+        assert_eq!(decode_segment("shop.other", slot(), key, &blob), None);
+        assert_eq!(
+            decode_segment("shop.orders", SlotId::new(6).unwrap(), key, &blob),
+            None
+        );
+        assert_eq!(
+            decode_segment("shop.orders", slot(), SegmentKey { second: 8, ..key }, &blob),
+            None
+        );
+        for i in 0..blob.len() {
+            let mut broken = blob.clone();
+            broken[i] ^= 1;
+            assert_eq!(
+                decode_segment("shop.orders", slot(), key, &broken),
+                None,
+                "byte {i}"
+            );
+            assert_eq!(
+                decode_segment("shop.orders", slot(), key, &blob[..i]),
+                None,
+                "cut at {i}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_book_adds_what_is_new_and_removes_what_the_bound_has_passed() {
+        let mut book = Book::default();
+        let delta = |bound, seconds: &[i64]| Delta {
+            bound,
+            resolved: seconds.iter().map(|s| (*s, vec![RowId(*s as u64)])).collect(),
+            obsolete_below: bound / 1_000_000,
+        };
+        let first = book.save(&delta(1_000_000, &[1, 2]));
+        assert_eq!((first.revision, first.add.len(), first.remove.len()), (1, 2, 0));
+        assert_eq!(
+            book.save(&delta(1_000_000, &[1, 2])),
+            first,
+            "an unsaved save is made anew, the same"
+        );
+        book.saved(&first);
+        let second = book.save(&delta(2_500_000, &[2]));
+        assert_eq!(second.remove, [first.add[0].0]);
+        book.saved(&second);
+        let third = book.save(&delta(9_000_000, &[]));
+        assert_eq!(third.remove, [first.add[1].0, second.add[0].0]);
+    }
+
+    #[test]
+    fn a_large_second_is_cut_into_rows() {
+        let ids: Vec<_> = (0..SEGMENT_IDS_MAX as u64 + 1).map(RowId).collect();
+        let save = Book::default().save(&Delta {
+            bound: 0,
+            resolved: vec![(1, ids)],
+            obsolete_below: 0,
+        });
+        let sizes: Vec<_> = save.add.iter().map(|(_, ids)| ids.len()).collect();
+        assert_eq!(sizes, [SEGMENT_IDS_MAX, 1]);
+        assert!(save.add[0].0 < save.add[1].0);
+    }
+}
