@@ -4,6 +4,41 @@ use crate::secrets::{Credentials, CredentialsSecretRef, Tls};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Names of the headers that the relay itself writes. A configured header must not use them.
+pub mod message_headers {
+    /// The event's id, on every message.
+    pub const EVENT_ID: &str = "event-id";
+    /// The event's type, on every message.
+    pub const EVENT_TYPE: &str = "event-type";
+    /// Kind of aggregate, when the table has it.
+    pub const AGGREGATE_TYPE: &str = "aggregate-type";
+    /// Stream, time and row number in the CDC log, on every message.
+    pub const SOURCE_POSITION: &str = "source-position";
+    /// Creation time of the event (RFC 3339), when the table has it.
+    pub const CREATED_AT: &str = "created-at";
+    /// W3C trace context, when a column carries it.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// `true` on an event that follows a later one of its aggregate.
+    pub const LATE: &str = "late";
+    /// `true` on a dead letter that was replayed.
+    pub const REPLAYED: &str = "replayed";
+    /// `true` on an event that reconciliation found.
+    pub const RECONCILED: &str = "reconciled";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[
+        EVENT_ID,
+        EVENT_TYPE,
+        AGGREGATE_TYPE,
+        SOURCE_POSITION,
+        CREATED_AT,
+        TRACEPARENT,
+        LATE,
+        REPLAYED,
+        RECONCILED,
+    ];
+}
+
 /// The Kafka cluster, the topic, and the form of messages.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
