@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# Apache Kafka on 127.0.0.1, from Maven, without Docker.
+#
+#   kafka.sh install                   fetch the broker into the cache (start does it too)
+#   kafka.sh start [n] [dir] [option]  start n brokers (1 or 3) with their data in dir and print the bootstrap address;
+#                                      in a dir that was started before: start again what does not run, same ports and data
+#       --port P      the first broker's port (then P+1, ...); free ports otherwise
+#       --heap SIZE   heap of each broker (512m)
+#       --bench       settings for measurements: G1, C2, 1g, default session time-outs
+#       --owner PID   end the brokers when the process PID is gone
+#   kafka.sh wait [dir]                until every broker answers
+#   kafka.sh bootstrap [dir]           print the bootstrap address
+#   kafka.sh stop|kill|pause|resume [dir] [node]   all brokers, or the one with this number;
+#                                      stop is SIGTERM, kill SIGKILL, pause SIGSTOP, resume SIGCONT
+#
+# dir defaults to $OUTBOX_CACHE/run/kafka. Topics are not created automatically, as in production.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"
+
+HOME_DIR=$CACHE/kafka-$KAFKA_VERSION
+# Starts take 1 to 3 s on a quiet machine; a busy build machine needs far longer.
+START_SECONDS=90
+
+main() {
+  local command=${1:-}
+  shift || true
+  case $command in
+    install) require_java && install ;;
+    start) start "$@" ;;
+    wait) wait_ready "${1:-$CACHE/run/kafka}" ;;
+    bootstrap) cat "${1:-$CACHE/run/kafka}/bootstrap" ;;
+    stop) signal_nodes TERM "$@" && await_end "$@" ;;
+    kill) signal_nodes CONT "$@" && signal_nodes KILL "$@" && await_end "$@" ;;
+    pause) signal_nodes STOP "$@" ;;
+    resume) signal_nodes CONT "$@" ;;
+    *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+  esac
+}
+
+start() {
+  local nodes=1 dir=$CACHE/run/kafka port='' heap='' bench='' owner=''
+  if [[ ${1:-} =~ ^[0-9]+$ ]]; then nodes=$1 && shift; fi
+  if [[ ${1:-} && $1 != --* ]]; then dir=$1 && shift; fi
+  while (($#)); do
+    case $1 in
+      --bench) bench=1 && shift && continue ;;
+      --port | --heap | --owner) [[ ${2:-} ]] || die "$1 needs a value" ;;
+      *) die "unknown option $1; run without arguments for help" ;;
+    esac
+    printf -v "${1#--}" %s "$2"
+    shift 2
+  done
+  [[ $nodes == 1 || $nodes == 3 ]] || die "the number of brokers is 1 or 3, not $nodes"
+  require_java
+  install
+  mkdir -p "$dir"
+  dir=$(cd "$dir" && pwd)
+  [[ -f $dir/bootstrap ]] || configure "$nodes" "$dir" "$port" "$heap" "$bench"
+  local node
+  for node in "$dir"/node-*; do
+    running_pid "$node" >/dev/null || run_broker "$node" "$bench"
+  done
+  if [[ $owner ]]; then kill_with_owner "$owner" "$dir"/node-* </dev/null >/dev/null 2>&1 & fi
+  wait_ready "$dir"
+  cat "$dir/bootstrap"
+}
+
+install() {
+  fetch_jars kafka "$HOME_DIR"
+  [[ -f $HOME_DIR.log4j2.properties ]] || write_log_config
+  [[ -f $HOME_DIR.jsa ]] || with_cache_lock archive_classes
+}
+
+write_log_config() {
+  cat >"$HOME_DIR.log4j2.properties.$$" <<'EOF'
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d %p %c{1}: %m%n
+logger.server.name = kafka.server.KafkaRaftServer
+logger.server.level = info
+EOF
+  mv "$HOME_DIR.log4j2.properties.$$" "$HOME_DIR.log4j2.properties"
+}
+
+# The class archive of one broker run halves every later start. It must be made and used with the same class path.
+archive_classes() {
+  [[ ! -f $HOME_DIR.jsa ]] || return 0
+  echo "preparing the class archive of Kafka (once)" >&2
+  local dir
+  dir=$(mktemp -d)
+  configure 1 "$dir" '' '' ''
+  launch "$dir/node-1" java -cp "$HOME_DIR/*" -XX:+UseSerialGC "-XX:ArchiveClassesAtExit=$dir/kafka.jsa" \
+    "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" kafka.Kafka "$dir/node-1/server.properties"
+  wait_ready "$dir"
+  send TERM "$dir/node-1"
+  gone "$dir/node-1" 60 || die "the broker that prepares the class archive did not stop; see $dir/node-1/log"
+  [[ -f $dir/kafka.jsa ]] || die "Java wrote no class archive; see $dir/node-1/log"
+  mv "$dir/kafka.jsa" "$HOME_DIR.jsa"
+  rm -rf "$dir"
+}
+
+# configure NODES DIR PORT HEAP BENCH: one directory per node with its properties, the bootstrap address beside them.
+configure() {
+  local nodes=$1 dir=$2 first_port=$3 heap=${4:-512m} bench=$5 node voters='' bootstrap=''
+  local -a ports controllers
+  for ((node = 1; node <= nodes; node++)); do
+    ports[node]=${first_port:+$((first_port + node - 1))}
+    ports[node]=${ports[node]:-$(free_port)}
+    ! listening 127.0.0.1 "${ports[node]}" || die "port ${ports[node]} is in use; choose another one with --port"
+    controllers[node]=$(free_port)
+    voters+=${voters:+,}$node@127.0.0.1:${controllers[node]}
+    bootstrap+=${bootstrap:+,}127.0.0.1:${ports[node]}
+  done
+  for ((node = 1; node <= nodes; node++)); do
+    mkdir -p "$dir/node-$node/data"
+    node_properties "$node" "$nodes" "$dir/node-$node" "${ports[node]}" "${controllers[node]}" "$voters" "$bench" \
+      >"$dir/node-$node/server.properties"
+    # Static voters and this file take the place of a format step. The ids are UUIDs in base64,
+    # the directory ids differ before the last character: its low bits are padding.
+    printf '%s\n' version=1 "node.id=$node" cluster.id=nAqenSKoRd2_DQWa5o9zew "directory.id=nQlLy6VfRLuB4fVhbwp${node}6A" \
+      >"$dir/node-$node/data/meta.properties"
+    echo "${ports[node]}" >"$dir/node-$node/port"
+    [[ $bench ]] && heap=1g
+    echo "$heap" >"$dir/node-$node/heap"
+  done
+  echo "$bootstrap" >"$dir/bootstrap"
+}
+
+node_properties() {
+  local node=$1 nodes=$2 dir=$3 port=$4 controller=$5 voters=$6 bench=$7
+  cat <<EOF
+process.roles=broker,controller
+node.id=$node
+controller.quorum.voters=$voters
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://127.0.0.1:$port
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs=$dir/data
+log.retention.hours=-1
+num.partitions=8
+auto.create.topics.enable=false
+default.replication.factor=$nodes
+min.insync.replicas=$((nodes == 3 ? 2 : 1))
+offsets.topic.replication.factor=$nodes
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=$nodes
+transaction.state.log.min.isr=$((nodes == 3 ? 2 : 1))
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+# The default of 128 MB would be a quarter of the heap.
+log.cleaner.dedupe.buffer.size=16777216
+EOF
+  # A killed broker may come back only when its old session has ended.
+  [[ $bench ]] || printf '%s\n' broker.session.timeout.ms=2500 broker.heartbeat.interval.ms=250
+}
+
+run_broker() {
+  local node=$1 bench=$2 heap
+  heap=$(cat "$node/heap")
+  local -a tuning=(-XX:+UseSerialGC -XX:TieredStopAtLevel=1)
+  [[ $bench ]] && tuning=(-XX:+UseG1GC)
+  : >"$node/log"
+  launch "$node" java -cp "$HOME_DIR/*" "-Xmx$heap" -Xms64m "${tuning[@]}" "-XX:SharedArchiveFile=$HOME_DIR.jsa" \
+    "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" kafka.Kafka "$node/server.properties"
+}
+
+wait_ready() {
+  local dir node deadline=$((SECONDS + START_SECONDS))
+  dir=$(realpath -m "$1")
+  [[ -d $dir/node-1 ]] || die "no broker was started in $dir"
+  for node in "$dir"/node-*; do
+    until grep -qs "Kafka Server started" "$node/log" && listening 127.0.0.1 "$(cat "$node/port")"; do
+      running_pid "$node" >/dev/null || die "the broker in $node ended: $(grep -m 1 ERROR "$node/log" || tail -n 3 "$node/log")"
+      ((SECONDS < deadline)) || die "the broker in $node did not answer within $START_SECONDS s; see $node/log"
+      sleep 0.05
+    done
+  done
+}
+
+# signal_nodes SIGNAL [dir] [node]
+signal_nodes() {
+  local signal=$1 dir=${2:-$CACHE/run/kafka} node
+  for node in "$dir"/node-${3:-*}; do
+    [[ -d $node ]] || die "no broker was started in $node"
+    send "$signal" "$(cd "$node" && pwd)"
+  done
+}
+
+# await_end [dir] [node]: a broker stops within 4 s on a quiet machine.
+await_end() {
+  local dir=${1:-$CACHE/run/kafka} node
+  for node in "$dir"/node-${2:-*}; do
+    gone "$(cd "$node" && pwd)" 60 || die "the broker in $node still runs after 60 s"
+  done
+}
+
+main "$@"
