@@ -76,8 +76,10 @@ pub enum CellChange {
         tombstone: Option<Tombstone>,
         elements: Vec<(Bytes, Cell)>,
     },
-    /// Counter increments carry no timestamp of their own.
-    CounterDelta(i64),
+    CounterDelta {
+        delta: i64,
+        timestamp: Timestamp,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,6 +223,13 @@ impl ClusteringKey {
 
     pub fn is_empty(&self) -> bool {
         self.encoded_values().is_empty()
+    }
+}
+
+/// Keys are looked up by their ordered form alone: `Ord`, `Eq` and `Hash` look at nothing else.
+impl std::borrow::Borrow<[u8]> for ClusteringKey {
+    fn borrow(&self) -> &[u8] {
+        self.ordered()
     }
 }
 
