@@ -1,3 +1,7 @@
-//! CQL texts: what they can say (`ast`). Pure; knows no schema.
+//! CQL texts: what they can say (`ast`) and how they are read (`lexer`, `parser`). Pure; knows no schema.
 
 pub mod ast;
+mod lexer;
+mod parser;
+
+pub use parser::parse;
