@@ -4,3 +4,5 @@
 
 pub mod checkpoint;
 pub mod ownership;
+pub mod schema;
+pub mod scylla;

@@ -1,0 +1,41 @@
+//! The relay's own tables, as CQL. One text serves start-up, `setup` and `schema`. Pure.
+
+/// Statements that make the state keyspace and its tables, in order. `keyspace` is a validated CQL identifier.
+///
+/// The keyspace has no tablets: ownership needs lightweight transactions, which ScyllaDB refuses on tablets in many
+/// releases. `replication` is the CQL map of the keyspace's replication.
+pub fn statements(keyspace: &str, replication: &str, tablets_option: bool) -> Vec<String> {
+    let tablets = if tablets_option {
+        " AND tablets = {'enabled': false}"
+    } else {
+        ""
+    };
+    vec![
+        format!("CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = {replication}{tablets}"),
+        slots_table(keyspace),
+        processes_table(keyspace),
+    ]
+}
+
+/// Ownership and checkpoint of a slot share a partition, so that one conditional batch on the epoch guards both.
+/// The static columns are the owner and the checkpoint's base, the rows its segments. Only lightweight transactions
+/// write here: mixing them with plain writes would break their order.
+fn slots_table(keyspace: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS \"{keyspace}\".slots (\
+         identity text, slot int, \
+         owner text static, epoch bigint static, transactional_id text static, \
+         format int static, bound bigint static, saved_revision bigint static, checksum bigint static, \
+         second bigint, revision bigint, ids blob, \
+         PRIMARY KEY ((identity, slot), second, revision))"
+    )
+}
+
+/// Heartbeats. Plain writes; that a counter moves is all that is read from it.
+fn processes_table(keyspace: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS \"{keyspace}\".processes (\
+         identity text, process text, beat bigint, placement text, \
+         PRIMARY KEY (identity, process))"
+    )
+}
