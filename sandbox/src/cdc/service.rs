@@ -1,0 +1,245 @@
+//! CDC of one cluster: its streams, and the hooks by which schema changes and writes reach it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use crate::cdc::augment::{self, LogLayout, Surroundings};
+use crate::cdc::generations::{Generation, Generations, RingToken, SwitchDelays};
+use crate::cdc::log_schema::{self, log_name};
+use crate::cdc::options;
+use crate::cdc::stream_id::StreamId;
+use crate::cdc::tablets::{StreamSet, TableName, TabletChange, TabletStreams};
+use crate::error::CqlError;
+use crate::query::hooks::{Cdc, WriteContext};
+use crate::schema::{Catalog, CdcOptions, TableSchema};
+use crate::storage::clock::Clock;
+use crate::storage::mutation::{Mutation, Timestamp};
+
+/// Tablets of a new table whose keyspace does not say how many.
+pub const DEFAULT_TABLETS: u32 = 2;
+
+/// Microseconds that a stream switch is announced ahead when nothing else is asked for:
+/// 2 * ring_delay (30 s) + 5 s, as in ScyllaDB.
+pub const DEFAULT_SWITCH_DELAY_MICROS: i64 = 65_000_000;
+
+/// CDC of one cluster. All its nodes share one, since generations and stream sets are the cluster's.
+pub struct CdcService {
+    clock: Arc<dyn Clock>,
+    streams: RwLock<Streams>,
+    /// By version of the base table; emptied with every schema change.
+    layouts: RwLock<HashMap<Uuid, Arc<LogLayout>>>,
+}
+
+/// What writes are routed by and readers are told.
+#[derive(Debug, Clone, Default)]
+pub struct Streams {
+    pub ring: Vec<RingToken>,
+    pub generations: Generations,
+    pub tablets: TabletStreams,
+}
+
+impl CdcService {
+    /// Starts with a first generation for `ring`, in effect and published at once.
+    pub fn new(clock: Arc<dyn Clock>, ring: Vec<RingToken>) -> Self {
+        let mut generations = Generations::default();
+        // Starts are rounded up to a millisecond, and the first write must not be before the start.
+        let at_once = SwitchDelays {
+            start: -1_000,
+            ..SwitchDelays::default()
+        };
+        generations.switch(&ring, at_once, clock.now_micros(), &mut rand::rng());
+        Self {
+            clock,
+            streams: RwLock::new(Streams {
+                ring,
+                generations,
+                tablets: TabletStreams::default(),
+            }),
+            layouts: RwLock::default(),
+        }
+    }
+
+    /// Makes a new generation for the ring (for `ring`, if it changed).
+    pub fn switch_generation(&self, ring: Option<Vec<RingToken>>, delays: SwitchDelays) -> Arc<Generation> {
+        let mut streams = self.streams.write();
+        let Streams {
+            ring: current,
+            generations,
+            ..
+        } = &mut *streams;
+        if let Some(changed) = ring {
+            *current = changed;
+        }
+        generations.switch(current, delays, self.clock.now_micros(), &mut rand::rng())
+    }
+
+    /// Splits or merges all tablets of a base table; delays as `SwitchDelays` has them (`learn` is not used).
+    ///
+    /// # Errors
+    /// Invalid if it cannot be done, Server if the table has no streams.
+    pub fn change_tablets(
+        &self,
+        keyspace: &str,
+        table: &str,
+        change: TabletChange,
+        delays: SwitchDelays,
+    ) -> Result<StreamSet, CqlError> {
+        let name = (keyspace.to_owned(), table.to_owned());
+        let when = (delays.start, delays.publish);
+        self.streams
+            .write()
+            .tablets
+            .change(&name, change, when, self.clock.now_micros(), &mut rand::rng())
+    }
+
+    /// Forgets the stream sets of tablet tables that were closed longer ago than their log rows live.
+    pub fn collect_garbage(&self, catalog: &Catalog) {
+        let now = self.clock.now_micros();
+        for log in catalog.tables() {
+            if let Some(name) = tablet_table(catalog, log)
+                && let Some(options) = catalog.table(&name.0, &name.1).and_then(|base| base.cdc.as_ref())
+            {
+                self.streams
+                    .write()
+                    .tablets
+                    .collect_garbage(&name, options.ttl, now);
+            }
+        }
+    }
+
+    /// The streams as they are now.
+    pub fn with_streams<T>(&self, read: impl FnOnce(&Streams, Timestamp) -> T) -> T {
+        read(&self.streams.read(), self.clock.now_micros())
+    }
+
+    /// The stream of a write to a base table.
+    ///
+    /// # Errors
+    /// Invalid or Server, by the write's timestamp.
+    pub fn stream_for(
+        &self,
+        catalog: &Catalog,
+        base: &TableSchema,
+        token: i64,
+        write: Timestamp,
+        now: Timestamp,
+    ) -> Result<StreamId, CqlError> {
+        let streams = self.streams.read();
+        if uses_tablets(catalog, &base.keyspace) {
+            let name = (base.keyspace.clone(), base.name.clone());
+            return streams.tablets.stream_for(&name, token, write, now);
+        }
+        streams.generations.stream_for(token, write, now)
+    }
+
+    fn layout(&self, catalog: &Catalog, base: &TableSchema) -> Result<Arc<LogLayout>, CqlError> {
+        if let Some(layout) = self.layouts.read().get(&base.version) {
+            return Ok(layout.clone());
+        }
+        let name = log_name(&base.name);
+        let log = catalog.table(&base.keyspace, &name).ok_or_else(|| {
+            CqlError::server(format!("CDC log table {}.{name} does not exist", base.keyspace))
+        })?;
+        let layout = Arc::new(augment::layout(base, log)?);
+        self.layouts.write().insert(base.version, layout.clone());
+        Ok(layout)
+    }
+}
+
+impl Cdc for CdcService {
+    fn parse_options(
+        &self,
+        given: &BTreeMap<String, String>,
+        altering: bool,
+    ) -> Result<CdcOptions, CqlError> {
+        if altering {
+            options::parse_alter(given)
+        } else {
+            options::parse_create(given)
+        }
+    }
+
+    fn log_table(
+        &self,
+        catalog: &Catalog,
+        base: &TableSchema,
+        existing: Option<&TableSchema>,
+    ) -> Result<TableSchema, CqlError> {
+        log_schema::log_table(catalog, base, existing, self.clock.now_micros())
+    }
+
+    fn schema_changed(&self, before: &Catalog, after: &Catalog) {
+        let now = self.clock.now_micros();
+        let mut streams = self.streams.write();
+        for log in before.tables() {
+            let kept = after
+                .table(&log.keyspace, &log.name)
+                .is_some_and(|table| table.id == log.id);
+            if let Some(name) = tablet_table(before, log).filter(|_| !kept) {
+                streams.tablets.drop_table(&name);
+            }
+        }
+        for log in after.tables() {
+            if let Some(name) = tablet_table(after, log) {
+                let tablets = initial_tablets(after, &log.keyspace);
+                streams.tablets.create(name, tablets, now, &mut rand::rng());
+            }
+        }
+        drop(streams);
+        self.layouts.write().clear();
+    }
+
+    fn augment(&self, write: &WriteContext<'_>, mutations: &mut Vec<Mutation>) -> Result<(), CqlError> {
+        for index in 0..mutations.len() {
+            let base = &mutations[index];
+            if !base.table.cdc_enabled() {
+                continue;
+            }
+            let layout = self.layout(write.catalog, &base.table)?;
+            let stream = |timestamp| {
+                self.stream_for(
+                    write.catalog,
+                    &base.table,
+                    base.key.token,
+                    timestamp,
+                    write.now_micros,
+                )
+            };
+            let around = Surroundings {
+                layout: &layout,
+                now_seconds: write.now_micros.div_euclid(1_000_000),
+                rows: write.rows,
+                stream: &stream,
+                random: &rand::random::<u64>,
+            };
+            let log = augment::log_mutations(base, &around)?;
+            mutations.extend(log);
+        }
+        Ok(())
+    }
+}
+
+fn uses_tablets(catalog: &Catalog, keyspace: &str) -> bool {
+    catalog
+        .keyspace(keyspace)
+        .is_some_and(|keyspace| keyspace.initial_tablets.is_some())
+}
+
+/// The base table of a log in a keyspace with tablets.
+fn tablet_table(catalog: &Catalog, log: &TableSchema) -> Option<TableName> {
+    let base = log.cdc_log_of.clone()?;
+    uses_tablets(catalog, &log.keyspace).then(|| (log.keyspace.clone(), base))
+}
+
+fn initial_tablets(catalog: &Catalog, keyspace: &str) -> u32 {
+    let given = catalog
+        .keyspace(keyspace)
+        .and_then(|keyspace| keyspace.initial_tablets);
+    given
+        .and_then(|count| u32::try_from(count).ok())
+        .filter(|count| *count > 0)
+        .unwrap_or(DEFAULT_TABLETS)
+}
