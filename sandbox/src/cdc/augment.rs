@@ -83,3 +83,6 @@ pub fn log_mutations(base: &Mutation, around: &Surroundings<'_>) -> Result<Vec<M
 pub fn layout(base: &TableSchema, log: &Arc<TableSchema>) -> Result<LogLayout, CqlError> {
     LogLayout::new(base, log)
 }
+
+#[cfg(test)]
+mod tests;

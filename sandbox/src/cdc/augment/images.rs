@@ -122,7 +122,7 @@ impl Images {
             write(None, &self.statics, chosen(&affected.statics, ColumnKind::Static));
         }
         for (key, touched) in &affected.rows {
-            if let Some(row) = self.rows.get(key) {
+            if let Some(row) = self.rows.get(*key) {
                 write(Some(key), row, chosen(touched, ColumnKind::Regular));
             }
         }
@@ -149,7 +149,7 @@ impl Images {
             write(None, &self.statics);
         }
         for key in affected.rows.keys() {
-            if let Some(row) = self.rows.get(key) {
+            if let Some(row) = self.rows.get(*key) {
                 write(Some(key), row);
             }
         }
@@ -170,7 +170,7 @@ impl Images {
                 apply_cells(self.rows.entry((*key).clone()).or_default(), change, base);
             }
             Delta::RowDelete(key) => {
-                self.rows.remove(key);
+                self.rows.remove(*key);
             }
             Delta::RangeDelete(range) => self.rows.retain(|key, _| !covers(range, key)),
             Delta::PartitionDelete => self.rows.clear(),
@@ -186,7 +186,7 @@ fn apply_cells(row: &mut Row, change: &RowChange, base: &TableSchema) {
                 let before = row.remove(column).filter(|_| tombstone.is_none());
                 merged(&base.columns[*column].ty, before, elements)
             }
-            CellChange::CounterDelta(_) => None,
+            CellChange::CounterDelta { .. } => None,
         };
         match after {
             Some(value) => row.insert(*column, value),

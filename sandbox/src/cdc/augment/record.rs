@@ -196,7 +196,7 @@ impl<'a> Record<'a> {
                     .filter(|(_, cell)| cell.value.is_some())
                     .find_map(|(_, cell)| cell.expiry)
             }
-            CellChange::CounterDelta(_) => None,
+            CellChange::CounterDelta { .. } => None,
         }
     }
 

@@ -138,7 +138,7 @@ impl Scan {
                     }
                 }
                 // Counter tables have no CDC.
-                CellChange::CounterDelta(_) => {}
+                CellChange::CounterDelta { .. } => {}
             }
         }
     }
@@ -282,7 +282,7 @@ fn by_timestamp_and_ttl(row: &RowChange) -> BTreeMap<(Timestamp, i32), RowChange
                     }
                 }
             }
-            CellChange::CounterDelta(_) => {}
+            CellChange::CounterDelta { .. } => {}
         }
     }
     buckets
