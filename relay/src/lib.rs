@@ -4,9 +4,13 @@
 //! resolved and swept), `source` (reading the log), `deliver` (publishing), `state` (ownership and checkpoints),
 //! `run` (composition). The modules that decide know neither clock, network nor async runtime.
 
+pub mod clock;
 pub mod encode;
 pub mod event;
+pub mod health;
+pub mod http;
 pub mod ledger;
 pub mod model;
 pub mod ports;
 pub mod state;
+pub mod supervise;
