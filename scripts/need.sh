@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# need.sh TOOL...: makes sure that tools are there before anything is built. Root installs what is missing from the
+# distribution's packages; others get the one line that does, and exit code 1.
+#
+# Tools: rust, build (C and C++ compilers, make, perl: librdkafka and OpenSSL are built from source), java, maven,
+# python, go.
+set -euo pipefail
+
+packages=()
+
+main() {
+  (($#)) || { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+  local tool
+  for tool in "$@"; do
+    case $tool in
+      rust) have cargo || { echo "Rust is missing: install rustup, then run this again" >&2; exit 1; } ;;
+      build) { have cc && have c++ && have make && have perl; } || packages+=(build-essential perl) ;;
+      java) have java || packages+=(openjdk-17-jre-headless) ;;
+      maven) have mvn || packages+=(maven) ;;
+      python) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
+      go) have go || packages+=(golang-go) ;;
+      *) echo "need.sh: unknown tool $tool" >&2; exit 2 ;;
+    esac
+  done
+  ((${#packages[@]})) || return 0
+  local command="apt-get install -y --no-install-recommends ${packages[*]}"
+  if [[ $(id -u) == 0 ]] && have apt-get; then
+    echo "installing ${packages[*]}"
+    apt-get update -q >/dev/null
+    DEBIAN_FRONTEND=noninteractive $command >/dev/null
+  else
+    echo "missing: ${packages[*]}; install with: sudo $command" >&2
+    exit 1
+  fi
+}
+
+have() { command -v "$1" >/dev/null; }
+
+main "$@"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Everything that CI runs, cheapest first. Foreign parts come into the cache once; a part that is missing fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  printf '\n== %s\n' "$name"
+  "$@"
+  printf '== %s: %d s\n' "$name" $((SECONDS - start))
+}
+
+step "tools" scripts/need.sh rust build java maven python go
+step "format" cargo fmt --all --check
+step "lints" cargo clippy --workspace --all-targets --all-features -- -D warnings
+step "Kafka" scripts/kafka.sh install
+step "build" cargo test --workspace --all-features --no-run
+step "tests" cargo test --workspace --all-features
