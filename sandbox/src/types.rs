@@ -1,5 +1,15 @@
 //! CQL types. Values travel through the node in their serialized form (native protocol, section 6), as they
 //! do in the real one: nothing is decoded only to be stored or sent.
+//!
+//! `composite` takes collections apart, `validate` refuses malformed values, `constant` and `term` make values
+//! of what a CQL text says, `function` computes on them, `json` and `display` print them. All of it is pure;
+//! order lives in `storage::ordered`, names in `schema::type_name`.
+
+pub mod calendar;
+pub mod composite;
+pub mod constant;
+pub mod duration;
+pub mod validate;
 
 use std::sync::Arc;
 
