@@ -1,0 +1,97 @@
+//! Event ids of the dead letters, from a table and from a topic.
+
+use futures::TryStreamExt;
+use scylla::client::session::Session;
+use scylla::errors::{NextRowError, PagerExecutionError, TypeCheckError};
+use uuid::Uuid;
+
+use crate::kafka::{self, Cluster, ReadError, TopicReader};
+
+/// Where dead letters are. Both may hold the same ones.
+#[derive(Default)]
+pub struct DeadLetters {
+    /// Session and `keyspace.table`.
+    pub table: Option<(Session, String)>,
+    pub topic: Option<(Cluster, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLettersError {
+    #[error("dead letters of table {table}: {source}")]
+    Query {
+        table: String,
+        source: Box<PagerExecutionError>,
+    },
+    #[error("dead letters of table {table}: column id: {source}")]
+    Column {
+        table: String,
+        source: Box<TypeCheckError>,
+    },
+    #[error("dead letters of table {table}: {source}")]
+    Row {
+        table: String,
+        source: Box<NextRowError>,
+    },
+    #[error(transparent)]
+    Topic(#[from] ReadError),
+    #[error("topic {topic}: the dead letter at partition {partition}, offset {offset} carries no event id")]
+    Nameless {
+        topic: String,
+        partition: i32,
+        offset: i64,
+    },
+}
+
+impl DeadLetters {
+    /// All event ids; one that is in the table and in the topic comes twice.
+    pub async fn event_ids(&self) -> Result<Vec<Uuid>, DeadLettersError> {
+        let mut ids = match &self.table {
+            Some((session, table)) => from_table(session, table).await?,
+            None => Vec::new(),
+        };
+        if let Some((cluster, topic)) = &self.topic {
+            ids.extend(from_topic(cluster, topic).await?);
+        }
+        Ok(ids)
+    }
+}
+
+async fn from_table(session: &Session, table: &str) -> Result<Vec<Uuid>, DeadLettersError> {
+    let table = || table.to_owned();
+    let rows = session
+        .query_iter(format!("SELECT id FROM {}", table()), ())
+        .await
+        .map_err(|source| DeadLettersError::Query {
+            table: table(),
+            source: Box::new(source),
+        })?
+        .rows_stream::<(Uuid,)>()
+        .map_err(|source| DeadLettersError::Column {
+            table: table(),
+            source: Box::new(source),
+        })?;
+    let ids: Result<Vec<(Uuid,)>, NextRowError> = rows.try_collect().await;
+    let ids = ids.map_err(|source| DeadLettersError::Row {
+        table: table(),
+        source: Box::new(source),
+    })?;
+    Ok(ids.into_iter().map(|(id,)| id).collect())
+}
+
+async fn from_topic(cluster: &Cluster, topic: &str) -> Result<Vec<Uuid>, DeadLettersError> {
+    use rdkafka::Message;
+    let mut reader = TopicReader::open(cluster, topic).await?;
+    let mut ids = Vec::new();
+    while !reader.at_end() {
+        let Some(message) = reader.next().await? else {
+            continue;
+        };
+        let id = kafka::event_id(&message).ok_or_else(|| DeadLettersError::Nameless {
+            topic: topic.to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+        })?;
+        ids.push(id);
+    }
+    Ok(ids)
+}

@@ -1,0 +1,12 @@
+//! An order service with a transactional outbox, and what it takes to judge a relay behind it: a load generator that
+//! keeps a journal of what it committed, and a verifier that compares the journal with what arrived.
+//!
+//! Nothing here uses the relay's code, so that both cannot be wrong in the same way.
+
+pub mod broker;
+pub mod clock;
+pub mod cql;
+pub mod dead_letters;
+pub mod journal;
+pub mod kafka;
+pub mod verify;

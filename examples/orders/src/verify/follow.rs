@@ -1,0 +1,196 @@
+//! Reads journal, topic and dead letters, until every committed event is accounted for or the patience is used up.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rdkafka::Message;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use uuid::Uuid;
+
+use super::{Bounds, Latency, Report, Sighting, verify};
+use crate::clock::now_us;
+use crate::dead_letters::{DeadLetters, DeadLettersError};
+use crate::journal::{Entry, JournalError, JournalReader, Outcome};
+use crate::kafka::{Cluster, ReadError, TopicReader, sighting};
+
+/// How often the journal is read on and progress is shown.
+const TICK: Duration = Duration::from_millis(100);
+/// How often the dead letters are read while events are missing: each time is a full scan.
+const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(1);
+
+/// What to read, and for how long.
+pub struct Follow {
+    pub cluster: Cluster,
+    pub topic: String,
+    pub journal: PathBuf,
+    pub dead_letters: DeadLetters,
+    /// Begin while the load is running or has not begun, and wait for its end.
+    pub during_load: bool,
+    /// How long committed events may take after the load, or after the start where there is none to wait for.
+    pub patience: Duration,
+    /// How long nothing may arrive before the topic counts as complete: repeats come late.
+    pub settle: Duration,
+    pub bounds: Bounds,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Kafka(#[from] ReadError),
+    #[error(transparent)]
+    DeadLetters(#[from] DeadLettersError),
+}
+
+/// What is known while following.
+#[derive(Default)]
+pub struct Progress {
+    pub committed: u64,
+    pub delivered: u64,
+    pub load_ended: bool,
+    pub latency: Latency,
+    /// Committed, and neither delivered nor found among the dead letters yet.
+    awaited: HashMap<Uuid, Entry>,
+    /// Seen before the journal named them, or never in it.
+    early: HashMap<Uuid, Sighting>,
+    dead_lettered: u64,
+}
+
+impl Follow {
+    /// Follows to the end and judges. `show` is called ten times a second.
+    pub async fn run(self, mut show: impl FnMut(&Progress)) -> Result<Report, FollowError> {
+        let mut journal = JournalReader::new(&self.journal);
+        let mut reader = TopicReader::open(&self.cluster, &self.topic).await?;
+        let live_from = reader.live_from();
+        let mut sightings = Vec::new();
+        let mut progress = Progress::default();
+        let mut patience = Patience::new(&self);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                received = reader.next() => if let Some(message) = received? {
+                    let is_live = live_from.get(&message.partition()).is_some_and(|from| message.offset() >= *from);
+                    let sighting = sighting(&message, is_live.then(now_us));
+                    progress.see(sighting);
+                    sightings.push(sighting);
+                    patience.last_message = Instant::now();
+                },
+                _ = tick.tick() => {
+                    progress.read(&mut journal)?;
+                    show(&progress);
+                    if patience.over(&progress, reader.at_end()) {
+                        let dead_letters = self.dead_letters.event_ids().await?;
+                        progress.bury(&dead_letters);
+                        if progress.awaited.is_empty() || patience.exhausted() {
+                            return Ok(verify(journal.entries(), &sightings, &dead_letters, &self.bounds));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Committed events that are neither delivered nor dead letters yet.
+    pub fn outstanding(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// Age of the oldest outstanding event.
+    pub fn oldest_outstanding(&self) -> Option<Duration> {
+        let oldest = self
+            .awaited
+            .values()
+            .filter_map(|entry| entry.committed_us)
+            .min()?;
+        Some(Duration::from_micros(
+            u64::try_from(now_us() - oldest).unwrap_or(0),
+        ))
+    }
+
+    fn read(&mut self, journal: &mut JournalReader) -> Result<(), JournalError> {
+        let known = journal.entries().len();
+        journal.poll()?;
+        self.load_ended = journal.ended().is_some();
+        for entry in journal.entries().get(known..).unwrap_or_default() {
+            self.committed += u64::from(entry.outcome == Outcome::Committed);
+            match self.early.remove(&entry.event_id) {
+                Some(sighting) => self.deliver(entry, &sighting),
+                None if entry.outcome == Outcome::Committed => {
+                    self.awaited.insert(entry.event_id, *entry);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, sighting: Sighting) {
+        let Some(id) = sighting.event_id else { return };
+        match self.awaited.remove(&id) {
+            Some(entry) => self.deliver(&entry, &sighting),
+            None => {
+                self.early.entry(id).or_insert(sighting);
+            }
+        }
+    }
+
+    fn deliver(&mut self, entry: &Entry, sighting: &Sighting) {
+        self.delivered += 1;
+        self.latency.record(entry, sighting);
+    }
+
+    fn bury(&mut self, dead_letters: &[Uuid]) {
+        for id in dead_letters {
+            self.dead_lettered += u64::from(self.awaited.remove(id).is_some());
+        }
+    }
+}
+
+/// When to look for an end.
+struct Patience {
+    during_load: bool,
+    patience: Duration,
+    settle: Duration,
+    last_message: Instant,
+    load_ended: Option<Instant>,
+    next_look: Instant,
+}
+
+impl Patience {
+    fn new(follow: &Follow) -> Self {
+        let now = Instant::now();
+        Self {
+            during_load: follow.during_load,
+            patience: follow.patience,
+            settle: follow.settle,
+            last_message: now,
+            load_ended: None,
+            next_look: now,
+        }
+    }
+
+    /// Whether the dead letters may explain all that is missing, or the time is up.
+    fn over(&mut self, progress: &Progress, at_end: bool) -> bool {
+        let now = Instant::now();
+        if !progress.load_ended && self.during_load {
+            return false;
+        }
+        self.load_ended.get_or_insert(now);
+        let settled = at_end && now - self.last_message >= self.settle;
+        if (!settled && !self.exhausted()) || now < self.next_look {
+            return false;
+        }
+        self.next_look = now + DEAD_LETTERS_EVERY;
+        true
+    }
+
+    fn exhausted(&self) -> bool {
+        self.load_ended
+            .is_some_and(|ended| ended.elapsed() >= self.patience)
+    }
+}
