@@ -1,14 +1,15 @@
 //! Answers and events.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::frame::{EVENT_STREAM, Opcode, flag, put_response};
 use super::request::EventKind;
 use super::{rows, write};
 use crate::error::{CqlError, ErrorKind};
-use crate::query::api::{ColumnSpec, QueryResult, ResultMetadata, SchemaChange};
+use crate::query::api::{QueryResult, ResultMetadata, SchemaChange};
 
 /// Everything that answers a request.
 #[derive(Debug)]
@@ -29,11 +30,11 @@ pub enum Response {
 /// What PREPARE tells a client.
 #[derive(Debug)]
 pub struct Prepared {
-    pub id: [u8; 16],
-    pub binds: Vec<ColumnSpec>,
+    pub id: Bytes,
+    pub binds: Arc<ResultMetadata>,
     /// Positions among `binds` of the partition key columns, in key order; empty if not all are bound.
     pub partition_key: Vec<u16>,
-    pub result: std::sync::Arc<ResultMetadata>,
+    pub result: Arc<ResultMetadata>,
 }
 
 /// What a server tells those who registered for it.
@@ -144,7 +145,7 @@ fn put_result(out: &mut BytesMut, result: &QueryResult, skip_metadata: bool) {
 fn put_prepared(out: &mut BytesMut, prepared: &Prepared) {
     out.put_i32(kind::PREPARED);
     write::short_bytes(out, &prepared.id);
-    rows::put_bind_metadata(out, &prepared.binds, &prepared.partition_key);
+    rows::put_bind_metadata(out, &prepared.binds.columns, &prepared.partition_key);
     rows::put_result_metadata(out, &prepared.result);
 }
 
@@ -272,7 +273,7 @@ mod tests {
         );
         check(
             ErrorKind::Unprepared {
-                id: bytes::Bytes::from_static(&[9, 9]),
+                id: Bytes::from_static(&[9, 9]),
             },
             &[0, 0, 0x25, 0, 0, 1, b'm', 0, 2, 9, 9],
         );

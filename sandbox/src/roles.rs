@@ -1,0 +1,171 @@
+//! Roles, passwords and permissions, as far as clients of the relay's kind meet them.
+//!
+//! Kept in memory, for all nodes. Enforced only if a user was given at start; without, everyone may do
+//! everything and role statements are refused, as with ScyllaDB's AllowAllAuthenticator.
+
+mod listing;
+mod permissions;
+mod statements;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use parking_lot::RwLock;
+
+use crate::cql::ast::Statement;
+use crate::cql::ast::access::{Permission, Resource};
+use crate::error::{CqlError, ErrorKind};
+use crate::query::api::QueryResult;
+use crate::query::hooks::Administration;
+use crate::query::virtual_table::VirtualContext;
+
+/// Roles at a time: far more than a test makes.
+const MAX_ROLES: usize = 1_000;
+
+pub struct Roles {
+    enforced: bool,
+    roles: RwLock<BTreeMap<String, Role>>,
+}
+
+/// A user that exists from the start, a superuser.
+#[derive(Clone, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub password: String,
+}
+
+#[derive(Default)]
+struct Role {
+    password: Option<String>,
+    superuser: bool,
+    login: bool,
+    member_of: BTreeSet<String>,
+    grants: Vec<(Resource, Permission)>,
+}
+
+impl Roles {
+    /// With no users nothing is enforced.
+    pub fn new(users: Vec<User>) -> Self {
+        let enforced = !users.is_empty();
+        let roles = users
+            .into_iter()
+            .map(|user| {
+                let role = Role {
+                    password: Some(user.password),
+                    superuser: true,
+                    login: true,
+                    ..Role::default()
+                };
+                (user.name, role)
+            })
+            .collect();
+        Self {
+            enforced,
+            roles: RwLock::new(roles),
+        }
+    }
+
+    /// True if clients must log in.
+    pub fn enforced(&self) -> bool {
+        self.enforced
+    }
+
+    /// Checks a SASL PLAIN token (`authzid NUL user NUL password`) and gives the role.
+    ///
+    /// # Errors
+    /// BadCredentials, in ScyllaDB's words; the same for an unknown user and a wrong password.
+    pub fn log_in(&self, token: &[u8]) -> Result<String, CqlError> {
+        let refused = |message: &str| CqlError::new(ErrorKind::BadCredentials, message);
+        let mut parts = token.split(|byte| *byte == 0);
+        let (Some(_), Some(user), Some(password), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(refused(
+                "Authentication data must have the form authzid NUL user NUL password",
+            ));
+        };
+        let (Ok(user), Ok(password)) = (std::str::from_utf8(user), std::str::from_utf8(password)) else {
+            return Err(refused("Username and/or password are not UTF-8"));
+        };
+        let roles = self.roles.read();
+        match roles.get(user) {
+            Some(role) if role.password.as_deref() == Some(password) => match role.login {
+                true => Ok(user.to_owned()),
+                false => Err(refused(&format!("{user} is not permitted to log in"))),
+            },
+            _ => Err(refused("Username and/or password are incorrect")),
+        }
+    }
+}
+
+impl Administration for Roles {
+    fn authorize(
+        &self,
+        context: &VirtualContext<'_>,
+        statement: &Statement,
+        keyspace: Option<&str>,
+    ) -> Result<(), CqlError> {
+        match &context.session.user {
+            Some(user) if self.enforced => self.check_permissions(user, statement, keyspace),
+            _ => Ok(()),
+        }
+    }
+
+    fn execute(&self, context: &VirtualContext<'_>, statement: &Statement) -> Result<QueryResult, CqlError> {
+        if let Statement::Describe(_) = statement {
+            // cqlsh then describes on its own, from the schema tables.
+            return Err(CqlError::syntax("DESCRIBE is not served by this node"));
+        }
+        if !self.enforced {
+            return Err(CqlError::invalid(
+                "Roles need password authentication, which is off: start the node with a user to turn it on",
+            ));
+        }
+        self.change(context, statement)
+    }
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_tokens() {
+        let roles = Roles::new(vec![User {
+            name: "ann".into(),
+            password: "secret".into(),
+        }]);
+        let check = |token: &[u8], expected: Result<&str, &str>| match (roles.log_in(token), expected) {
+            (Ok(user), Ok(expected)) => assert_eq!(user, expected),
+            (Err(error), Err(text)) => {
+                assert_eq!(error.code(), 0x0100);
+                assert!(error.message.contains(text), "{}", error.message);
+            }
+            (found, _) => panic!("{found:?}"),
+        };
+        check(b"\0ann\0secret", Ok("ann"));
+        check(b"other\0ann\0secret", Ok("ann"));
+        check(b"\0ann\0wrong", Err("incorrect"));
+        check(b"\0bob\0secret", Err("incorrect"));
+        check(b"ann\0secret", Err("must have the form"));
+        check(b"", Err("must have the form"));
+        check(b"\0\xff\0secret", Err("UTF-8"));
+    }
+
+    #[test]
+    fn passwords_are_not_printed() {
+        let user = User {
+            name: "ann".into(),
+            password: "secret".into(),
+        };
+        assert!(!format!("{user:?}").contains("secret"));
+    }
+}

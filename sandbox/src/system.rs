@@ -1,0 +1,26 @@
+//! The virtual tables that tell drivers about the nodes: system.local, system.peers, system.versions,
+//! system.cluster_status. Columns as in ScyllaDB's `db/system_keyspace.cc` and `db/virtual_tables.cc`.
+
+mod nodes;
+mod value;
+
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::query::virtual_table::VirtualTable;
+
+/// What ScyllaDB says: drivers pick their schema parser by it (3.x: system_schema, and no virtual keyspaces).
+pub const RELEASE_VERSION: &str = "3.0.8";
+
+/// The CQL language version.
+pub const CQL_VERSION: &str = "3.3.1";
+
+/// All tables of this module.
+pub fn tables(cluster: &Arc<Cluster>) -> Vec<Arc<dyn VirtualTable>> {
+    vec![
+        Arc::new(nodes::Local::new(cluster.clone())),
+        Arc::new(nodes::Peers::new(cluster.clone())),
+        Arc::new(nodes::Versions::new()),
+        Arc::new(nodes::ClusterStatus::new(cluster.clone())),
+    ]
+}
