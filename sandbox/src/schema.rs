@@ -4,6 +4,7 @@
 
 pub mod builder;
 pub mod partitioner;
+pub mod type_name;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,14 +1,18 @@
 //! CQL types. Values travel through the node in their serialized form (native protocol, section 6), as they
 //! do in the real one: nothing is decoded only to be stored or sent.
 //!
-//! `composite` takes collections apart, `validate` refuses malformed values, `constant` and `term` make values
-//! of what a CQL text says, `function` computes on them, `json` and `display` print them. All of it is pure;
-//! order lives in `storage::ordered`, names in `schema::type_name`.
+//! `composite` takes collections apart, `validate` refuses malformed values, `constant` makes values of
+//! what a CQL text says, `function` and `aggregate` compute, `json` and `display` print. All of it is pure; order
+//! lives in `storage::ordered`, type names in `schema::type_name`.
 
+pub mod aggregate;
 pub mod calendar;
 pub mod composite;
 pub mod constant;
+pub mod display;
 pub mod duration;
+pub mod function;
+pub mod json;
 pub mod validate;
 
 use std::sync::Arc;
