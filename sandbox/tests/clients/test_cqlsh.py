@@ -1,0 +1,83 @@
+"""What people do with cqlsh: load a schema file, look around, read in pages."""
+
+import os
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+
+SCHEMA = Path(__file__).parents[3] / "examples" / "orders" / "schema.cql"
+
+
+def cqlsh(*arguments, text=None, check=True):
+    command = ["cqlsh", "--no-color", os.environ["NODE_HOST"], os.environ["NODE_PORT"]]
+    if os.environ.get("NODE_USER"):
+        command += ["-u", os.environ["NODE_USER"], "-p", os.environ["NODE_PASSWORD"]]
+    done = subprocess.run(command + list(arguments), input=text, text=True, capture_output=True, timeout=120)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not done.stderr.strip(), done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def keyspace():
+    name = "sh_" + uuid.uuid4().hex[:12]
+    cqlsh(
+        "-e",
+        f"CREATE KEYSPACE {name} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}};"
+        f"CREATE TYPE {name}.place (street text, number int);"
+        f"CREATE TABLE {name}.t (p int, c int, s text static, v frozen<place>, PRIMARY KEY (p, c)) "
+        "WITH CLUSTERING ORDER BY (c DESC) AND cdc = {'enabled': true};",
+    )
+    yield name
+    cqlsh("-e", f"DROP KEYSPACE {name};")
+
+
+def test_the_example_schema_loads_and_loads_again():
+    cqlsh("-f", str(SCHEMA))
+    cqlsh("-f", str(SCHEMA))
+    tables = cqlsh("-e", "USE orders_ks; DESCRIBE TABLES;").stdout
+    for table in ("orders", "event_store", "outbox_messages", "dead_letter_queue"):
+        assert table in tables
+
+
+def test_rows_show_in_pages(keyspace):
+    inserts = "".join(
+        f"INSERT INTO {keyspace}.t (p, c, s, v) VALUES (1, {c}, 'x', {{street: 'Main', number: {c}}});"
+        for c in range(250)
+    )
+    cqlsh(text=inserts)
+    shown = cqlsh("-e", f"PAGING 100; SELECT * FROM {keyspace}.t WHERE p = 1;").stdout
+    assert "(250 rows)" in shown
+    assert "{street: 'Main', number: 249}" in shown
+    assert shown.index("number: 249") < shown.index("number: 0}")
+
+
+def test_describe_names_what_is_there(keyspace):
+    table = cqlsh("-e", f"DESCRIBE TABLE {keyspace}.t;").stdout
+    assert "PRIMARY KEY (p, c)" in table
+    assert "CLUSTERING ORDER BY (c DESC)" in table
+    everything = cqlsh("-e", f"DESCRIBE KEYSPACE {keyspace};").stdout
+    assert "CREATE KEYSPACE" in everything
+    assert "CREATE TYPE" in everything
+    assert keyspace in cqlsh("-e", "DESCRIBE KEYSPACES;").stdout
+
+
+def test_batches_and_conditions(keyspace):
+    shown = cqlsh(
+        "-e",
+        f"BEGIN BATCH INSERT INTO {keyspace}.t (p, c) VALUES (2, 1); INSERT INTO {keyspace}.t (p, c) VALUES (2, 2); "
+        f"APPLY BATCH; INSERT INTO {keyspace}.t (p, c) VALUES (2, 1) IF NOT EXISTS; "
+        f"SELECT count(*) FROM {keyspace}.t WHERE p = 2;",
+    ).stdout
+    assert "[applied]" in shown
+    assert "False" in shown
+
+
+def test_errors_are_said(keyspace):
+    wrong = cqlsh("-e", f"SELECT nope FROM {keyspace}.t;", check=False)
+    assert wrong.returncode != 0
+    assert "code=2200" in wrong.stderr
+    assert "SyntaxException" in cqlsh("-e", "SELEC 1;", check=False).stderr

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# clients.sh CLIENT HOST PORT [USER PASSWORD]: runs the tests of a client that we did not write against a node.
+#
+# CLIENT is scylla-driver, cassandra-driver, cqlsh or gocql. Each is fetched into the cache once.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source versions.env
+CACHE=${OUTBOX_CACHE:-$HOME/.cache/outbox-relay}
+TESTS=sandbox/tests/clients
+
+main() {
+  (($# == 3 || $# == 5)) || { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+  export NODE_HOST=$2 NODE_PORT=$3 NODE_USER=${4:-} NODE_PASSWORD=${5:-} PYTHONDONTWRITEBYTECODE=1
+  case $1 in
+    scylla-driver) in_venv "scylla-driver==$SCYLLA_DRIVER_VERSION" pytest -q -p no:cacheprovider $TESTS/test_driver.py ;;
+    cassandra-driver) in_venv "cassandra-driver==$CASSANDRA_DRIVER_VERSION" pytest -q -p no:cacheprovider $TESTS/test_driver.py ;;
+    cqlsh) in_venv "cqlsh==$CQLSH_VERSION" pytest -q -p no:cacheprovider $TESTS/test_cqlsh.py ;;
+    gocql) cd $TESTS/gocql && go test -count=1 ./... ;;
+    *) echo "clients.sh: unknown client $1" >&2; exit 2 ;;
+  esac
+}
+
+# in_venv PACKAGE COMMAND...: a marker says that it is whole.
+in_venv() {
+  local package=$1 venv=$CACHE/venv-$1
+  shift
+  if [[ ! -f $venv/complete ]]; then
+    mkdir -p "$CACHE"
+    exec 9>"$CACHE/.venv-lock"
+    flock 9
+    if [[ ! -f $venv/complete ]]; then
+      rm -rf "$venv"
+      python3 -m venv "$venv"
+      "$venv/bin/pip" -q --disable-pip-version-check install "$package" "pytest==$PYTEST_VERSION" >&2
+      touch "$venv/complete"
+    fi
+    exec 9>&-
+  fi
+  PATH=$venv/bin:$PATH "$@"
+}
+
+main "$@"
