@@ -10,14 +10,28 @@ async fn check(client: &'static str, credentials: Option<(&str, &str)>) {
     }
     let node = builder.start().await.unwrap();
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/clients.sh"));
-    command.args([client, &node.addr().ip().to_string(), &node.addr().port().to_string()]);
+    command.args([
+        client,
+        &node.addr().ip().to_string(),
+        &node.addr().port().to_string(),
+    ]);
     if let Some((user, password)) = credentials {
         command.args([user, password]);
     }
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "{client}:\n{text}");
-    assert!(text.contains("passed") || text.contains("ok"), "{client} ran no test:\n{text}");
+    assert!(
+        text.contains("passed") || text.contains("ok"),
+        "{client} ran no test:\n{text}"
+    );
     println!("{}", text.lines().last().unwrap_or_default());
 }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
 
+use sandbox::query::engine::LwtResult;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
@@ -23,7 +24,15 @@ const DIFFERENCES_MAX: usize = 20;
 /// How far loose values may lie apart: seconds between the two reads of a TTL.
 const LOOSE: i32 = 60;
 
-const FILES: [&str; 7] = ["types", "collections", "ordering", "writes", "lwt", "functions", "errors"];
+const FILES: [&str; 7] = [
+    "types",
+    "collections",
+    "ordering",
+    "writes",
+    "lwt",
+    "functions",
+    "errors",
+];
 
 #[derive(Debug, Clone, PartialEq)]
 enum Answer {
@@ -35,9 +44,21 @@ enum Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sandbox_answers_as_cassandra_does() {
-    let node = sandbox::Sandbox::builder().cassandra_lwt_result().start().await.unwrap();
-    let ours = SessionBuilder::new().known_node_addr(node.addr()).build().await.unwrap();
-    let theirs = SessionBuilder::new().known_node(cassandra()).build().await.unwrap();
+    let node = sandbox::Sandbox::builder()
+        .lwt_result(LwtResult::Cassandra)
+        .start()
+        .await
+        .unwrap();
+    let ours = SessionBuilder::new()
+        .known_node_addr(node.addr())
+        .build()
+        .await
+        .unwrap();
+    let theirs = SessionBuilder::new()
+        .known_node(cassandra())
+        .build()
+        .await
+        .unwrap();
     let allowed = differences();
     let (mut statements, mut unexpected, mut seen) = (0, String::new(), Vec::new());
     for file in FILES {
@@ -81,7 +102,11 @@ fn cases(file: &str) -> Vec<Case> {
         } else if let Some(column) = line.strip_prefix("-- @loose ") {
             loose = Some(column.trim().parse().unwrap());
         } else if !line.starts_with("--") && !line.trim().is_empty() {
-            cases.push(Case { text: line.to_owned(), page: page.take(), loose: loose.take() });
+            cases.push(Case {
+                text: line.to_owned(),
+                page: page.take(),
+                loose: loose.take(),
+            });
         }
     }
     cases
@@ -89,7 +114,10 @@ fn cases(file: &str) -> Vec<Case> {
 
 /// `file: statement` to the reason why it may differ.
 fn differences() -> BTreeMap<String, String> {
-    let path = format!("{}/tests/differential/differences.txt", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/tests/differential/differences.txt",
+        env!("CARGO_MANIFEST_DIR")
+    );
     let text = std::fs::read_to_string(path).unwrap();
     let mut differences = BTreeMap::new();
     let mut reason = String::new();
@@ -102,7 +130,11 @@ fn differences() -> BTreeMap<String, String> {
             }
         }
     }
-    assert!(differences.len() <= DIFFERENCES_MAX, "{} intended differences", differences.len());
+    assert!(
+        differences.len() <= DIFFERENCES_MAX,
+        "{} intended differences",
+        differences.len()
+    );
     differences
 }
 
@@ -114,10 +146,19 @@ fn cassandra() -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/cassandra.sh");
     let directory = std::env::temp_dir().join(format!("outbox-differential-{}", std::process::id()));
     let output = Command::new(script)
-        .args(["start", directory.to_str().unwrap(), "--owner", &std::process::id().to_string()])
+        .args([
+            "start",
+            directory.to_str().unwrap(),
+            "--owner",
+            &std::process::id().to_string(),
+        ])
         .output()
         .unwrap();
-    assert!(output.status.success(), "Cassandra did not start: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "Cassandra did not start: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -158,7 +199,12 @@ async fn ask(session: &Session, case: &Case) -> Answer {
 
 fn rows(result: QueryResult) -> Option<Vec<Vec<Option<CqlValue>>>> {
     let rows = result.into_rows_result().ok()?;
-    Some(rows.rows::<Row>().unwrap().map(|row| row.unwrap().columns).collect())
+    Some(
+        rows.rows::<Row>()
+            .unwrap()
+            .map(|row| row.unwrap().columns)
+            .collect(),
+    )
 }
 
 fn failure(error: &ExecutionError) -> Answer {
@@ -178,7 +224,8 @@ fn same(a: &Answer, b: &Answer, loose: Option<usize>) -> bool {
         (Answer::Void, Answer::Void) => true,
         (Answer::Error(a, _), Answer::Error(b, _)) => a == b,
         (Answer::Rows(a), Answer::Rows(b)) => {
-            let full = |pages: &[Vec<Vec<_>>]| pages.iter().filter(|page| !page.is_empty()).cloned().collect();
+            let full =
+                |pages: &[Vec<Vec<_>>]| pages.iter().filter(|page| !page.is_empty()).cloned().collect();
             let (a, b): (Vec<_>, Vec<_>) = (full(a), full(b));
             format!("{:?}", blur(&a, &b, loose)) == format!("{b:?}")
         }
@@ -195,7 +242,8 @@ fn blur(
     let mut a = a.to_vec();
     let Some(column) = loose else { return a };
     for (a, b) in a.iter_mut().flatten().zip(b.iter().flatten()) {
-        if let (Some(Some(CqlValue::Int(ours))), Some(Some(CqlValue::Int(theirs)))) = (a.get(column), b.get(column))
+        if let (Some(Some(CqlValue::Int(ours))), Some(Some(CqlValue::Int(theirs)))) =
+            (a.get(column), b.get(column))
             && (ours - theirs).abs() <= LOOSE
         {
             a[column] = b[column].clone();
