@@ -12,6 +12,9 @@ use crate::error::CqlError;
 use crate::schema::type_name::type_name;
 use crate::storage::ordered;
 
+/// Decimal digits: a sum holds all digits between its smallest and its largest part.
+const MAX_SCALE_DIFFERENCE: u32 = 20_000;
+
 /// An aggregate whose argument type is settled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aggregate {
@@ -108,19 +111,23 @@ impl Aggregate {
 
 impl Accumulator {
     /// Takes in one row's value; nulls do not count.
-    pub fn add(&mut self, value: Option<&[u8]>) {
-        let Some(value) = value else { return };
+    ///
+    /// # Errors
+    /// Invalid: decimals whose scales lie too far apart to be added.
+    pub fn add(&mut self, value: Option<&[u8]>) -> Result<(), CqlError> {
+        let Some(value) = value else { return Ok(()) };
         let ty = &self.aggregate.argument;
         match self.aggregate.kind {
             Kind::Count => {}
             Kind::Min => self.keep(value, Ordering::Less),
             Kind::Max => self.keep(value, Ordering::Greater),
-            Kind::Sum | Kind::Avg if value.is_empty() => return,
+            Kind::Sum | Kind::Avg if value.is_empty() => return Ok(()),
             Kind::Sum | Kind::Avg => {
-                self.state = std::mem::replace(&mut self.state, State::Nothing).plus(ty, value)
+                self.state = std::mem::replace(&mut self.state, State::Nothing).plus(ty, value)?;
             }
         }
         self.count += 1;
+        Ok(())
     }
 
     /// The result: over nothing, null for min and max, else 0.
@@ -149,19 +156,19 @@ impl Accumulator {
 }
 
 impl State {
-    fn plus(self, ty: &CqlType, value: &[u8]) -> Self {
-        match ty {
+    fn plus(self, ty: &CqlType, value: &[u8]) -> Result<Self, CqlError> {
+        Ok(match ty {
             CqlType::Float | CqlType::Double => {
                 let before = if let State::Real(sum) = self { sum } else { 0.0 };
                 State::Real(before + real(value))
             }
             CqlType::Decimal => {
                 let Some((scale, unscaled)) = value.split_first_chunk::<4>() else {
-                    return self;
+                    return Ok(self);
                 };
                 let (scale, unscaled) = (i32::from_be_bytes(*scale), BigInt::from_signed_bytes_be(unscaled));
                 match self {
-                    State::Decimal(sum, sum_scale) => add_decimals(sum, sum_scale, unscaled, scale),
+                    State::Decimal(sum, sum_scale) => add_decimals(sum, sum_scale, unscaled, scale)?,
                     _ => State::Decimal(unscaled, scale),
                 }
             }
@@ -173,7 +180,7 @@ impl State {
                 };
                 State::Whole(before + BigInt::from_signed_bytes_be(value))
             }
-        }
+        })
     }
 
     fn divided(self, returns: &CqlType, divisor: i64) -> Bytes {
@@ -218,10 +225,15 @@ fn real(value: &[u8]) -> f64 {
 }
 
 /// Brings both to the larger scale.
-fn add_decimals(a: BigInt, a_scale: i32, b: BigInt, b_scale: i32) -> State {
+fn add_decimals(a: BigInt, a_scale: i32, b: BigInt, b_scale: i32) -> Result<State, CqlError> {
+    if a_scale.abs_diff(b_scale) > MAX_SCALE_DIFFERENCE {
+        return Err(CqlError::invalid(format!(
+            "cannot add decimals of scales {a_scale} and {b_scale}: they lie more than {MAX_SCALE_DIFFERENCE} apart"
+        )));
+    }
     let scale = a_scale.max(b_scale);
     let raised = |number: BigInt, from: i32| number * BigInt::from(10).pow(scale.abs_diff(from));
-    State::Decimal(raised(a, a_scale) + raised(b, b_scale), scale)
+    Ok(State::Decimal(raised(a, a_scale) + raised(b, b_scale), scale))
 }
 
 /// Sums that leave their type's range wrap, as in ScyllaDB.
@@ -254,9 +266,9 @@ mod tests {
         };
         let aggregate = resolve(&name, ty).unwrap().unwrap();
         let mut accumulator = aggregate.start();
-        accumulator.add(None);
+        accumulator.add(None).unwrap();
         for value in values {
-            accumulator.add(Some(&from_text(ty, value).unwrap()));
+            accumulator.add(Some(&from_text(ty, value).unwrap())).unwrap();
         }
         let result = accumulator.finish();
         let text = result.map(|value| display::plain(&aggregate.returns, &value).unwrap());
@@ -281,6 +293,23 @@ mod tests {
             Some("100000000000000000000"),
         );
         check("avg", &CqlType::Float, &[], Some("0.0"));
+    }
+
+    #[test]
+    fn decimals_too_far_apart_are_refused() {
+        let sum = QualifiedName {
+            keyspace: None,
+            name: "sum".to_owned(),
+        };
+        let mut accumulator = resolve(&sum, &CqlType::Decimal).unwrap().unwrap().start();
+        accumulator
+            .add(Some(&encode_decimal(&BigInt::from(1), i32::MAX)))
+            .unwrap();
+        assert!(
+            accumulator
+                .add(Some(&encode_decimal(&BigInt::from(1), i32::MIN)))
+                .is_err()
+        );
     }
 
     #[test]

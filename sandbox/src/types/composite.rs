@@ -3,6 +3,9 @@
 
 use bytes::Bytes;
 
+/// Key and value of a map.
+pub type Entry<'a> = (&'a [u8], &'a [u8]);
+
 /// Why a serialized value cannot be taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -37,7 +40,7 @@ pub fn split_list(value: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
 ///
 /// # Errors
 /// `value` is no map.
-pub fn split_map(value: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Malformed> {
+pub fn split_map(value: &[u8]) -> Result<Vec<Entry<'_>>, Malformed> {
     let mut reader = Reader {
         rest: value,
         kind: "map",

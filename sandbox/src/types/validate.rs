@@ -7,6 +7,9 @@ use crate::error::CqlError;
 /// Nanoseconds of a day: `time` is below it.
 pub(crate) const NANOS_PER_DAY: i64 = 86_400_000_000_000;
 
+/// Longest `varint` or `decimal`: the time to print or compare one grows with the square of its length.
+const MAX_NUMBER_BYTES: usize = 64 << 10;
+
 /// Checks a serialized value, elements of collections too. Empty values are allowed where Cassandra allows
 /// them for the sake of old clients.
 ///
@@ -16,7 +19,11 @@ pub fn validate(ty: &CqlType, value: &[u8]) -> Result<(), CqlError> {
     let length = value.len();
     let refuse = |problem: String| Err(CqlError::invalid(problem));
     match ty {
-        CqlType::Blob | CqlType::Varint => Ok(()),
+        CqlType::Blob => Ok(()),
+        CqlType::Varint | CqlType::Decimal if length > MAX_NUMBER_BYTES => refuse(format!(
+            "a number of {length} bytes is longer than the {MAX_NUMBER_BYTES} that are accepted"
+        )),
+        CqlType::Varint => Ok(()),
         CqlType::Text if std::str::from_utf8(value).is_ok() => Ok(()),
         CqlType::Text => refuse("String didn't validate.".to_owned()),
         CqlType::Ascii => match value.iter().find(|byte| !byte.is_ascii()) {
@@ -179,6 +186,11 @@ mod tests {
         for (ty, value, message) in [
             (CqlType::Int, vec![0; 8], "Expected 4 or 0 byte int (8)"),
             (CqlType::Bigint, vec![0; 4], "Expected 8 or 0 byte long (4)"),
+            (
+                CqlType::Varint,
+                vec![1; MAX_NUMBER_BYTES + 1],
+                "a number of 65537 bytes is longer than the 65536 that are accepted",
+            ),
             (CqlType::Smallint, vec![], "Expected 2 bytes for a smallint (0)"),
             (CqlType::Text, vec![0xff], "String didn't validate."),
             (CqlType::Ascii, vec![0x80], "Invalid byte for ascii: -128"),

@@ -55,12 +55,12 @@ impl Parser<'_> {
 
     /// JSON and DISTINCT are also names of columns: what follows decides.
     fn is_select_mode(&self, word: &str) -> bool {
-        self.is_word(word)
-            && !self.is_word_at(1, "from")
-            && !(self.is_word_at(1, "as") && self.is_name_at(2))
-            && ![",", ".", "[", "("]
+        let is_column = self.is_word_at(1, "from")
+            || (self.is_word_at(1, "as") && self.is_name_at(2))
+            || [",", ".", "[", "("]
                 .iter()
-                .any(|symbol| self.is_symbol_at(1, symbol))
+                .any(|symbol| self.is_symbol_at(1, symbol));
+        self.is_word(word) && !is_column
     }
 
     fn selection(&mut self) -> Result<Selection> {
