@@ -18,8 +18,9 @@ use crate::schema::{Partitioner, TableSchema};
 
 /// A function whose argument types are settled.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ScalarFunction {
-    name: String,
+pub struct Function {
+    /// As names of results and markers have it: `system.now`.
+    pub name: String,
     pub arguments: Vec<CqlType>,
     pub returns: CqlType,
     kind: Kind,
@@ -30,6 +31,16 @@ pub struct ScalarFunction {
 pub struct FunctionContext {
     /// The coordinator's clock, µs since the epoch.
     pub now_micros: i64,
+}
+
+/// What is known of an argument before the function is.
+#[derive(Clone, Copy)]
+pub enum Argument<'a> {
+    Typed(&'a CqlType),
+    /// A literal: what it can stand for.
+    Fits(&'a dyn Fn(&CqlType) -> bool),
+    /// A bind marker or null.
+    Any,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -84,32 +95,27 @@ const NATIVE: [CqlType; 19] = [
     CqlType::Varint,
 ];
 
-/// True if there is a scalar function of this name, whatever its arguments.
-pub fn is_known(name: &QualifiedName) -> bool {
-    overloads(name, &[None], Some(&CqlType::Text)).is_some()
-}
-
-/// Finds the function that a call means. `known` are the types of the arguments, None for those that take any
-/// type that fits (literals, markers); `receiver` is what the result is for, if that is known.
+/// Finds the function that a call means; None if there is no scalar function of this name. `table` is that of
+/// the statement, for `token`; `receiver` what the result is for, if that is known.
 ///
 /// # Errors
-/// Invalid: an unknown function; wrong number or types of arguments.
+/// Invalid: wrong number or types of arguments.
 pub fn resolve(
     name: &QualifiedName,
-    known: &[Option<CqlType>],
+    arguments: &[Argument<'_>],
+    table: Option<&TableSchema>,
     receiver: Option<&CqlType>,
-) -> Result<ScalarFunction, CqlError> {
-    match overloads(name, known, receiver) {
-        Some(overloads) => choose(&name.name, known, overloads),
-        None => Err(CqlError::invalid(format!("Unknown function '{}'", name.name))),
-    }
+) -> Option<Result<Function, CqlError>> {
+    let overloads = overloads(name, arguments, table, receiver)?;
+    Some(choose(&name.name, arguments, overloads))
 }
 
 type Overload = (Kind, Vec<CqlType>, CqlType);
 
 fn overloads(
     name: &QualifiedName,
-    known: &[Option<CqlType>],
+    arguments: &[Argument<'_>],
+    table: Option<&TableSchema>,
     receiver: Option<&CqlType>,
 ) -> Option<Vec<Overload>> {
     use CqlType::{Bigint, Date, Text, Time, Timestamp, Timeuuid};
@@ -141,8 +147,16 @@ fn overloads(
         "todate" => from(Kind::ToDate, &[Timeuuid, Timestamp], Date),
         "tounixtimestamp" => from(Kind::ToMillis, &[Timeuuid, Timestamp, Date], Bigint),
         "unixtimestampof" => from(Kind::ToMillis, &[Timeuuid], Bigint),
-        "tojson" => match known {
-            [Some(ty)] => vec![(Kind::ToJson, vec![ty.clone()], Text)],
+        "token" => {
+            let table = table?;
+            let types = table
+                .partition_key
+                .iter()
+                .map(|&column| table.columns[column].ty.clone());
+            vec![(Kind::Token(table.partitioner), types.collect(), Bigint)]
+        }
+        "tojson" => match arguments {
+            [Argument::Typed(ty)] => vec![(Kind::ToJson, vec![(*ty).clone()], Text)],
             _ => Vec::new(),
         },
         "fromjson" => receiver.map_or_else(Vec::new, |ty| vec![(Kind::FromJson, vec![Text], ty.clone())]),
@@ -163,29 +177,28 @@ fn reinterpretation(plain: &str) -> Option<Overload> {
     Some((Kind::Reinterpret, vec![ty], CqlType::Blob))
 }
 
-fn choose(
-    name: &str,
-    known: &[Option<CqlType>],
-    overloads: Vec<Overload>,
-) -> Result<ScalarFunction, CqlError> {
+fn choose(name: &str, arguments: &[Argument<'_>], overloads: Vec<Overload>) -> Result<Function, CqlError> {
     let name = format!("system.{name}");
     if let [(_, types, _)] = overloads.as_slice()
-        && types.len() != known.len()
+        && types.len() != arguments.len()
     {
         return Err(CqlError::invalid(format!(
             "Invalid number of arguments in call to function {name}: {} required but {} provided",
             types.len(),
-            known.len()
+            arguments.len()
         )));
     }
-    let fits =
-        |(known, ty): (&Option<CqlType>, &CqlType)| known.as_ref().is_none_or(|known| assignable(known, ty));
+    let fits = |(argument, ty): (&Argument<'_>, &CqlType)| match argument {
+        Argument::Typed(have) => is_assignable(have, ty),
+        Argument::Fits(accepts) => accepts(ty),
+        Argument::Any => true,
+    };
     let mut matching: Vec<_> = overloads
         .into_iter()
-        .filter(|(_, types, _)| types.len() == known.len() && known.iter().zip(types).all(fits))
+        .filter(|(_, types, _)| types.len() == arguments.len() && arguments.iter().zip(types).all(fits))
         .collect();
     match (matching.pop(), matching.is_empty()) {
-        (Some((kind, arguments, returns)), true) => Ok(ScalarFunction {
+        (Some((kind, arguments, returns)), true) => Ok(Function {
             name,
             arguments,
             returns,
@@ -201,7 +214,7 @@ fn choose(
 }
 
 /// True if a value of type `have` may stand where `wanted` is asked for.
-pub fn assignable(have: &CqlType, wanted: &CqlType) -> bool {
+pub fn is_assignable(have: &CqlType, wanted: &CqlType) -> bool {
     have == wanted
         || matches!(
             (have, wanted),
@@ -219,27 +232,7 @@ fn same_but_frozen(a: &CqlType, b: &CqlType) -> bool {
     (a.is_multi_cell() || b.is_multi_cell()) && plain(a) == plain(b)
 }
 
-impl ScalarFunction {
-    /// `token` of a table's partition key.
-    pub fn token(table: &TableSchema) -> Self {
-        let types = table
-            .partition_key
-            .iter()
-            .map(|&column| table.columns[column].ty.clone())
-            .collect();
-        Self {
-            name: "system.token".to_owned(),
-            arguments: types,
-            returns: CqlType::Bigint,
-            kind: Kind::Token(table.partitioner),
-        }
-    }
-
-    /// As names of results and markers have it: `system.now`.
-    pub fn display_name(&self) -> &str {
-        &self.name
-    }
-
+impl Function {
     /// CAST(x AS type).
     ///
     /// # Errors
@@ -274,8 +267,8 @@ impl ScalarFunction {
     /// Invalid: a value that the result's type does not allow.
     pub fn call(
         &self,
-        arguments: &[Option<Bytes>],
         context: &FunctionContext,
+        arguments: &[Option<Bytes>],
     ) -> Result<Option<Bytes>, CqlError> {
         match (&self.kind, arguments) {
             (Kind::Now, _) => Ok(Some(now(context))),

@@ -1,7 +1,15 @@
-use super::{FunctionContext, ScalarFunction, cast, is_known, resolve};
+use bytes::Bytes;
+
+use super::{Argument, Function, FunctionContext, cast};
 use crate::cql::ast::QualifiedName;
+use crate::error::CqlError;
+use crate::schema::builder::TableBuilder;
 use crate::types::constant::from_text;
 use crate::types::{CqlType, display};
+
+fn resolve(function: &str, arguments: &[Argument<'_>]) -> Result<Function, CqlError> {
+    super::resolve(&name(function), arguments, None, None).unwrap()
+}
 
 fn name(text: &str) -> QualifiedName {
     QualifiedName {
@@ -11,10 +19,10 @@ fn name(text: &str) -> QualifiedName {
 }
 
 fn call(function: &str, from: &CqlType, text: &str) -> String {
-    let function = resolve(&name(function), &[Some(from.clone())], None).unwrap();
+    let function = resolve(function, &[Argument::Typed(from)]).unwrap();
     let value = from_text(from, text).unwrap();
     let result = function
-        .call(&[Some(value)], &FunctionContext::default())
+        .call(&FunctionContext::default(), &[Some(value)])
         .unwrap()
         .unwrap();
     display::plain(&function.returns, &result).unwrap()
@@ -61,8 +69,8 @@ fn clocks() {
         now_micros: 1_700_000_000_123_456,
     };
     let value = |function: &str| {
-        let function = resolve(&name(function), &[], None).unwrap();
-        let value = function.call(&[], &context).unwrap().unwrap();
+        let function = resolve(function, &[]).unwrap();
+        let value = function.call(&context, &[]).unwrap().unwrap();
         display::plain(&function.returns, &value).unwrap()
     };
     assert_eq!(value("currenttimestamp"), "2023-11-14T22:13:20.123Z");
@@ -77,34 +85,32 @@ fn calls_that_mean_no_function() {
     for (function, known, message) in [
         (
             "now",
-            vec![None],
+            vec![Argument::Any],
             "Invalid number of arguments in call to function system.now: 0 required but 1 provided",
         ),
-        ("nosuch", vec![], "Unknown function 'nosuch'"),
         (
             "totimestamp",
-            vec![None],
+            vec![Argument::Any],
             "Ambiguous call to function system.totimestamp: use type casts to disambiguate",
         ),
         (
             "todate",
-            vec![Some(CqlType::Int)],
+            vec![Argument::Typed(&CqlType::Int)],
             "Invalid call to function system.todate, none of its type signatures match",
         ),
     ] {
-        assert_eq!(
-            resolve(&name(function), &known, None).unwrap_err().message,
-            message
-        );
+        assert_eq!(resolve(function, &known).unwrap_err().message, message);
     }
-    assert!(is_known(&name("blobastext")) && !is_known(&name("blobasx")));
+    for unknown in ["nosuch", "blobasx", "token"] {
+        assert!(super::resolve(&name(unknown), &[Argument::Any], None, None).is_none());
+    }
 }
 
 #[test]
 fn blob_that_is_no_value() {
-    let function = resolve(&name("blobasint"), &[None], None).unwrap();
+    let function = resolve("blobasint", &[Argument::Any]).unwrap();
     let error = function
-        .call(&[Some(vec![1].into())], &FunctionContext::default())
+        .call(&FunctionContext::default(), &[Some(vec![1].into())])
         .unwrap_err();
     assert_eq!(
         error.message,
@@ -140,6 +146,33 @@ fn casts() {
             .unwrap();
         assert_eq!(display::plain(&to, &value).unwrap(), expected, "{text}");
     }
-    let error = ScalarFunction::cast(&CqlType::Uuid, &CqlType::Int).unwrap_err();
+    let error = Function::cast(&CqlType::Uuid, &CqlType::Int).unwrap_err();
     assert_eq!(error.message, "uuid cannot be cast to int");
+}
+
+#[test]
+fn literals_choose_the_overload_they_fit() {
+    let string = |ty: &CqlType| matches!(ty, CqlType::Date | CqlType::Text);
+    let function = resolve("totimestamp", &[Argument::Fits(&string)]).unwrap();
+    assert_eq!(function.arguments, [CqlType::Date]);
+}
+
+#[test]
+fn token_is_that_of_the_tables_partition_key() {
+    let table = TableBuilder::new("ks", "t")
+        .partition_key("a", CqlType::Int)
+        .partition_key("b", CqlType::Text)
+        .build();
+    let arguments = [Argument::Any, Argument::Any];
+    let function = super::resolve(&name("token"), &arguments, Some(&table), None)
+        .unwrap()
+        .unwrap();
+    assert_eq!(function.arguments, [CqlType::Int, CqlType::Text]);
+    let values = [Bytes::from_static(&[0, 0, 0, 1]), Bytes::from_static(b"x")];
+    let token = table.make_partition_key(&values).token;
+    let computed = function
+        .call(&FunctionContext::default(), &values.map(Some))
+        .unwrap()
+        .unwrap();
+    assert_eq!(computed, token.to_be_bytes()[..]);
 }
