@@ -1,0 +1,233 @@
+//! The Rust driver, as it is, against the node.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use sandbox::Sandbox;
+use scylla::client::Compression;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use scylla::response::query_result::QueryResult;
+use scylla::statement::Statement;
+use scylla::statement::batch::{Batch, BatchType};
+use scylla::value::{CqlValue, Row};
+
+const KEYSPACE: &str = "CREATE KEYSPACE ks WITH replication = {'class': 'NetworkTopologyStrategy', \
+                        'replication_factor': 1}";
+const TABLE: &str = "CREATE TABLE ks.t (pk int, ck int, v text, PRIMARY KEY (pk, ck))";
+
+async fn connect(sandbox: &Sandbox) -> Session {
+    let builder = SessionBuilder::new().known_node_addr(sandbox.addr());
+    builder.build().await.unwrap()
+}
+
+/// A session on a cluster that has `ks.t`.
+async fn with_table(sandbox: &Sandbox) -> Session {
+    let session = connect(sandbox).await;
+    session.query_unpaged(KEYSPACE, ()).await.unwrap();
+    session.query_unpaged(TABLE, ()).await.unwrap();
+    session
+}
+
+fn rows(result: QueryResult) -> Vec<Row> {
+    let rows = result.into_rows_result().unwrap();
+    rows.rows::<Row>().unwrap().map(Result::unwrap).collect()
+}
+
+fn db_error(error: ExecutionError) -> DbError {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => error,
+        other => panic!("not an answer of the node: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn tables_writes_and_reads() {
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    let session = with_table(&sandbox).await;
+    let insert = session
+        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (?, ?, ?)")
+        .await
+        .unwrap();
+    assert!(insert.is_token_aware());
+    session.execute_unpaged(&insert, (1, 2, "two")).await.unwrap();
+    session
+        .execute_unpaged(&insert, (1, 1, None::<&str>))
+        .await
+        .unwrap();
+    let found = session
+        .query_unpaged("SELECT ck, v FROM ks.t WHERE pk = ?", (1,))
+        .await
+        .unwrap();
+    let found = found.into_rows_result().unwrap();
+    let found: Vec<(i32, Option<String>)> = found.rows().unwrap().map(Result::unwrap).collect();
+    assert_eq!(found, [(1, None), (2, Some("two".to_owned()))]);
+    session.use_keyspace("ks", false).await.unwrap();
+    assert_eq!(
+        rows(session.query_unpaged("SELECT * FROM t", ()).await.unwrap()).len(),
+        2
+    );
+    let state = session.get_cluster_state();
+    assert!(state.get_keyspace("ks").unwrap().tables.contains_key("t"));
+}
+
+#[tokio::test]
+async fn errors_arrive_as_what_they_are() {
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    let session = with_table(&sandbox).await;
+    let error = async |text: &str| db_error(session.query_unpaged(text, ()).await.unwrap_err());
+    assert_eq!(error("SELEC * FROM ks.t").await, DbError::SyntaxError);
+    assert_eq!(error("SELECT * FROM ks.missing").await, DbError::Invalid);
+    let exists = DbError::AlreadyExists {
+        keyspace: "ks".into(),
+        table: "t".into(),
+    };
+    assert_eq!(error(TABLE).await, exists);
+}
+
+#[tokio::test]
+async fn pages_give_every_row_once() {
+    const ROWS: i32 = 2_345;
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    let session = Arc::new(with_table(&sandbox).await);
+    let insert = session
+        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (?, ?, ?)")
+        .await
+        .unwrap();
+    stream::iter(0..ROWS)
+        .map(Ok)
+        .try_for_each_concurrent(200, |i| {
+            let (session, insert) = (session.clone(), insert.clone());
+            async move { session.execute_unpaged(&insert, (i % 7, i, "x")).await.map(drop) }
+        })
+        .await
+        .unwrap();
+    let all = session
+        .query_unpaged("SELECT pk, ck FROM ks.t", ())
+        .await
+        .unwrap();
+    assert_eq!(rows(all).len(), ROWS as usize);
+    for page_size in [1_000, 100, 7] {
+        let statement = Statement::new("SELECT ck FROM ks.t").with_page_size(page_size);
+        let pager = session.query_iter(statement, ()).await.unwrap();
+        let mut found: Vec<i32> = pager
+            .rows_stream::<(i32,)>()
+            .unwrap()
+            .map_ok(|(ck,)| ck)
+            .try_collect()
+            .await
+            .unwrap();
+        found.sort_unstable();
+        assert_eq!(found, (0..ROWS).collect::<Vec<_>>(), "pages of {page_size}");
+    }
+}
+
+#[tokio::test]
+async fn batches_mix_text_and_prepared_statements() {
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    let session = with_table(&sandbox).await;
+    let insert = session
+        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (?, ?, ?)")
+        .await
+        .unwrap();
+    for kind in [BatchType::Logged, BatchType::Unlogged] {
+        let mut batch = Batch::new(kind);
+        batch.append_statement(insert.clone());
+        batch.append_statement("INSERT INTO ks.t (pk, ck) VALUES (1, 11)");
+        batch.append_statement(insert.clone());
+        batch.append_statement("DELETE FROM ks.t WHERE pk = ? AND ck = ?");
+        let values = ((1, 10, "a"), (), (2, 20, "b"), (3, 30));
+        session.batch(&batch, values).await.unwrap();
+    }
+    assert_eq!(
+        rows(session.query_unpaged("SELECT * FROM ks.t", ()).await.unwrap()).len(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn conditional_writes_say_whether_they_were_applied() {
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    let session = with_table(&sandbox).await;
+    let insert = "INSERT INTO ks.t (pk, ck, v) VALUES (1, 1, 'first') IF NOT EXISTS";
+    let applied = rows(session.query_unpaged(insert, ()).await.unwrap());
+    assert_eq!(applied[0].columns[0], Some(CqlValue::Boolean(true)));
+    let refused = rows(session.query_unpaged(insert, ()).await.unwrap());
+    assert_eq!(refused[0].columns[0], Some(CqlValue::Boolean(false)));
+    assert_eq!(refused[0].columns[3], Some(CqlValue::Text("first".into())));
+    let update = session
+        .prepare("UPDATE ks.t SET v = ? WHERE pk = 1 AND ck = 1 IF v = ?")
+        .await
+        .unwrap();
+    let found = rows(
+        session
+            .execute_unpaged(&update, ("second", "first"))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(found[0].columns[0], Some(CqlValue::Boolean(true)));
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_understood_both_ways() {
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    let plain = with_table(&sandbox).await;
+    let builder = SessionBuilder::new().known_node_addr(sandbox.addr());
+    let session = builder.compression(Some(Compression::Lz4)).build().await.unwrap();
+    let long = "outbox ".repeat(20_000);
+    let insert = session
+        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (1, 1, ?)")
+        .await
+        .unwrap();
+    session.execute_unpaged(&insert, (&long,)).await.unwrap();
+    for reader in [&session, &plain] {
+        let found = reader.query_unpaged("SELECT v FROM ks.t", ()).await.unwrap();
+        let found = found.into_rows_result().unwrap();
+        assert_eq!(found.single_row::<(String,)>().unwrap().0, long);
+    }
+}
+
+#[tokio::test]
+async fn passwords_are_asked_for_and_checked() {
+    let sandbox = Sandbox::builder().user("ann", "secret").start().await.unwrap();
+    let log_in = async |user: &str, password: &str| {
+        let builder = SessionBuilder::new().known_node_addr(sandbox.addr());
+        builder.user(user, password).build().await
+    };
+    let refused = format!("{:?}", log_in("ann", "wrong").await.err().unwrap());
+    assert!(
+        refused.contains("AuthenticationError") || refused.contains("incorrect"),
+        "{refused}"
+    );
+    let nobody = SessionBuilder::new()
+        .known_node_addr(sandbox.addr())
+        .build()
+        .await;
+    assert!(nobody.is_err());
+
+    let ann = log_in("ann", "secret").await.unwrap();
+    for statement in [
+        KEYSPACE,
+        TABLE,
+        "CREATE ROLE reader WITH PASSWORD = 'r' AND LOGIN = true",
+        "GRANT SELECT ON ks.t TO reader",
+    ] {
+        ann.query_unpaged(statement, ()).await.unwrap();
+    }
+    let reader = log_in("reader", "r").await.unwrap();
+    reader.query_unpaged("SELECT * FROM ks.t", ()).await.unwrap();
+    let refused = reader
+        .query_unpaged("INSERT INTO ks.t (pk, ck) VALUES (1, 1)", ())
+        .await;
+    assert_eq!(db_error(refused.unwrap_err()), DbError::Unauthorized);
+    ann.query_unpaged("GRANT MODIFY ON KEYSPACE ks TO reader", ())
+        .await
+        .unwrap();
+    reader
+        .query_unpaged("INSERT INTO ks.t (pk, ck) VALUES (1, 1)", ())
+        .await
+        .unwrap();
+    ann.query_unpaged("DROP ROLE reader", ()).await.unwrap();
+    assert!(log_in("reader", "r").await.is_err());
+}
