@@ -15,6 +15,9 @@ pub mod function;
 pub mod json;
 pub mod validate;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 use std::sync::Arc;
 
 /// A CQL data type.

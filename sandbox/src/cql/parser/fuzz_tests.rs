@@ -1,5 +1,7 @@
 //! No text makes the parser panic or run away.
 
+use std::path::Path;
+
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::proptest;
@@ -78,5 +80,24 @@ proptest! {
     #[test]
     fn mutated_statements_are_answered(text in mutated()) {
         let _ = parse(&text);
+    }
+}
+
+/// The corpus that `cargo fuzz run cql` starts from, and what it found.
+#[test]
+fn the_corpus_is_answered() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz-corpus/cql");
+    let files: Vec<_> = std::fs::read_dir(&corpus)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(
+        files.len() > ACCEPTED.len(),
+        "{} files in {}",
+        files.len(),
+        corpus.display()
+    );
+    for file in files {
+        let _ = parse(&String::from_utf8_lossy(&std::fs::read(file).unwrap()));
     }
 }

@@ -1,0 +1,9 @@
+//! `cargo +nightly fuzz run cql ../fuzz-corpus/cql`: no text may make the parser panic.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sandbox::cql::parse;
+
+fuzz_target!(|text: &str| {
+    let _ = parse(text);
+});
