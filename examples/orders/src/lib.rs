@@ -5,8 +5,15 @@
 
 pub mod broker;
 pub mod clock;
+pub mod commands;
+pub mod consume;
 pub mod cql;
 pub mod dead_letters;
 pub mod journal;
 pub mod kafka;
+pub mod load;
+pub mod order;
+pub mod service;
+pub mod store;
 pub mod verify;
+pub mod view;

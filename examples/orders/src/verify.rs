@@ -1,7 +1,7 @@
 //! The verifier: what was committed against what arrived. This file judges and knows no IO; `verify::follow` reads.
 
 pub mod follow;
-mod latency;
+pub mod latency;
 mod report;
 
 use std::collections::{HashMap, HashSet};

@@ -85,12 +85,14 @@ impl Latency {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// An empty distribution of microseconds.
+pub fn histogram() -> Histogram<u64> {
     #[expect(clippy::expect_used, reason = "constant bounds: 1 < HIGHEST_US, three digits")]
     Histogram::new_with_bounds(1, HIGHEST_US, 3).expect("bounds are valid")
 }
 
-fn percentiles(histogram: &Histogram<u64>) -> Option<Percentiles> {
+/// Milliseconds of a distribution of microseconds, if it has values.
+pub fn percentiles(histogram: &Histogram<u64>) -> Option<Percentiles> {
     let milliseconds = |micros: u64| micros as f64 / 1000.0;
     (!histogram.is_empty()).then(|| Percentiles {
         count: histogram.len(),
