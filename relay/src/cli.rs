@@ -1,0 +1,151 @@
+//! The command line: what can be asked of the program, and the exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod status;
+
+/// Publishes every event of a ScyllaDB outbox table to Kafka: never lost, in order per aggregate, within milliseconds.
+#[derive(Debug, Parser)]
+#[command(name = "outbox-relay", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tail the outbox table's CDC log and publish its events until SIGTERM or SIGINT.
+    Run(RunArgs),
+    /// Tell whether table, topic and permissions are fit for the promise: a finding each, with its fix.
+    Check(FileArgs),
+    /// Make the relay's own tables; exits with 0 if they are there afterwards.
+    Setup(SetupArgs),
+    /// Print the recommended outbox table and the relay's own tables as CQL.
+    Schema(SchemaArgs),
+    /// Print what a running relay says of itself.
+    Status(StatusArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct FileArgs {
+    /// A RelayConfig or an OutboxRelay manifest (YAML); `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    /// Which slots to take: `2/4` is the second of four fixed shares; `auto` a fair part among the live processes of
+    /// this identity. Never mix the two under one identity.
+    #[arg(long, default_value = "1/1", value_name = "I/N|auto", value_parser = parse_share)]
+    pub share: crate::state::ownership::Share,
+    /// Address and port for /metrics, /status, /livez, /readyz and /health, instead of the configured one.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SetupArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    /// Also make the topic, if it is a fixed one.
+    #[arg(long)]
+    pub create_topic: bool,
+    /// Partitions of a topic that is made.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..=10_000), requires = "create_topic")]
+    pub partitions: i32,
+    /// Replicas of a topic that is made, and of the state keyspace in each datacenter.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=15))]
+    pub replication_factor: i32,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SchemaArgs {
+    /// Keyspace of the outbox table.
+    #[arg(long, default_value = "app")]
+    pub keyspace: String,
+    /// Name of the outbox table.
+    #[arg(long, default_value = "outbox")]
+    pub table: String,
+    /// Keyspace of the relay's own tables.
+    #[arg(long, default_value = "outbox_relay")]
+    pub state_keyspace: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Where the relay listens.
+    #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
+    pub url: String,
+    /// Print the document itself.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the exit codes mean, the same for every command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Fine,
+    /// It was tried and failed, or findings need attention.
+    Failed,
+    /// Arguments or configuration are wrong; nothing was touched.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Fine => Self::from(0),
+            Exit::Failed => Self::from(1),
+            Exit::Usage => Self::from(2),
+        }
+    }
+}
+
+fn parse_share(text: &str) -> Result<crate::state::ownership::Share, String> {
+    use crate::state::ownership::Share;
+    if text == "auto" {
+        return Ok(Share::Auto);
+    }
+    let accepted =
+        || format!("\"{text}\" is not a share; accepted: i/n with 1 <= i <= n <= 64, as in 2/4, or auto");
+    let (index, count) = text.split_once('/').ok_or_else(accepted)?;
+    let (index, count) = (
+        index.parse().map_err(|_| accepted())?,
+        count.parse().map_err(|_| accepted())?,
+    );
+    if index == 0 || index > count || count > crate::model::SLOTS as u32 {
+        return Err(accepted());
+    }
+    Ok(Share::Pinned { index, count })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::ownership::Share;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn shares_are_read_and_wrong_ones_named() {
+        assert_eq!(parse_share("2/4"), Ok(Share::Pinned { index: 2, count: 4 }));
+        assert_eq!(parse_share("auto"), Ok(Share::Auto));
+        for wrong in ["", "0/4", "5/4", "1/65", "1", "a/b", "1/2/3", "AUTO"] {
+            let error = parse_share(wrong).unwrap_err();
+            assert!(
+                error.contains(&format!("\"{wrong}\"")) && error.contains("accepted"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `outbox-relay status`: what a running relay says of itself.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crds::relay_status::{Health, RelayStatus};
+
+use super::{Exit, StatusArgs};
+
+/// A relay answers from memory; one that takes longer does not work.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Exit code 1 if the relay cannot be reached or is not ready.
+pub async fn status(args: &StatusArgs) -> Exit {
+    let url = format!("{}/status", args.url.trim_end_matches('/'));
+    let (text, status) = match fetch(&url).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            eprintln!("no status from {url}: {error}; is the relay running, and is --url where it listens?");
+            return Exit::Failed;
+        }
+    };
+    print!("{}", if args.json { text } else { table(&status) });
+    if status.ready { Exit::Fine } else { Exit::Failed }
+}
+
+async fn fetch(url: &str) -> Result<(String, RelayStatus), String> {
+    let client = reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .build()
+        .map_err(|error| error.to_string())?;
+    let response = client
+        .get(url)
+        .send()
+        .await
+        .and_then(reqwest::Response::error_for_status);
+    let text = response
+        .map_err(|error| error.to_string())?
+        .text()
+        .await
+        .map_err(|error| error.to_string())?;
+    let status = serde_json::from_str(&text).map_err(|error| format!("not a status document: {error}"))?;
+    Ok((text + "\n", status))
+}
+
+fn table(status: &RelayStatus) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<16}{value}");
+    };
+    line("identity", status.identity.clone());
+    line("share", status.share.clone());
+    line("version", status.version.clone());
+    line("phase", format!("{:?}", status.phase));
+    let ready = status
+        .not_ready_because
+        .as_ref()
+        .map_or("yes".to_owned(), |because| format!("no: {because}"));
+    line("ready", ready);
+    let ranges: Vec<_> = status
+        .slots
+        .ranges
+        .iter()
+        .map(|[first, last]| format!("{first}-{last}"))
+        .collect();
+    line(
+        "slots",
+        format!(
+            "{} of {} ({})",
+            status.slots.owned,
+            status.slots.wanted,
+            ranges.join(", ")
+        ),
+    );
+    line("breaker", format!("{:?}", status.breaker.state));
+    line(
+        "lag",
+        format!(
+            "{} ms, {} in flight",
+            status.lag.milliseconds, status.lag.in_flight
+        ),
+    );
+    let age = status
+        .checkpoint_age_milliseconds
+        .map_or("none yet".to_owned(), |age| format!("{age} ms old"));
+    line("checkpoint", age);
+    if let Some(headroom) = status.retention.headroom_seconds {
+        line(
+            "retention",
+            format!("{headroom} s until the oldest unresolved row expires"),
+        );
+    }
+    line("processed", status.totals.processed.to_string());
+    line(
+        "dead letters",
+        format!(
+            "{} written, {} pending",
+            status.totals.dead_lettered, status.dead_letters_pending
+        ),
+    );
+    line("late", status.totals.late.to_string());
+    let order = status
+        .order
+        .reason
+        .as_ref()
+        .map_or("preserved".to_owned(), |why| format!("not promised: {why}"));
+    line("order", order);
+    for part in status
+        .components
+        .iter()
+        .filter(|part| part.health != Health::Healthy)
+    {
+        line(
+            &part.name,
+            format!(
+                "{:?}: {}",
+                part.health,
+                part.message.as_deref().unwrap_or("no reason given")
+            ),
+        );
+    }
+    text
+}
