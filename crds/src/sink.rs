@@ -10,6 +10,8 @@ pub mod message_headers {
     pub const EVENT_ID: &str = "event-id";
     /// The event's type, on every message.
     pub const EVENT_TYPE: &str = "event-type";
+    /// The aggregate's id, on every message, whatever its key is made of.
+    pub const AGGREGATE_ID: &str = "aggregate-id";
     /// Kind of aggregate, when the table has it.
     pub const AGGREGATE_TYPE: &str = "aggregate-type";
     /// Stream, time and row number in the CDC log, on every message.
@@ -29,6 +31,7 @@ pub mod message_headers {
     pub const ALL: &[&str] = &[
         EVENT_ID,
         EVENT_TYPE,
+        AGGREGATE_ID,
         AGGREGATE_TYPE,
         SOURCE_POSITION,
         CREATED_AT,

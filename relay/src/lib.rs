@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod decode;
 pub mod encode;
 pub mod event;
 pub mod health;
@@ -13,5 +14,6 @@ pub mod http;
 pub mod ledger;
 pub mod model;
 pub mod ports;
+pub mod route;
 pub mod state;
 pub mod supervise;
