@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod clock;
 pub mod decode;
+pub mod deliver;
 pub mod encode;
 pub mod event;
 pub mod health;

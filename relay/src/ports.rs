@@ -11,9 +11,10 @@ mod state;
 use std::time::Duration;
 
 pub use broker::{
-    Broker, Delivered, DeliveryError, ErrorClass, Outcome, Producer, Refused, Report, Reports, TopicInfo,
+    Broker, Delivered, DeliveryError, ErrorClass, Outcome, Producer, Refused, Report, Role, Signal, Signals,
+    TopicInfo,
 };
-pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, Reason};
 pub use log::{
     ChangeLog, Columns, LogError, LogPage, LogQuery, LogRow, Operation, PageState, Stream, StreamSet,
 };

@@ -7,9 +7,9 @@ use std::time::Duration;
 pub trait Broker: Send + Sync + 'static {
     type Producer: Producer;
 
-    /// A new producer generation, whose delivery reports go to `reports`. Each accepted message gets exactly one
-    /// report, also after an error or a purge.
-    fn producer(&self, reports: Reports) -> Result<Self::Producer, DeliveryError>;
+    /// A new producer generation, whose signals go to `signals`. Each accepted message gets exactly one report, also
+    /// after an error or a purge. Does not wait for the cluster.
+    fn producer(&self, role: Role, signals: Signals) -> Result<Self::Producer, DeliveryError>;
 
     /// Asks the cluster, at most for `timeout`. A topic that metadata confirms missing is a
     /// [`ErrorClass::Configuration`] error whose code says so.
@@ -27,7 +27,17 @@ pub struct TopicInfo {
     pub max_message_bytes: Option<usize>,
 }
 
-/// One producer generation: idempotent and gapless, so after its first failed message nothing behind it is written.
+/// What a producer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Idempotent and gapless: after its first failed message nothing behind it is written.
+    Flow,
+    /// Idempotent; survives failed messages, and gives no order across them. What it sends at a time must not need
+    /// any.
+    Isolation,
+}
+
+/// One producer generation.
 pub trait Producer: Send + Sync + 'static {
     /// Hands a message over; never blocks. `token` comes back in its report.
     fn send(&self, token: u64, message: &crate::encode::Message) -> Result<(), Refused>;
@@ -102,22 +112,35 @@ pub enum Outcome {
     Unknown,
 }
 
-/// Where reports go: called from the client's own thread, must neither block nor log.
-#[derive(Clone)]
-pub struct Reports(std::sync::Arc<dyn Fn(Report) + Send + Sync>);
+/// What a producer says of its own accord.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    Report(Report),
+    /// No broker can be reached. Said once per outage, so whoever hears it has to find out when it is over.
+    AllBrokersDown(DeliveryError),
+    /// This producer will never send again.
+    Fatal(DeliveryError),
+    /// Something that librdkafka goes on from by itself, but only if somebody mends it: TLS, SASL, a name that does
+    /// not resolve.
+    Trouble(DeliveryError),
+}
 
-impl Reports {
-    pub fn new(deliver: impl Fn(Report) + Send + Sync + 'static) -> Self {
+/// Where signals go: called from the client's own threads, must neither block nor log.
+#[derive(Clone)]
+pub struct Signals(std::sync::Arc<dyn Fn(Signal) + Send + Sync>);
+
+impl Signals {
+    pub fn new(deliver: impl Fn(Signal) + Send + Sync + 'static) -> Self {
         Self(std::sync::Arc::new(deliver))
     }
 
-    pub fn report(&self, report: Report) {
-        (self.0)(report);
+    pub fn send(&self, signal: Signal) {
+        (self.0)(signal);
     }
 }
 
-impl std::fmt::Debug for Reports {
+impl std::fmt::Debug for Signals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reports")
+        f.write_str("Signals")
     }
 }

@@ -1,26 +1,32 @@
 //! Where events go that the broker will not take.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::encode::Message;
 use crate::model::{Micros, SlotId, SourcePosition};
 use crate::ports::{ErrorClass, Outcome};
 
-/// Writes dead letters. Returns only once they are durable; writing one twice has the effect of writing it once.
+/// Writes dead letters.
 pub trait DeadLetters: Send + Sync + 'static {
-    fn write(&self, letter: &DeadLetter) -> impl Future<Output = Result<(), DeadLetterError>> + Send;
+    /// Returns Ok only once all of them are durable, in order. Writing one twice has the effect of writing it once,
+    /// as far as the target knows identity (a topic holds it twice, under the same event id).
+    fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send;
 }
 
 /// An event that was given up, with what a person needs to judge it and a replay to send it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub slot: SlotId,
     pub position: SourcePosition,
-    pub message: Message,
+    /// The event's own id, or a UUIDv5 of its position.
+    pub event_id: String,
     pub aggregate_id: Option<String>,
-    pub event_type: Option<String>,
-    /// None for `held`: not sent because an earlier event of its aggregate is a dead letter.
-    pub class: Option<ErrorClass>,
+    pub event_type: Option<Arc<str>>,
+    pub created_at: Option<Micros>,
+    /// As it was, or would have been, sent; its topic is empty and its key None if they could not be found out.
+    pub message: Message,
+    pub reason: Reason,
     pub error: String,
     pub outcome: Outcome,
     /// Failed attempts.
@@ -29,7 +35,30 @@ pub struct DeadLetter {
     pub last_failed_at: Micros,
 }
 
-#[derive(Debug, Clone, thiserror::Error)]
+/// Why an event became a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The broker, or the check before it, can never accept it.
+    Rejected,
+    /// Its attempts were used up (`when: Exhausted`); the class is that of the last error.
+    Exhausted(ErrorClass),
+    /// An earlier event of its aggregate is a dead letter (`onAggregate: Hold`).
+    Held,
+}
+
+impl Reason {
+    /// Stable name for the dead-letter table, headers and log fields.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "message",
+            Self::Exhausted(ErrorClass::Configuration) => "configuration",
+            Self::Exhausted(_) => "transient",
+            Self::Held => "held",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("dead letter not written to {target}: {detail}")]
 pub struct DeadLetterError {
     pub target: String,

@@ -1,0 +1,8 @@
+//! Publishing: events wait in order until the broker acknowledges them or a dead letter is durable.
+//!
+//! `lane` decides, with `retry`, `breaker` and `classify` (pure); `prepare` makes messages of events (pure);
+//! `kafka`, `dead_letter_table` and `dead_letter_topic` do IO; `shell` drives a lane with them.
+
+pub mod breaker;
+pub mod classify;
+pub mod retry;

@@ -1,0 +1,163 @@
+//! What an error of librdkafka means for an event. Pure.
+
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use crate::ports::{DeliveryError, ErrorClass, Outcome};
+
+/// The class of an error. `templated`: the topic was made of the event, so a topic that the cluster does not have is
+/// the event's fault and not the configuration's. librdkafka fails a message with an unknown topic only after
+/// metadata from a live broker has said so.
+///
+/// A code that is not listed may be anything, also something newer than this table. Transient is the safe verdict: the
+/// event is tried again and never given up as unacceptable.
+pub fn class(code: Code, templated: bool) -> ErrorClass {
+    match code {
+        Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
+        | Code::InvalidMessageSize
+        | Code::InvalidRecord
+        | Code::InvalidTimestamp
+        | Code::PolicyViolation
+        | Code::UnsupportedForMessageFormat
+        | Code::KeySerialization
+        | Code::ValueSerialization => ErrorClass::Message,
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic if templated => {
+            ErrorClass::Message
+        }
+        Code::UnknownTopicOrPartition
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::InvalidTopic
+        | Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed
+        | Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState
+        | Code::SSL
+        | Code::InvalidRequiredAcks
+        | Code::UnsupportedCompressionType
+        | Code::UnsupportedVersion
+        | Code::UnsupportedFeature
+        | Code::InvalidArgument
+        | Code::NotImplemented => ErrorClass::Configuration,
+        Code::PurgeQueue
+        | Code::PurgeInflight
+        | Code::InvalidDifferentRecord
+        | Code::GaplessGuarantee
+        | Code::Fatal
+        | Code::OutOfOrderSequenceNumber
+        | Code::DuplicateSequenceNumber
+        | Code::InvalidProducerEpoch
+        | Code::Fenced => ErrorClass::Collateral,
+        _ => ErrorClass::Transient,
+    }
+}
+
+/// Whether a message that failed with this error may be in the topic all the same, when librdkafka does not say.
+/// Unknown unless the error is one that comes before anything is sent, or is the broker's refusal.
+pub fn outcome(code: Code) -> Outcome {
+    match code {
+        Code::PurgeQueue
+        | Code::QueueFull
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::UnknownTopicOrPartition
+        | Code::InvalidTopic
+        | Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
+        | Code::InvalidRecord
+        | Code::InvalidDifferentRecord
+        | Code::InvalidTimestamp
+        | Code::PolicyViolation
+        | Code::UnsupportedForMessageFormat
+        | Code::UnsupportedCompressionType => Outcome::NotWritten,
+        _ => Outcome::Unknown,
+    }
+}
+
+/// An error with its verdict.
+pub fn delivery_error(code: Code, detail: impl Into<String>, templated: bool) -> DeliveryError {
+    DeliveryError {
+        class: class(code, templated),
+        code: format!("{code:?}"),
+        detail: detail.into(),
+        outcome: outcome(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_error_has_its_verdict() {
+        use ErrorClass::{Collateral, Configuration, Message, Transient};
+        use Outcome::{NotWritten, Unknown};
+        let check = |code: Code, expected: ErrorClass, written: Outcome| {
+            assert_eq!(
+                (class(code, false), outcome(code)),
+                (expected, written),
+                "{code:?}"
+            );
+        };
+        check(Code::MessageSizeTooLarge, Message, NotWritten);
+        check(Code::MessageBatchTooLarge, Message, NotWritten);
+        check(Code::InvalidRecord, Message, NotWritten);
+        check(Code::InvalidTimestamp, Message, NotWritten);
+        check(Code::PolicyViolation, Message, NotWritten);
+        check(Code::UnsupportedForMessageFormat, Message, NotWritten);
+        check(Code::UnknownTopicOrPartition, Configuration, NotWritten);
+        check(Code::UnknownTopic, Configuration, NotWritten);
+        check(Code::TopicAuthorizationFailed, Configuration, NotWritten);
+        check(Code::ClusterAuthorizationFailed, Configuration, NotWritten);
+        check(Code::SaslAuthenticationFailed, Configuration, Unknown);
+        check(Code::Authentication, Configuration, Unknown);
+        check(Code::SSL, Configuration, Unknown);
+        check(Code::UnsupportedCompressionType, Configuration, NotWritten);
+        check(Code::BrokerTransportFailure, Transient, Unknown);
+        check(Code::AllBrokersDown, Transient, Unknown);
+        check(Code::MessageTimedOut, Transient, Unknown);
+        check(Code::RequestTimedOut, Transient, Unknown);
+        check(Code::NotEnoughReplicas, Transient, Unknown);
+        check(Code::NotEnoughReplicasAfterAppend, Transient, Unknown);
+        check(Code::ThrottlingQuotaExceeded, Transient, Unknown);
+        check(Code::UnknownProducerId, Transient, Unknown);
+        check(Code::Unknown, Transient, Unknown);
+        check(Code::PurgeQueue, Collateral, NotWritten);
+        check(Code::PurgeInflight, Collateral, Unknown);
+        check(Code::InvalidDifferentRecord, Collateral, NotWritten);
+        check(Code::GaplessGuarantee, Collateral, Unknown);
+        check(Code::Fatal, Collateral, Unknown);
+        check(Code::OutOfOrderSequenceNumber, Collateral, Unknown);
+        check(Code::InvalidProducerEpoch, Collateral, Unknown);
+        check(Code::Fenced, Collateral, Unknown);
+    }
+
+    #[test]
+    fn a_missing_topic_is_the_events_fault_only_if_the_event_named_it() {
+        for code in [
+            Code::UnknownTopicOrPartition,
+            Code::UnknownTopic,
+            Code::InvalidTopic,
+        ] {
+            assert_eq!(class(code, true), ErrorClass::Message, "{code:?}");
+            assert_eq!(class(code, false), ErrorClass::Configuration, "{code:?}");
+        }
+        assert_eq!(
+            class(Code::TopicAuthorizationFailed, true),
+            ErrorClass::Configuration
+        );
+    }
+
+    #[test]
+    fn nothing_that_is_not_listed_is_ever_given_up() {
+        // Group and offset errors have no business here; whatever sends them, the event is tried again.
+        for code in [Code::OffsetOutOfRange, Code::RebalanceInProgress, Code::NoOffset] {
+            assert_eq!(class(code, true), ErrorClass::Transient, "{code:?}");
+        }
+    }
+}
