@@ -53,7 +53,9 @@ pub fn log_table(
     if let Some(log) = existing.filter(|_| !base.cdc_enabled()) {
         return Ok(log.clone());
     }
-    refuse_impossible_base(catalog, base, existing.is_some())?;
+    // A user's table may have the name; it is not taken over.
+    let existing = existing.filter(|table| table.cdc_log_of.is_some());
+    refuse_impossible_base(catalog, base)?;
     let mut log = with_columns(base);
     match existing {
         Some(old) => continue_from(&mut log, old, now)?,
@@ -62,7 +64,7 @@ pub fn log_table(
     Ok(log)
 }
 
-fn refuse_impossible_base(catalog: &Catalog, base: &TableSchema, has_log: bool) -> Result<(), CqlError> {
+fn refuse_impossible_base(catalog: &Catalog, base: &TableSchema) -> Result<(), CqlError> {
     let TableSchema { keyspace, name, .. } = base;
     let log = log_name(name);
     if base.cdc_log_of.is_some() {
@@ -73,7 +75,7 @@ fn refuse_impossible_base(catalog: &Catalog, base: &TableSchema, has_log: bool) 
     let taken = catalog
         .table(keyspace, &log)
         .is_some_and(|table| table.cdc_log_of.is_none());
-    if !has_log && taken {
+    if taken {
         return Err(CqlError::invalid(format!(
             "Cannot create CDC log table for table {keyspace}.{name} because a table of name {keyspace}.{log} already exists"
         )));

@@ -243,3 +243,122 @@ fn initial_tablets(catalog: &Catalog, keyspace: &str) -> u32 {
         .filter(|count| *count > 0)
         .unwrap_or(DEFAULT_TABLETS)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::CdcService;
+    use crate::cdc::generations::{RingToken, SwitchDelays};
+    use crate::cdc::log_schema::log_table;
+    use crate::cdc::tablets::TabletChange;
+    use crate::error::ErrorKind;
+    use crate::query::hooks::Cdc;
+    use crate::schema::builder::TableBuilder;
+    use crate::schema::{Catalog, CdcOptions, KeyspaceSchema, TableSchema};
+    use crate::storage::clock::{Clock, ManualClock};
+    use crate::types::CqlType;
+
+    const NOW: i64 = 1_700_000_000_000_000;
+
+    fn base() -> Arc<TableSchema> {
+        let options = CdcOptions {
+            enabled: true,
+            ttl: 60,
+            ..CdcOptions::default()
+        };
+        let builder = TableBuilder::new("ks", "t").partition_key("pk", CqlType::Int);
+        Arc::new(builder.with(|table| table.cdc = Some(options)).build())
+    }
+
+    /// Keyspace `ks` with table `t` and its log.
+    fn catalog(initial_tablets: Option<i32>) -> Catalog {
+        let log = log_table(&Catalog::default(), &base(), None, NOW).unwrap();
+        let tables = [base(), Arc::new(log)].map(|table| (table.name.clone(), table));
+        let keyspace = KeyspaceSchema {
+            name: "ks".into(),
+            replication: BTreeMap::new(),
+            durable_writes: true,
+            initial_tablets,
+            tables: BTreeMap::from(tables),
+            types: BTreeMap::new(),
+        };
+        Catalog {
+            keyspaces: BTreeMap::from([("ks".to_string(), Arc::new(keyspace))]),
+            ..Catalog::default()
+        }
+    }
+
+    fn service() -> (CdcService, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(NOW));
+        let ring = vec![RingToken { token: 0, shards: 2 }];
+        (CdcService::new(clock.clone(), ring), clock)
+    }
+
+    #[test]
+    fn writes_are_accepted_from_the_start_on() {
+        for initial_tablets in [None, Some(4)] {
+            let (service, _) = service();
+            let catalog = catalog(initial_tablets);
+            service.schema_changed(&Catalog::default(), &catalog);
+            let stream = service.stream_for(&catalog, &base(), 5, NOW, NOW);
+            assert!(stream.is_ok(), "{initial_tablets:?}: {stream:?}");
+        }
+    }
+
+    #[test]
+    fn tablet_streams_come_and_go_with_the_log() {
+        let (service, _) = service();
+        let nothing = Catalog::default();
+        let current = |service: &CdcService| {
+            service.with_streams(|streams, now| {
+                let name = ("ks".to_string(), "t".to_string());
+                streams
+                    .tablets
+                    .published(&name, now)
+                    .map(|set| set.streams.clone())
+                    .next()
+            })
+        };
+        let (first, second) = (catalog(Some(4)), catalog(Some(4)));
+        service.schema_changed(&nothing, &first);
+        let streams = current(&service).unwrap();
+        assert_eq!(streams.len(), 4);
+        service.schema_changed(&first, &first);
+        assert_eq!(
+            current(&service),
+            Some(streams.clone()),
+            "other changes leave them"
+        );
+        service.schema_changed(&first, &second);
+        assert_ne!(
+            current(&service),
+            Some(streams),
+            "the table was dropped and made anew"
+        );
+        service.schema_changed(&second, &nothing);
+        assert_eq!(current(&service), None);
+    }
+
+    #[test]
+    fn garbage_is_collected_by_the_tables_ttl() {
+        let (service, clock) = service();
+        let catalog = catalog(Some(0));
+        service.schema_changed(&Catalog::default(), &catalog);
+        service
+            .change_tablets("ks", "t", TabletChange::Split, SwitchDelays::default())
+            .unwrap();
+        let oldest = |service: &CdcService| {
+            service
+                .stream_for(&catalog, &base(), 5, NOW - 1, clock.now_micros())
+                .map_err(|error| error.kind)
+        };
+        clock.advance_seconds(59);
+        service.collect_garbage(&catalog);
+        assert!(oldest(&service).is_ok());
+        clock.advance_seconds(2);
+        service.collect_garbage(&catalog);
+        assert_eq!(oldest(&service), Err(ErrorKind::Server));
+    }
+}

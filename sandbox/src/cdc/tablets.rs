@@ -65,10 +65,6 @@ impl TabletStreams {
         self.tables.remove(table);
     }
 
-    pub fn drop_keyspace(&mut self, keyspace: &str) {
-        self.tables.retain(|(name, _), _| name != keyspace);
-    }
-
     /// Splits every tablet in two, or merges neighbours: a new set with all streams replaced, which starts
     /// `delay` microseconds from now (ScyllaDB: 65 s) and is published `publish_delay` from now (ScyllaDB: 0).
     ///
