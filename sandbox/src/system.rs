@@ -1,7 +1,8 @@
-//! The virtual tables that tell drivers about the nodes: system.local, system.peers, system.versions,
-//! system.cluster_status. Columns as in ScyllaDB's `db/system_keyspace.cc` and `db/virtual_tables.cc`.
+//! The virtual tables that drivers connect by: `nodes` (system.local, system.peers, ...) and `schema`
+//! (system_schema). Columns as in ScyllaDB's `db/system_keyspace.cc` and `db/virtual_tables.cc`.
 
 mod nodes;
+mod schema;
 mod value;
 
 use std::sync::Arc;
@@ -17,10 +18,12 @@ pub const CQL_VERSION: &str = "3.3.1";
 
 /// All tables of this module.
 pub fn tables(cluster: &Arc<Cluster>) -> Vec<Arc<dyn VirtualTable>> {
-    vec![
+    let mut tables: Vec<Arc<dyn VirtualTable>> = vec![
         Arc::new(nodes::Local::new(cluster.clone())),
         Arc::new(nodes::Peers::new(cluster.clone())),
         Arc::new(nodes::Versions::new()),
         Arc::new(nodes::ClusterStatus::new(cluster.clone())),
-    ]
+    ];
+    tables.extend(schema::tables());
+    tables
 }

@@ -265,7 +265,7 @@ mod tests {
                 catalog: &catalog,
                 session: &session,
             };
-            for table in super::super::tables(&cluster) {
+            for table in super::super::tables(&cluster).into_iter().take(4) {
                 let schema = table.schema();
                 let rows = table.rows(&context).unwrap();
                 assert_eq!(
