@@ -17,6 +17,8 @@ pub mod validate;
 
 #[cfg(test)]
 mod fuzz_tests;
+#[cfg(test)]
+mod order_tests;
 
 use std::sync::Arc;
 
