@@ -7,7 +7,13 @@
 
 pub mod circuit_breaker;
 pub mod dead_letter;
+pub mod limits;
+mod load;
 pub mod memory;
+pub mod names;
+pub mod outbox_relay;
+pub mod problems;
+mod read;
 pub mod relay_config;
 pub mod relay_status;
 pub mod retry;
@@ -16,10 +22,14 @@ pub mod sink;
 pub mod source;
 pub mod state;
 pub mod timestamp;
+pub mod topic_template;
+mod validation;
 
 pub use circuit_breaker::CircuitBreaker;
 pub use dead_letter::DeadLetter;
+pub use load::load;
 pub use memory::Memory;
+pub use problems::{Problem, Problems};
 pub use relay_config::RelayConfig;
 pub use relay_status::RelayStatus;
 pub use retry::Retry;
@@ -27,6 +37,8 @@ pub use sink::Sink;
 pub use source::Source;
 pub use state::State;
 pub use timestamp::Timestamp;
+pub use topic_template::TopicTemplate;
+pub use validation::validate;
 
 /// API group of the custom resource and of the relay's file.
 pub const GROUP: &str = "outboxrelay.dev";

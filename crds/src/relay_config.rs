@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The relay's configuration. Every part but `identity`, `http` and `log` is the same as in the custom resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RelayConfig {
     /// Version of this format: outboxrelay.dev/v1alpha1.
@@ -35,6 +36,7 @@ pub struct RelayConfig {
 
 /// The port for `/metrics`, `/status`, `/livez`, `/readyz` and `/health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Http {
     /// Address and port to listen on; port 0 takes a free one.
@@ -43,6 +45,7 @@ pub struct Http {
 
 /// The log on standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Log {
     /// Text for people, Json for collectors.
@@ -53,6 +56,7 @@ pub struct Log {
 
 /// Form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum LogFormat {
     /// For people.
     #[default]

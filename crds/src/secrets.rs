@@ -40,6 +40,7 @@ pub struct SecretKeyRef {
 
 /// Where the relay finds a user name and a password. Exactly one field of each pair is set.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Credentials {
     /// The user name.
@@ -67,7 +68,6 @@ pub struct Tls {
     /// File with the certificates (PEM) of the authorities that may sign the server's certificate; the system's
     /// unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kubernetes", schemars(skip))]
     pub ca_file: Option<PathBuf>,
     /// Whether the server's certificate must name the host that the relay connects to.
     pub verify_hostname: bool,

@@ -138,7 +138,6 @@ pub struct Sasl {
     pub credentials_secret_ref: Option<CredentialsSecretRef>,
     /// User name and password.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kubernetes", schemars(skip))]
     pub credentials: Option<Credentials>,
 }
 

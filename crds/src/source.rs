@@ -24,7 +24,6 @@ pub struct Source {
     pub credentials_secret_ref: Option<CredentialsSecretRef>,
     /// User name and password; without them the relay connects without authentication.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kubernetes", schemars(skip))]
     pub credentials: Option<Credentials>,
     /// TLS to the ScyllaDB nodes.
     #[serde(skip_serializing_if = "Option::is_none")]

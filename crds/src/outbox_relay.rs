@@ -1,0 +1,204 @@
+//! The custom resource: an `OutboxRelay` declares one relay from one table to Kafka.
+
+use crate::problems::Problems;
+use crate::secrets::{Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
+use crate::validation::{Form, check};
+use crate::{CircuitBreaker, DeadLetter, Memory, RelayConfig, Retry, Sink, Source, State};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+#[cfg(feature = "kubernetes")]
+pub mod definition;
+#[cfg(feature = "kubernetes")]
+pub mod status;
+
+/// Kind of the custom resource.
+pub const KIND: &str = "OutboxRelay";
+
+/// What is wanted of a relay. The smallest one names source.contactPoints, source.keyspace, source.table,
+/// sink.bootstrapServers and sink.topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(kube::CustomResource, schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "kubernetes",
+    kube(
+        group = "outboxrelay.dev",
+        version = "v1alpha1",
+        kind = "OutboxRelay",
+        plural = "outboxrelays",
+        singular = "outboxrelay",
+        shortname = "obr",
+        category = "outbox",
+        namespaced,
+        status = "status::OutboxRelayStatus",
+        derive = "PartialEq",
+        doc = "Publishes the rows of a ScyllaDB outbox table to Kafka: never lost, in order per aggregate.",
+        scale(
+            spec_replicas_path = ".spec.shares",
+            status_replicas_path = ".status.shares",
+            label_selector_path = ".status.selector"
+        ),
+    )
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OutboxRelaySpec {
+    /// Key of all state, `<namespace>.<name>` unless given. Immutable. Give it when the same table is relayed in
+    /// another cluster after a move, so that the relay goes on where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// The outbox table, and how its CDC log is read.
+    pub source: Source,
+    /// The Kafka topic that events go to, and the form of messages.
+    pub sink: Sink,
+    /// How many shares the work is cut into, each read and delivered by a process of its own.
+    pub shares: u32,
+    /// How often and how fast a failed publish is tried again.
+    pub retry: Retry,
+    /// When the relay stops trying for a while.
+    pub circuit_breaker: CircuitBreaker,
+    /// Where events go that cannot be delivered.
+    pub dead_letter: DeadLetter,
+    /// Where the relay keeps its progress.
+    pub state: State,
+    /// How much one relay process may hold.
+    pub memory: Memory,
+}
+
+impl OutboxRelaySpec {
+    /// The configuration of the relays that this resource declares. Secrets are files
+    /// `<secrets_dir>/<name of the Secret>/<key>`.
+    ///
+    /// # Errors
+    /// All that is wrong with the specification; paths begin at `spec`.
+    pub fn relay_config(
+        &self,
+        name: &str,
+        namespace: &str,
+        secrets_dir: &Path,
+    ) -> Result<RelayConfig, Problems> {
+        let mut problems = Problems::default();
+        let config = self.to_config(name, namespace);
+        check(&config, Form::Resource, &mut problems);
+        problems
+            .below("spec")
+            .into_result()
+            .map(|()| with_secret_files(config, secrets_dir))
+    }
+
+    /// The Secrets that the resource names, each with the keys that are used.
+    pub fn secrets(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut secrets: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let sasl = self
+            .sink
+            .sasl
+            .as_ref()
+            .and_then(|sasl| sasl.credentials_secret_ref.as_ref());
+        for credentials in self.source.credentials_secret_ref.iter().chain(sasl) {
+            let keys = [
+                credentials.username_key.as_str(),
+                credentials.password_key.as_str(),
+            ];
+            secrets.entry(&credentials.name).or_default().extend(keys);
+        }
+        for tls in self.source.tls.iter().chain(&self.sink.tls) {
+            if let Some(ca) = &tls.ca_secret_ref {
+                secrets.entry(&ca.name).or_default().insert(&ca.key);
+            }
+        }
+        secrets
+    }
+
+    /// The same as a configuration that still names Secrets.
+    pub(crate) fn to_config(&self, name: &str, namespace: &str) -> RelayConfig {
+        let Self {
+            identity,
+            source,
+            sink,
+            shares,
+            retry,
+            circuit_breaker,
+            dead_letter,
+            state,
+            memory,
+        } = self.clone();
+        RelayConfig {
+            identity: identity.unwrap_or_else(|| format!("{namespace}.{name}")),
+            source,
+            sink,
+            shares,
+            retry,
+            circuit_breaker,
+            dead_letter,
+            state,
+            memory,
+            ..RelayConfig::default()
+        }
+    }
+}
+
+/// Names the files of mounted Secrets where a configuration names Secrets.
+pub(crate) fn with_secret_files(mut config: RelayConfig, dir: &Path) -> RelayConfig {
+    let RelayConfig { source, sink, .. } = &mut config;
+    credentials_from_files(&mut source.credentials_secret_ref, &mut source.credentials, dir);
+    if let Some(sasl) = &mut sink.sasl {
+        credentials_from_files(&mut sasl.credentials_secret_ref, &mut sasl.credentials, dir);
+    }
+    for tls in [&mut source.tls, &mut sink.tls].into_iter().flatten() {
+        let Tls {
+            ca_secret_ref,
+            ca_file,
+            ..
+        } = tls;
+        if let Some(SecretKeyRef { name, key }) = ca_secret_ref.take() {
+            *ca_file = Some(secret_file(dir, &name, &key));
+        }
+    }
+    config
+}
+
+fn credentials_from_files(from: &mut Option<CredentialsSecretRef>, to: &mut Option<Credentials>, dir: &Path) {
+    if let Some(CredentialsSecretRef {
+        name,
+        username_key,
+        password_key,
+    }) = from.take()
+    {
+        *to = Some(Credentials {
+            username_file: Some(secret_file(dir, &name, &username_key)),
+            password_file: Some(secret_file(dir, &name, &password_key)),
+            ..Credentials::default()
+        });
+    }
+}
+
+fn secret_file(dir: &Path, name: &str, key: &str) -> PathBuf {
+    dir.join(name).join(key)
+}
+
+impl Default for OutboxRelaySpec {
+    fn default() -> Self {
+        let RelayConfig {
+            source,
+            sink,
+            shares,
+            retry,
+            circuit_breaker,
+            dead_letter,
+            state,
+            memory,
+            ..
+        } = RelayConfig::default();
+        Self {
+            identity: None,
+            source,
+            sink,
+            shares,
+            retry,
+            circuit_breaker,
+            dead_letter,
+            state,
+            memory,
+        }
+    }
+}

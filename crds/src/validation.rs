@@ -1,0 +1,177 @@
+//! One validation for the relay, the command line and the operator. It sees what a configuration alone can show; what
+//! takes a look at the table or the brokers is the relay's `check`.
+
+mod secrets;
+mod sink;
+mod source;
+
+use crate::names::{CQL_NAME, HostPort, TOPIC, is_cql_name, is_identity, is_topic};
+use crate::problems::Problems;
+use crate::{API_VERSION, RelayConfig, limits};
+use std::net::SocketAddr;
+
+/// Where a configuration comes from: it decides how secrets are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The relay's own file.
+    File,
+    /// The custom resource.
+    Resource,
+}
+
+/// Checks a configuration as the relay loads it.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn validate(config: &RelayConfig) -> Result<(), Problems> {
+    let mut problems = Problems::default();
+    check(config, Form::File, &mut problems);
+    problems.into_result()
+}
+
+/// Adds what is wrong to `problems`, with paths as in the relay's file.
+pub(crate) fn check(config: &RelayConfig, form: Form, problems: &mut Problems) {
+    if config.api_version != API_VERSION {
+        problems.refuse_text("apiVersion", &config.api_version, API_VERSION);
+    }
+    identity(config, problems);
+    source::check(&config.source, form, problems);
+    sink::check(&config.sink, form, problems);
+    retry(config, problems);
+    dead_letter(config, problems);
+    state(config, problems);
+    http_and_log(config, problems);
+    match serde_json::to_value(config) {
+        Ok(tree) => limits::check(&tree, problems),
+        // Only a path that is no UTF-8 cannot be written.
+        Err(error) => problems.refuse_text("", &error.to_string(), "paths in UTF-8"),
+    }
+}
+
+fn identity(config: &RelayConfig, problems: &mut Problems) {
+    let accepted =
+        "letters, digits, dots, underscores and dashes, from a letter or digit to a letter or digit";
+    if config.identity.is_empty() {
+        problems.missing("identity", accepted);
+    } else if !is_identity(&config.identity) {
+        problems.refuse_text("identity", &config.identity, accepted);
+    }
+}
+
+fn retry(config: &RelayConfig, problems: &mut Problems) {
+    let (initial, max) = (
+        config.retry.initial_backoff_milliseconds,
+        config.retry.max_backoff_milliseconds,
+    );
+    if max < initial && !problems.has("retry.initialBackoffMilliseconds") {
+        let accepted = format!("at least retry.initialBackoffMilliseconds, {initial}");
+        problems.refuse("retry.maxBackoffMilliseconds", max, accepted);
+    }
+}
+
+fn dead_letter(config: &RelayConfig, problems: &mut Problems) {
+    let dead_letter = &config.dead_letter;
+    match &dead_letter.topic {
+        Some(topic) if !is_topic(topic) => problems.refuse_text("deadLetter.topic", topic, TOPIC),
+        Some(topic) if *topic == config.sink.topic => {
+            problems.refuse_text("deadLetter.topic", topic, "a topic other than sink.topic");
+        }
+        Some(topic) if !dead_letter.to_topic() && !problems.has("deadLetter.target") => {
+            problems.refuse_text("deadLetter.topic", topic, "no topic with deadLetter.target Table");
+        }
+        None if dead_letter.to_topic() => problems.missing("deadLetter.topic", TOPIC),
+        _ => {}
+    }
+    let Some(table) = &dead_letter.table else { return };
+    let (keyspace, name) = dead_letter.keyspace_and_table(&config.state.keyspace);
+    let path = "deadLetter.table";
+    if table.split('.').count() > 2 || !table.split('.').all(is_cql_name) {
+        problems.refuse_text(
+            path,
+            table,
+            format!("table or keyspace.table, each of {CQL_NAME}"),
+        );
+    } else if !dead_letter.to_table() {
+        problems.refuse_text(path, table, "no table with deadLetter.target Topic");
+    } else if (keyspace, name) == (&config.source.keyspace, &config.source.table) {
+        problems.refuse_text(path, table, "a table other than the outbox table");
+    }
+}
+
+fn state(config: &RelayConfig, problems: &mut Problems) {
+    let state = &config.state;
+    if !is_cql_name(&state.keyspace) || is_system_keyspace(&state.keyspace) {
+        problems.refuse_text(
+            "state.keyspace",
+            &state.keyspace,
+            format!("a keyspace of your own: {CQL_NAME}"),
+        );
+    }
+    // Else every checkpoint would hold ids for more than a horizon, and a restart would read more than one.
+    if state.checkpoint_interval() > config.source.horizon() && !problems.has("source.horizonSeconds") {
+        let accepted = format!(
+            "at most source.horizonSeconds, {} s",
+            config.source.horizon_seconds
+        );
+        problems.refuse(
+            "state.checkpointIntervalMilliseconds",
+            state.checkpoint_interval_milliseconds,
+            accepted,
+        );
+    }
+}
+
+fn http_and_log(config: &RelayConfig, problems: &mut Problems) {
+    let listen = &config.http.listen;
+    if listen.parse::<SocketAddr>().is_err() {
+        problems.refuse_text(
+            "http.listen",
+            listen,
+            "an IP address and a port, as in 0.0.0.0:9090 or [::]:9090",
+        );
+    }
+    if !config.log.level.split(',').all(is_log_directive) {
+        let accepted =
+            "error, warn, info, debug, trace or off; or several as in info,outbox_relay::source=debug";
+        problems.refuse_text("log.level", &config.log.level, accepted);
+    }
+}
+
+/// `level` or `target=level`.
+fn is_log_directive(text: &str) -> bool {
+    let (target, level) = text.rsplit_once('=').unwrap_or(("x", text));
+    ["error", "warn", "info", "debug", "trace", "off"].contains(&level)
+        && !target.is_empty()
+        && target
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':'))
+}
+
+fn is_system_keyspace(name: &str) -> bool {
+    name == "system" || name.starts_with("system_")
+}
+
+/// Checks a list of addresses that must not be empty.
+fn addresses(
+    path: &str,
+    list: &[String],
+    default_port: Option<u16>,
+    accepted: &str,
+    problems: &mut Problems,
+) {
+    if list.is_empty() {
+        problems.missing(path, format!("a list of {accepted}"));
+    }
+    for (index, address) in list.iter().enumerate() {
+        if HostPort::parse(address, default_port).is_none() {
+            problems.refuse_text(format!("{path}[{index}]"), address, accepted);
+        }
+    }
+}
+
+/// Checks the name of something in ScyllaDB.
+fn cql_name(path: impl Into<String>, name: &str, problems: &mut Problems) {
+    if !is_cql_name(name) {
+        problems.refuse_text(path, name, CQL_NAME);
+    }
+}

@@ -1,0 +1,170 @@
+//! The Kafka topic and the form of messages.
+
+use super::{Form, addresses, cql_name, secrets};
+use crate::names::CQL_NAME;
+use crate::problems::{Found, Problems};
+use crate::read::may_hold_a_secret;
+use crate::sink::{Header, Key, Sink, message_headers};
+use crate::topic_template::{self, TopicTemplate};
+use std::collections::BTreeSet;
+
+/// librdkafka properties that are not passed through, by name or by the beginning of the name (`...`), each with what
+/// to use instead.
+const REFUSED_PROPERTIES: &[(&str, &str)] = &[
+    ("acks", REPLICAS),
+    ("request.required.acks", REPLICAS),
+    ("enable.idempotence", ORDER),
+    ("enable.gapless.guarantee", ORDER),
+    ("max.in.flight", ORDER),
+    ("max.in.flight.requests.per.connection", ORDER),
+    (
+        "partitioner",
+        "nothing: murmur2, as in Kafka's own clients, keeps a key in its partition",
+    ),
+    ("retries", RETRY),
+    ("message.send.max.retries", RETRY),
+    ("message.timeout.ms", RETRY),
+    ("delivery.timeout.ms", RETRY),
+    ("transactional.id", "sink.guarantee"),
+    ("transaction.timeout.ms", "sink.guarantee"),
+    (
+        "queue.buffering...",
+        "memory.inFlightMessages and memory.inFlightBytes",
+    ),
+    ("bootstrap.servers", "sink.bootstrapServers"),
+    ("metadata.broker.list", "sink.bootstrapServers"),
+    (
+        "allow.auto.create.topics",
+        "nothing: a topic is created on purpose, with its number of partitions",
+    ),
+    ("security.protocol", "sink.tls and sink.sasl"),
+    ("sasl...", "sink.sasl"),
+    ("enable.sasl...", "sink.sasl"),
+    (
+        "ssl.ca...",
+        "sink.tls.caSecretRef, or sink.tls.caFile in a relay's own configuration",
+    ),
+    ("ssl.endpoint.identification.algorithm", "sink.tls.verifyHostname"),
+    (
+        "enable.ssl.certificate.verification",
+        "sink.tls.caSecretRef, or sink.tls.caFile in a relay's own configuration",
+    ),
+    ("ssl.certificate...", CLIENT_CERTIFICATES),
+    ("ssl.key...", CLIENT_CERTIFICATES),
+    ("ssl.keystore...", CLIENT_CERTIFICATES),
+    ("ssl_...", CLIENT_CERTIFICATES),
+    ("ssl.engine...", CLIENT_CERTIFICATES),
+    ("ssl.providers", CLIENT_CERTIFICATES),
+    ("plugin.library.paths", "nothing: the relay loads no code"),
+];
+
+const REPLICAS: &str = "nothing: an event counts as delivered when all in-sync replicas have it";
+const ORDER: &str = "nothing: the order of events rests on it";
+const RETRY: &str = "retry.maxAttempts and retry.attemptTimeoutMilliseconds";
+const CLIENT_CERTIFICATES: &str = "sink.sasl; client certificates are not supported by this version";
+
+pub(super) fn check(sink: &Sink, form: Form, problems: &mut Problems) {
+    let accepted = "host:port, as in broker-0.example.org:9092";
+    addresses(
+        "sink.bootstrapServers",
+        &sink.bootstrap_servers,
+        None,
+        accepted,
+        problems,
+    );
+    if sink.topic.is_empty() {
+        problems.missing("sink.topic", topic_template::ACCEPTED);
+    } else if let Err(error) = TopicTemplate::parse(&sink.topic) {
+        problems.refuse_text("sink.topic", &sink.topic, error.to_string());
+    }
+    key(sink, problems);
+    headers(&sink.headers, problems);
+    if let Some(tls) = &sink.tls {
+        secrets::tls("sink.tls", tls, form, problems);
+    }
+    sasl(sink, form, problems);
+    properties(sink, problems);
+}
+
+fn key(sink: &Sink, problems: &mut Problems) {
+    match (&sink.key, &sink.key_column) {
+        (Key::Column, None) => problems.missing("sink.keyColumn", format!("a column: {CQL_NAME}")),
+        (Key::Column, Some(column)) => cql_name("sink.keyColumn", column, problems),
+        (_, Some(column)) if !problems.has("sink.key") => {
+            problems.refuse_text("sink.keyColumn", column, "no column unless sink.key is Column");
+        }
+        _ => {}
+    }
+}
+
+fn headers(headers: &[Header], problems: &mut Problems) {
+    let mut names = BTreeSet::new();
+    for (index, header) in headers.iter().enumerate() {
+        let path = format!("sink.headers[{index}]");
+        let name = header.name.as_str();
+        if name.is_empty() {
+            problems.missing(format!("{path}.name"), "the name of the header");
+        } else if message_headers::ALL.contains(&name) {
+            let accepted = format!(
+                "a name other than those that the relay writes: {}",
+                message_headers::ALL.join(", ")
+            );
+            problems.refuse_text(format!("{path}.name"), name, accepted);
+        } else if !names.insert(name) {
+            problems.refuse_text(format!("{path}.name"), name, "a name that no other header has");
+        }
+        match (&header.column, &header.value) {
+            (None, None) => problems.missing(format!("{path}.column"), "either column or value"),
+            (Some(_), Some(_)) => {
+                let found = Found::Value("both column and value".to_owned());
+                problems.add(format!("{path}.value"), found, "either column or value");
+            }
+            (Some(column), None) => cql_name(format!("{path}.column"), column, problems),
+            (None, Some(_)) => {}
+        }
+    }
+}
+
+fn sasl(sink: &Sink, form: Form, problems: &mut Problems) {
+    let Some(sasl) = &sink.sasl else { return };
+    let (secret, files) = (sasl.credentials_secret_ref.as_ref(), sasl.credentials.as_ref());
+    if secret.is_none() && files.is_none() {
+        let field = if form == Form::File {
+            "credentials"
+        } else {
+            "credentialsSecretRef"
+        };
+        problems.missing(format!("sink.sasl.{field}"), "user name and password");
+    }
+    secrets::credentials("sink.sasl", secret, files, form, problems);
+}
+
+fn properties(sink: &Sink, problems: &mut Problems) {
+    for (name, value) in &sink.properties {
+        let path = format!("sink.properties[{}]", name.escape_debug());
+        let refused = REFUSED_PROPERTIES
+            .iter()
+            .find(|(pattern, _)| match pattern.strip_suffix("...") {
+                Some(beginning) => name.starts_with(beginning),
+                None => name == pattern,
+            });
+        let found = if may_hold_a_secret(name) {
+            Found::Hidden
+        } else {
+            Found::shown(&value.as_str().into())
+        };
+        if let Some((_, instead)) = refused {
+            problems.add(path, found, *instead);
+        } else if name.is_empty()
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || matches!(b, b'.' | b'_'))
+        {
+            problems.add(
+                path,
+                found,
+                "names of librdkafka properties: lower case letters, dots and underscores",
+            );
+        }
+    }
+}
