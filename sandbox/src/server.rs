@@ -1,12 +1,13 @@
 //! Listeners and connections: one listener per node, one task per connection, requests answered inline.
 //!
 //! `conversation` is the protocol's state machine without IO, `connection` the IO around it, `options` what
-//! SUPPORTED says.
+//! SUPPORTED says, `schema_events` what others hear of a schema change.
 
 mod connection;
 mod conversation;
 mod listener;
 mod options;
+mod schema_events;
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! The Rust driver, as it is, against the node.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
 

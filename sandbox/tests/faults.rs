@@ -1,4 +1,5 @@
 //! Fault rules as a client meets them, by the Rust API and by the admin HTTP API.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::time::{Duration, Instant};
 

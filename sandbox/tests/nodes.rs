@@ -1,4 +1,9 @@
 //! Several nodes in one process: one ring for drivers, nodes that stop and start, events.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::time::Duration;
 

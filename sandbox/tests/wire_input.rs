@@ -1,4 +1,9 @@
 //! Bad bytes: an error or a closed connection, never a panic, and others are served all the while.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::path::Path;
 use std::time::Duration;

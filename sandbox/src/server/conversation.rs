@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Shared, options};
+use super::{Shared, options, schema_events};
 use crate::error::CqlError;
 use crate::fault::request::{Outcome, RequestFault};
-use crate::query::api::{BatchStatement, QueryResult, Session};
+use crate::query::api::{BatchStatement, QueryResult, SchemaChange, Session};
 use crate::query::engine::Prepared;
+use crate::schema::Catalog;
 use crate::wire::frame::Frame;
 use crate::wire::request::{self, EventKind, Request};
 use crate::wire::response::{self, Event, Response};
@@ -201,9 +202,13 @@ impl Conversation {
     fn answer_ready(&mut self, request: Request) -> Result<Response, CqlError> {
         match request {
             Request::Query { text, values, params } => {
+                let before = self.shared.engine.catalog();
                 let result =
                     self.run(|shared, session| shared.engine.query(session, &text, &values, &params))?;
-                Ok(self.executed(result, false))
+                if let QueryResult::SchemaChange(change) = &result {
+                    self.announce(change, &before);
+                }
+                Ok(executed(result, false))
             }
             Request::Execute(execute) => {
                 let result = self.run(|shared, session| {
@@ -211,7 +216,7 @@ impl Conversation {
                         .engine
                         .execute(session, &execute.id, &execute.values, &execute.params)
                 })?;
-                Ok(self.executed(result, execute.skip_metadata))
+                Ok(executed(result, execute.skip_metadata))
             }
             Request::Batch(batch) => {
                 let result = self.run(|shared, session| {
@@ -219,7 +224,7 @@ impl Conversation {
                         .engine
                         .batch(session, batch.kind, &batch.statements, &batch.params)
                 })?;
-                Ok(self.executed(result, false))
+                Ok(executed(result, false))
             }
             Request::Prepare(text) => {
                 let prepared = self.run(|shared, session| shared.engine.prepare(session, &text))?;
@@ -252,14 +257,12 @@ impl Conversation {
         result
     }
 
-    fn executed(&self, result: QueryResult, skip_metadata: bool) -> Response {
-        if let QueryResult::SchemaChange(change) = &result {
+    /// Tells everyone who registered. DDL comes as QUERY: drivers do not prepare it.
+    fn announce(&self, change: &SchemaChange, before: &Catalog) {
+        let after = self.shared.engine.catalog();
+        for change in schema_events::all_of(change, before, &after) {
             // An error only says that nobody listens.
-            let _ = self.shared.events.send(Event::Schema(change.clone()));
-        }
-        Response::Result {
-            result,
-            skip_metadata,
+            let _ = self.shared.events.send(Event::Schema(change));
         }
     }
 
@@ -289,6 +292,13 @@ impl Conversation {
                 RequestFault::default()
             }
         }
+    }
+}
+
+fn executed(result: QueryResult, skip_metadata: bool) -> Response {
+    Response::Result {
+        result,
+        skip_metadata,
     }
 }
 
