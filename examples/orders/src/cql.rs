@@ -19,10 +19,10 @@ pub struct Nodes {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("ScyllaDB at {contact_points}: {source}")]
+#[error("ScyllaDB at {contact_points}: {cause}")]
 pub struct ConnectError {
     contact_points: String,
-    source: Box<NewSessionError>,
+    cause: Box<NewSessionError>,
 }
 
 /// Opens a session whose writes carry rising timestamps: two writes of one aggregate keep their order in the CDC log
@@ -35,8 +35,8 @@ pub async fn connect(nodes: &Nodes) -> Result<Session, ConnectError> {
     if let Some((user, password)) = &nodes.credentials {
         builder = builder.user(user, password);
     }
-    builder.build().await.map_err(|source| ConnectError {
+    builder.build().await.map_err(|cause| ConnectError {
         contact_points: nodes.contact_points.join(","),
-        source: Box::new(source),
+        cause: Box::new(cause),
     })
 }

@@ -17,21 +17,18 @@ pub struct DeadLetters {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLettersError {
-    #[error("dead letters of table {table}: {source}")]
+    #[error("dead letters of table {table}: {cause}")]
     Query {
         table: String,
-        source: Box<PagerExecutionError>,
+        cause: Box<PagerExecutionError>,
     },
-    #[error("dead letters of table {table}: column id: {source}")]
+    #[error("dead letters of table {table}: column id: {cause}")]
     Column {
         table: String,
-        source: Box<TypeCheckError>,
+        cause: Box<TypeCheckError>,
     },
-    #[error("dead letters of table {table}: {source}")]
-    Row {
-        table: String,
-        source: Box<NextRowError>,
-    },
+    #[error("dead letters of table {table}: {cause}")]
+    Row { table: String, cause: Box<NextRowError> },
     #[error(transparent)]
     Topic(#[from] ReadError),
     #[error("topic {topic}: the dead letter at partition {partition}, offset {offset} carries no event id")]
@@ -61,19 +58,19 @@ async fn from_table(session: &Session, table: &str) -> Result<Vec<Uuid>, DeadLet
     let rows = session
         .query_iter(format!("SELECT id FROM {}", table()), ())
         .await
-        .map_err(|source| DeadLettersError::Query {
+        .map_err(|cause| DeadLettersError::Query {
             table: table(),
-            source: Box::new(source),
+            cause: Box::new(cause),
         })?
         .rows_stream::<(Uuid,)>()
-        .map_err(|source| DeadLettersError::Column {
+        .map_err(|cause| DeadLettersError::Column {
             table: table(),
-            source: Box::new(source),
+            cause: Box::new(cause),
         })?;
     let ids: Result<Vec<(Uuid,)>, NextRowError> = rows.try_collect().await;
-    let ids = ids.map_err(|source| DeadLettersError::Row {
+    let ids = ids.map_err(|cause| DeadLettersError::Row {
         table: table(),
-        source: Box::new(source),
+        cause: Box::new(cause),
     })?;
     Ok(ids.into_iter().map(|(id,)| id).collect())
 }

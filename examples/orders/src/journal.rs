@@ -54,13 +54,13 @@ enum Line {
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("journal {path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-    #[error("journal {path}, line {line}: {source}")]
+    #[error("journal {path}: {cause}")]
+    Io { path: PathBuf, cause: io::Error },
+    #[error("journal {path}, line {line}: {cause}")]
     Malformed {
         path: PathBuf,
         line: u64,
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
 }
 
@@ -88,9 +88,9 @@ impl JournalWriter {
             file.set_len(whole as u64)?;
             Ok(file)
         };
-        let file = open().map_err(|source| JournalError::Io {
+        let file = open().map_err(|cause| JournalError::Io {
             path: path.to_owned(),
-            source,
+            cause,
         })?;
         Ok(Self {
             path: path.to_owned(),
@@ -110,20 +110,20 @@ impl JournalWriter {
     }
 
     pub fn flush(&mut self) -> Result<(), JournalError> {
-        self.file.flush().map_err(|source| self.io(source))
+        self.file.flush().map_err(|cause| self.io(cause))
     }
 
     fn append(&mut self, line: &Line) -> Result<(), JournalError> {
         let written = serde_json::to_writer(&mut self.file, line)
             .map_err(io::Error::from)
             .and_then(|()| self.file.write_all(b"\n"));
-        written.map_err(|source| self.io(source))
+        written.map_err(|cause| self.io(cause))
     }
 
-    fn io(&self, source: io::Error) -> JournalError {
+    fn io(&self, cause: io::Error) -> JournalError {
         JournalError::Io {
             path: self.path.clone(),
-            source,
+            cause,
         }
     }
 }
@@ -155,10 +155,10 @@ impl JournalReader {
         let added = match read_from(&self.path, self.position) {
             Ok(added) => added,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => {
+            Err(cause) => {
                 return Err(JournalError::Io {
                     path: self.path.clone(),
-                    source,
+                    cause,
                 });
             }
         };
@@ -167,10 +167,10 @@ impl JournalReader {
             .filter(|line| line.ends_with(b"\n"))
         {
             self.lines += 1;
-            let parsed = serde_json::from_slice(line).map_err(|source| JournalError::Malformed {
+            let parsed = serde_json::from_slice(line).map_err(|cause| JournalError::Malformed {
                 path: self.path.clone(),
                 line: self.lines,
-                source,
+                cause,
             })?;
             self.position += line.len() as u64;
             match parsed {

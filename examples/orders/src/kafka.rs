@@ -26,12 +26,12 @@ pub struct Cluster {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("Kafka at {bootstrap}: {source}")]
-    Client { bootstrap: String, source: KafkaError },
+    #[error("Kafka at {bootstrap}: {cause}")]
+    Client { bootstrap: String, cause: KafkaError },
     #[error("topic {topic} does not exist at {bootstrap}")]
     NoTopic { topic: String, bootstrap: String },
-    #[error("topic {topic}: {source}")]
-    Consume { topic: String, source: KafkaError },
+    #[error("topic {topic}: {cause}")]
+    Consume { topic: String, cause: KafkaError },
 }
 
 impl Cluster {
@@ -44,10 +44,10 @@ impl Cluster {
         config
     }
 
-    fn error(&self, source: KafkaError) -> ReadError {
+    fn error(&self, cause: KafkaError) -> ReadError {
         ReadError::Client {
             bootstrap: self.bootstrap.clone(),
-            source,
+            cause,
         }
     }
 }
@@ -85,10 +85,10 @@ impl TopicReader {
             .set("auto.offset.reset", "error")
             .set("fetch.wait.max.ms", "50")
             .create()
-            .map_err(|source| cluster.error(source))?;
+            .map_err(|cause| cluster.error(cause))?;
         let metadata = consumer
             .fetch_metadata(Some(&topic), METADATA_TIMEOUT)
-            .map_err(|source| cluster.error(source))?;
+            .map_err(|cause| cluster.error(cause))?;
         let ids: Vec<i32> = metadata
             .topics()
             .iter()
@@ -106,7 +106,7 @@ impl TopicReader {
         for id in ids {
             let (_, live_from) = consumer
                 .fetch_watermarks(&topic, id, METADATA_TIMEOUT)
-                .map_err(|source| cluster.error(source))?;
+                .map_err(|cause| cluster.error(cause))?;
             partitions.insert(
                 id,
                 Partition {
@@ -116,11 +116,11 @@ impl TopicReader {
             );
             assignment
                 .add_partition_offset(&topic, id, Offset::Beginning)
-                .map_err(|source| cluster.error(source))?;
+                .map_err(|cause| cluster.error(cause))?;
         }
         consumer
             .assign(&assignment)
-            .map_err(|source| cluster.error(source))?;
+            .map_err(|cause| cluster.error(cause))?;
         Ok(Self {
             topic,
             consumer,
@@ -147,10 +147,10 @@ impl TopicReader {
                 Err(error) if is_outage(&error) => {
                     tracing::debug!(topic = self.topic, %error, "waiting for Kafka");
                 }
-                Err(source) => {
+                Err(cause) => {
                     return Err(ReadError::Consume {
                         topic: self.topic.clone(),
-                        source,
+                        cause,
                     });
                 }
             }

@@ -2,6 +2,9 @@
 //! keeps a journal of what it committed, and a verifier that compares the journal with what arrived.
 //!
 //! Nothing here uses the relay's code, so that both cannot be wrong in the same way.
+//!
+//! The text of an error carries its cause and the cause is not linked as a source too: the drivers' errors repeat
+//! their own causes, and a chain of them says everything three times.
 
 pub mod broker;
 pub mod clock;

@@ -62,7 +62,7 @@ pub struct Summary {
 pub enum LoadError {
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("a writer stopped: {0}")]
+    #[error("a writer stopped")]
     Writer(#[from] tokio::task::JoinError),
 }
 

@@ -41,10 +41,10 @@ pub struct Store {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("keyspace {keyspace} cannot be used: {source}; is schema.cql loaded?")]
+    #[error("keyspace {keyspace} cannot be used: {cause}; is schema.cql loaded?")]
     Prepare {
         keyspace: String,
-        source: Box<PrepareError>,
+        cause: Box<PrepareError>,
     },
     #[error("the order's events cannot be read: {0}")]
     Read(Box<PagerExecutionError>),
@@ -52,10 +52,10 @@ pub enum StoreError {
     Row(Box<NextRowError>),
     #[error("event_store has other columns than expected: {0}")]
     Columns(Box<TypeCheckError>),
-    #[error("event {sequence_number} of the order cannot be understood: {source}")]
+    #[error("event {sequence_number} of the order cannot be understood: {cause}")]
     Event {
         sequence_number: i64,
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     #[error("the event cannot be written as JSON: {0}")]
     Encode(serde_json::Error),
@@ -70,9 +70,9 @@ impl Store {
     pub async fn new(session: Session, keyspace: &str) -> Result<Self, StoreError> {
         let prepare = async |cql: String| {
             let prepared = session.prepare(cql).await;
-            prepared.map_err(|source| StoreError::Prepare {
+            prepared.map_err(|cause| StoreError::Prepare {
                 keyspace: keyspace.to_owned(),
-                source: Box::new(source),
+                cause: Box::new(cause),
             })
         };
         let history = prepare(format!(
@@ -117,9 +117,9 @@ impl Store {
         rows.map_err(|error| StoreError::Row(Box::new(error)))?
             .into_iter()
             .map(|(sequence_number, event_id, data)| {
-                let recorded: Recorded = serde_json::from_str(&data).map_err(|source| StoreError::Event {
+                let recorded: Recorded = serde_json::from_str(&data).map_err(|cause| StoreError::Event {
                     sequence_number,
-                    source,
+                    cause,
                 })?;
                 Ok(Stored {
                     sequence_number,

@@ -53,12 +53,12 @@ struct Outbox {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    #[error("the HTTP client cannot be made: {0}")]
+    #[error("the HTTP client cannot be made")]
     Client(#[from] reqwest::Error),
-    #[error("{keyspace}.outbox_messages cannot be used: {source}; is schema.cql loaded?")]
+    #[error("{keyspace}.outbox_messages cannot be used: {cause}; is schema.cql loaded?")]
     Prepare {
         keyspace: String,
-        source: Box<scylla::errors::PrepareError>,
+        cause: Box<scylla::errors::PrepareError>,
     },
 }
 
@@ -160,9 +160,9 @@ impl Outbox {
 
 async fn prepare(session: &Session, keyspace: &str, cql: String) -> Result<PreparedStatement, TargetError> {
     let prepared = session.prepare(cql).await;
-    prepared.map_err(|source| TargetError::Prepare {
+    prepared.map_err(|cause| TargetError::Prepare {
         keyspace: keyspace.to_owned(),
-        source: Box::new(source),
+        cause: Box::new(cause),
     })
 }
 
