@@ -136,6 +136,8 @@ impl fmt::Debug for User {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::api::Session;
+    use crate::schema::Catalog;
 
     #[test]
     fn plain_tokens() {
@@ -158,6 +160,113 @@ mod tests {
         check(b"ann\0secret", Err("must have the form"));
         check(b"", Err("must have the form"));
         check(b"\0\xff\0secret", Err("UTF-8"));
+    }
+
+    /// What one statement by one user comes to: "ok", the rows of a LIST, or code and beginning of the error.
+    fn outcome(roles: &Roles, user: &str, text: &str) -> String {
+        let (catalog, session) = (
+            Catalog::default(),
+            Session {
+                user: Some(user.to_owned()),
+                keyspace: Some("ks".to_owned()),
+                ..Session::default()
+            },
+        );
+        let context = VirtualContext {
+            catalog: &catalog,
+            session: &session,
+        };
+        let statement = crate::cql::parse(text).unwrap().statement;
+        let authorized = roles.authorize(&context, &statement, Some("ks"));
+        let about_roles = text.contains("ROLE") || text.contains("GRANT") || text.contains("REVOKE");
+        let result = authorized.and_then(|()| match about_roles || text.starts_with("LIST") {
+            true => roles.execute(&context, &statement),
+            false => Ok(QueryResult::Void),
+        });
+        match result {
+            Ok(QueryResult::Rows(rows)) => {
+                let cells = rows.to_vec().into_iter().flatten().flatten();
+                let cells: Vec<String> = cells
+                    .map(|cell| String::from_utf8_lossy(&cell).into_owned())
+                    .collect();
+                cells.join(" ")
+            }
+            Ok(_) => "ok".to_owned(),
+            Err(error) => format!("{:#06x} {}", error.code(), error.message),
+        }
+    }
+
+    #[test]
+    fn permissions_are_granted_inherited_and_taken() {
+        let roles = Roles::new(vec![User {
+            name: "root".into(),
+            password: "r".into(),
+        }]);
+        let check = |user: &str, text: &str, expected: &str| {
+            let found = outcome(&roles, user, text);
+            assert!(found.starts_with(expected), "{user}: {text}: {found}");
+        };
+        check(
+            "root",
+            "CREATE ROLE app WITH PASSWORD = 'a' AND LOGIN = true",
+            "ok",
+        );
+        check("root", "CREATE ROLE app", "0x2200 Role app already exists");
+        check("root", "CREATE ROLE IF NOT EXISTS app", "ok");
+        check("root", "CREATE ROLE readers", "ok");
+        check("app", "CREATE ROLE x", "0x2100");
+        check(
+            "app",
+            "SELECT * FROM t",
+            "0x2100 User app has no SELECT permission on <table ks.t>",
+        );
+        check("app", "SELECT * FROM system.local", "ok");
+        check("app", "SELECT * FROM system_schema.tables", "ok");
+        check(
+            "app",
+            "SELECT * FROM system_distributed.cdc_streams_descriptions_v2",
+            "0x2100",
+        );
+        check("root", "GRANT SELECT ON KEYSPACE ks TO readers", "ok");
+        check("root", "GRANT readers TO app", "ok");
+        check("app", "SELECT * FROM t", "ok");
+        check("app", "INSERT INTO t (a) VALUES (1)", "0x2100");
+        check("root", "GRANT MODIFY ON t TO app", "ok");
+        check("app", "INSERT INTO t (a) VALUES (1)", "ok");
+        check(
+            "app",
+            "BEGIN BATCH INSERT INTO t (a) VALUES (1); INSERT INTO u (a) VALUES (1); APPLY BATCH",
+            "0x2100",
+        );
+        check(
+            "app",
+            "CREATE TABLE v (a int PRIMARY KEY)",
+            "0x2100 User app has no CREATE permission on <keyspace ks>",
+        );
+        check(
+            "root",
+            "LIST ALL PERMISSIONS OF app",
+            "app app <table ks.t> MODIFY",
+        );
+        check("root", "REVOKE MODIFY ON t FROM app", "ok");
+        check("app", "DELETE FROM t WHERE a = 1", "0x2100");
+        check("root", "REVOKE readers FROM app", "ok");
+        check("app", "SELECT * FROM t", "0x2100");
+        check("app", "ALTER ROLE app WITH PASSWORD = 'b'", "ok");
+        check("app", "ALTER ROLE app WITH SUPERUSER = true", "0x2100");
+        check("root", "DROP ROLE root", "0x2200 Cannot DROP");
+        check("root", "DROP ROLE readers", "ok");
+        check("root", "DROP ROLE readers", "0x2200 Role readers doesn't exist");
+        assert_eq!(roles.log_in(b"\0app\0b").unwrap(), "app");
+    }
+
+    #[test]
+    fn role_statements_need_authentication() {
+        let found = outcome(&Roles::new(Vec::new()), "nobody", "CREATE ROLE x");
+        assert!(
+            found.starts_with("0x2200 Roles need password authentication"),
+            "{found}"
+        );
     }
 
     #[test]
