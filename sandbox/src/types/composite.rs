@@ -64,7 +64,7 @@ pub fn split_tuple(value: &[u8], expected: usize) -> Result<Vec<Option<&[u8]>>, 
         rest: value,
         kind: "tuple",
     };
-    let mut components = Vec::with_capacity(expected);
+    let mut components = Vec::with_capacity(expected.min(value.len() / 4));
     while components.len() < expected && !reader.rest.is_empty() {
         components.push(reader.bytes()?);
     }
@@ -183,6 +183,7 @@ mod tests {
             2,
             "fields added later may be missing"
         );
+        assert_eq!(split_tuple(&tuple, usize::MAX).unwrap().len(), 2);
     }
 
     #[test]
