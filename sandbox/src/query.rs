@@ -3,4 +3,9 @@
 pub mod api;
 pub mod engine;
 pub mod hooks;
+pub mod modify;
+pub mod plan;
+pub mod restriction;
+pub mod select;
+pub mod terms;
 pub mod virtual_table;

@@ -3,6 +3,7 @@
 //! A [`Catalog`] is an immutable snapshot; DDL makes the next one and readers keep theirs.
 
 pub mod builder;
+pub mod ddl;
 pub mod partitioner;
 pub mod type_name;
 

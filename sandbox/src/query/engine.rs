@@ -1,18 +1,35 @@
 //! The engine: text or prepared statements in, results out. Synchronous; callers bring the threads.
 
+mod lwt;
+mod prepared;
+mod read;
+mod schema;
+mod write;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
 
-use super::api::{BatchKind, BatchStatement, QueryParams, QueryResult, ResultMetadata, Session, Values};
+use super::api::{BatchKind, BatchStatement, BindValue, QueryParams, QueryResult, Session, Values};
 use super::hooks::{Administration, Cdc, NoAdministration, NoCdc, NoFaults, ReadFaults, WriteFaults};
-use super::virtual_table::VirtualTable;
+use super::modify::ModifyPlan;
+use super::plan::{BatchPlan, Plan, Planned};
+use super::terms::bind_values;
+use super::virtual_table::{VirtualContext, VirtualTable};
+use crate::cql;
 use crate::cql::ast::Parsed;
 use crate::error::CqlError;
 use crate::schema::Catalog;
+use crate::storage::Storage;
 use crate::storage::clock::{Clock, SystemClock};
 use crate::storage::mutation::Mutation;
+use crate::types::function::FunctionContext;
+use lwt::Ballots;
+pub use prepared::Prepared;
+use prepared::PreparedCache;
 
 /// What an engine is made of; `..Default::default()` gives a node without CDC, faults and roles.
 pub struct EngineOptions {
@@ -38,35 +55,32 @@ pub enum LwtResult {
     Cassandra,
 }
 
-/// A statement planned against one schema version.
-pub struct Prepared {
-    /// MD5 of keyspace and text, as ScyllaDB derives it: equal on all nodes.
-    pub id: Bytes,
-    pub text: String,
-    /// The keyspace that unqualified names belong to.
-    pub keyspace: Option<String>,
-    pub parsed: Parsed,
-    pub binds: Arc<ResultMetadata>,
-    /// For each partition key column, which bind marker gives it; empty if not all of them are markers.
-    pub partition_key_binds: Vec<u16>,
-    /// None: the statement returns no rows.
-    pub result: Option<Arc<ResultMetadata>>,
-    pub conditional: bool,
-}
-
 pub struct Engine {
     options: EngineOptions,
     catalog: RwLock<Arc<Catalog>>,
     /// Held while a schema change is planned and made.
     ddl: Mutex<()>,
+    storage: Storage,
+    prepared: PreparedCache,
+    virtual_tables: HashMap<Uuid, Arc<dyn VirtualTable>>,
+    ballots: Ballots,
 }
 
 impl Engine {
     pub fn new(options: EngineOptions) -> Arc<Self> {
+        let catalog = schema::initial_catalog(&options.virtual_tables);
+        let virtual_tables = options.virtual_tables.iter();
+        let virtual_tables = virtual_tables
+            .map(|table| (table.schema().id, table.clone()))
+            .collect();
         Arc::new(Self {
             options,
-            catalog: RwLock::default(),
+            catalog: RwLock::new(Arc::new(catalog)),
             ddl: Mutex::new(()),
+            storage: Storage::default(),
+            prepared: PreparedCache::default(),
+            virtual_tables,
+            ballots: Ballots::default(),
         })
     }
 
@@ -90,8 +104,19 @@ impl Engine {
         values: &Values,
         params: &QueryParams,
     ) -> Result<QueryResult, CqlError> {
-        let _ = (session, text, values, params);
-        Err(CqlError::server("queries are not executed yet"))
+        let parsed = cql::parse(text)?;
+        let catalog = self.catalog();
+        let planned = Planned::new(&catalog, session.keyspace.as_deref(), &parsed)?;
+        let keyspace = session.keyspace.clone();
+        self.run(
+            session,
+            &catalog,
+            &parsed,
+            keyspace.as_deref(),
+            &planned,
+            values,
+            params,
+        )
     }
 
     /// Plans one text; the result stays known under its id until the schema of its table changes.
@@ -99,14 +124,23 @@ impl Engine {
     /// # Errors
     /// Syntax, Invalid.
     pub fn prepare(&self, session: &Session, text: &str) -> Result<Arc<Prepared>, CqlError> {
-        let _ = (session, text);
-        Err(CqlError::server("statements are not prepared yet"))
+        let id = prepared::id_of(session.keyspace.as_deref(), text);
+        let catalog = self.catalog();
+        if let Some(known) = self
+            .prepared
+            .get(&id)
+            .filter(|known| known.planned.is_current(&catalog))
+        {
+            return Ok(known);
+        }
+        let prepared = Arc::new(Prepared::new(&catalog, session.keyspace.as_deref(), text, id)?);
+        self.prepared.insert(prepared.clone());
+        Ok(prepared)
     }
 
-    /// What `prepare` made under this id, if it is still known.
+    /// A statement that was prepared, if it is still known.
     pub fn prepared(&self, id: &[u8]) -> Option<Arc<Prepared>> {
-        let _ = id;
-        None
+        self.prepared.get(id)
     }
 
     /// Executes what `prepare` made.
@@ -120,8 +154,18 @@ impl Engine {
         values: &Values,
         params: &QueryParams,
     ) -> Result<QueryResult, CqlError> {
-        let _ = (session, id, values, params);
-        Err(CqlError::server("statements are not executed yet"))
+        let catalog = self.catalog();
+        let prepared = self.prepared.current(id, &catalog)?;
+        let keyspace = prepared.keyspace.as_deref();
+        self.run(
+            session,
+            &catalog,
+            &prepared.parsed,
+            keyspace,
+            &prepared.planned,
+            values,
+            params,
+        )
     }
 
     /// Executes a BATCH frame.
@@ -135,30 +179,128 @@ impl Engine {
         statements: &[(BatchStatement, Values)],
         params: &QueryParams,
     ) -> Result<QueryResult, CqlError> {
-        let _ = (session, kind, statements, params);
-        Err(CqlError::server("batches are not executed yet"))
+        let catalog = self.catalog();
+        let mut owned = Vec::new();
+        for (statement, _) in statements {
+            owned.push(match statement {
+                BatchStatement::Prepared(id) => self.prepared.current(id, &catalog)?,
+                BatchStatement::Text(text) => {
+                    let keyspace = session.keyspace.as_deref();
+                    Arc::new(Prepared::new(&catalog, keyspace, text, Bytes::new())?)
+                }
+            });
+        }
+        let mut plans = Vec::with_capacity(owned.len());
+        for (prepared, (_, values)) in owned.iter().zip(statements) {
+            self.authorize(session, &catalog, &prepared.parsed, prepared.keyspace.as_deref())?;
+            let Plan::Modify(plan) = &prepared.planned.plan else {
+                return Err(CqlError::invalid(
+                    "Invalid statement in batch: only UPDATE, INSERT and DELETE statements are allowed.",
+                ));
+            };
+            plans.push((plan.as_ref(), bind_values(&prepared.planned.binds, values)?));
+        }
+        BatchPlan::check_all(kind, false, plans.iter().map(|(plan, _)| *plan))?;
+        let plans: Vec<_> = plans.iter().map(|(plan, values)| (*plan, &values[..])).collect();
+        self.modify(session, &catalog, &plans, None, params)
     }
 
     /// Applies mutations as they are: no hooks, no validation. For what the node itself writes and for delayed
     /// writes; mutations of tables that were dropped meanwhile are ignored.
     pub fn apply(&self, mutations: &[Mutation]) {
-        let _ = mutations;
+        let now_seconds = self.options.clock.now_seconds();
+        for mutation in mutations {
+            self.storage.apply(mutation, now_seconds);
+        }
     }
 
-    /// Makes a schema change of the node itself (system keyspaces); clients use DDL.
-    ///
-    /// # Errors
-    /// Those of `change`.
-    pub fn change_schema(
+    /// Drops expired data of all tables. Writes do it for the partitions they touch; this is for those that
+    /// nobody writes to any more.
+    pub fn purge(&self) {
+        let now_seconds = self.options.clock.now_seconds();
+        for table in self.catalog().tables() {
+            if let Some(store) = self.storage.table(&table.id) {
+                store.purge(table, now_seconds);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    fn run(
         &self,
-        change: impl FnOnce(&mut Catalog) -> Result<(), CqlError>,
+        session: &mut Session,
+        catalog: &Arc<Catalog>,
+        parsed: &Parsed,
+        keyspace: Option<&str>,
+        planned: &Planned,
+        values: &Values,
+        params: &QueryParams,
+    ) -> Result<QueryResult, CqlError> {
+        self.authorize(session, catalog, parsed, keyspace)?;
+        let values = bind_values(&planned.binds, values)?;
+        match &planned.plan {
+            Plan::Select(plan) => self
+                .select(session, catalog, plan, &values, params)
+                .map(QueryResult::Rows),
+            Plan::Modify(plan) => self.modify(session, catalog, &[(plan, &values)], None, params),
+            Plan::Batch(batch) => self.run_batch(session, catalog, batch, &values, params),
+            Plan::Truncate(table) => {
+                self.refuse_virtual(table)?;
+                if let Some(store) = self.storage.table(&table.id) {
+                    store.truncate();
+                }
+                Ok(QueryResult::Void)
+            }
+            Plan::Use(name) => {
+                catalog
+                    .keyspace(name)
+                    .ok_or_else(|| CqlError::invalid(format!("Keyspace '{name}' does not exist")))?;
+                session.keyspace = Some(name.clone());
+                Ok(QueryResult::SetKeyspace(name.clone()))
+            }
+            Plan::Schema => self.execute_ddl(keyspace, &parsed.statement),
+            Plan::Administration => {
+                let context = VirtualContext { catalog, session };
+                self.options.administration.execute(&context, &parsed.statement)
+            }
+        }
+    }
+
+    fn run_batch(
+        &self,
+        session: &mut Session,
+        catalog: &Arc<Catalog>,
+        batch: &BatchPlan,
+        values: &[BindValue],
+        params: &QueryParams,
+    ) -> Result<QueryResult, CqlError> {
+        let context = FunctionContext {
+            now_micros: self.options.clock.now_micros(),
+        };
+        let timestamp = match &batch.timestamp {
+            None => None,
+            Some(expr) => match expr.evaluate(values, &context)? {
+                BindValue::Value(value) => value[..].try_into().ok().map(i64::from_be_bytes),
+                BindValue::Unset => None,
+                BindValue::Null => return Err(CqlError::invalid("Invalid null value of timestamp")),
+            },
+        };
+        let plans: Vec<(&ModifyPlan, &[BindValue])> =
+            batch.statements.iter().map(|plan| (plan, values)).collect();
+        self.modify(session, catalog, &plans, timestamp, params)
+    }
+
+    fn authorize(
+        &self,
+        session: &Session,
+        catalog: &Catalog,
+        parsed: &Parsed,
+        keyspace: Option<&str>,
     ) -> Result<(), CqlError> {
-        let _only_one = self.ddl.lock();
-        let mut next = Catalog::clone(&self.catalog.read());
-        change(&mut next)?;
-        next.version = uuid::Uuid::new_v4();
-        *self.catalog.write() = Arc::new(next);
-        Ok(())
+        let context = VirtualContext { catalog, session };
+        self.options
+            .administration
+            .authorize(&context, &parsed.statement, keyspace)
     }
 }
 

@@ -255,7 +255,8 @@ const NATIVE: [(&str, CqlType); 20] = [
     ("varint", CqlType::Varint),
 ];
 
-fn native_type(name: &str) -> Option<CqlType> {
+/// A native type by its name.
+pub fn native_type(name: &str) -> Option<CqlType> {
     let name = if name == "varchar" { "text" } else { name };
     NATIVE
         .iter()

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::cell::{MultiCell, newer_tombstone};
 use crate::schema::{ColumnId, TableSchema};
+use crate::types::CqlType;
 
 /// Write timestamps are microseconds since the Unix epoch.
 pub type Timestamp = i64;
@@ -132,7 +134,65 @@ impl Mutation {
     }
 }
 
+impl Mutation {
+    /// True if it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.partition_tombstone.is_none()
+            && self.static_row.is_empty()
+            && self.range_tombstones.is_empty()
+            && self.rows.iter().all(|(_, row)| row.is_empty())
+    }
+
+    pub fn delete_partition(&mut self, tombstone: Tombstone) {
+        self.partition_tombstone = newer_tombstone(self.partition_tombstone, Some(tombstone));
+    }
+}
+
 impl RowChange {
+    pub fn delete(&mut self, tombstone: Tombstone) {
+        self.tombstone = newer_tombstone(self.tombstone, Some(tombstone));
+    }
+
+    /// Merges a change of a column with what is there: of two writes to one cell the winner stays.
+    pub fn add(&mut self, column: ColumnId, change: CellChange, ty: &CqlType) {
+        let found = self.cells.binary_search_by_key(&column, |(id, _)| *id);
+        let have = match found {
+            Ok(position) => &mut self.cells[position].1,
+            Err(free) => return self.cells.insert(free, (column, change)),
+        };
+        match (have, change) {
+            (CellChange::Atomic(have), CellChange::Atomic(new)) => {
+                if new.wins_over(have) {
+                    *have = new;
+                }
+            }
+            (
+                CellChange::Multi { tombstone, elements },
+                CellChange::Multi {
+                    tombstone: new_tombstone,
+                    elements: new_elements,
+                },
+            ) => {
+                // Elements of a statement may repeat a path; merging sorts them and keeps the winners.
+                let mut merged = MultiCell::default();
+                merged.merge(ty, *tombstone, elements, Timestamp::MIN);
+                merged.merge(ty, new_tombstone, &new_elements, Timestamp::MIN);
+                (*tombstone, *elements) = (merged.tombstone, merged.elements);
+            }
+            (
+                CellChange::CounterDelta { delta, timestamp },
+                CellChange::CounterDelta {
+                    delta: more,
+                    timestamp: newer,
+                },
+            ) => {
+                *delta = delta.wrapping_add(more);
+                *timestamp = newer.max(*timestamp);
+            }
+            (have, new) => *have = new,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.marker.is_none() && self.tombstone.is_none() && self.cells.is_empty()
     }

@@ -95,6 +95,14 @@ impl PartitionKey {
             serialized: Bytes::new(),
         }
     }
+
+    /// Behind all keys: a key of the last token can be at most 65535 bytes of 0xff, which this is.
+    pub fn last_of_ring() -> Self {
+        Self {
+            token: i64::MAX,
+            serialized: vec![0xff; usize::from(u16::MAX)].into(),
+        }
+    }
 }
 
 fn shard_of(token: i64) -> usize {

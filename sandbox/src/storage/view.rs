@@ -61,3 +61,13 @@ impl ColumnMap {
         )
     }
 }
+
+impl<'a> Slot<'a> {
+    /// The serialized value of anything that is one.
+    pub fn bytes(&self) -> Option<&'a [u8]> {
+        match self {
+            Slot::Key(value) | Slot::Atomic { value, .. } => Some(value),
+            Slot::Absent | Slot::Multi(_) => None,
+        }
+    }
+}
