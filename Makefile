@@ -22,6 +22,26 @@ lint: ## format and lints
 test: ## everything that CI runs; installs what it needs, no Docker
 	@scripts/test.sh
 
+.PHONY: demo
+demo: ## orders through sandbox, relay and real Kafka for 30 s; ends with the verifier's table
+	@scripts/demo.sh
+
+.PHONY: dev
+dev: ## the same parts, kept running
+	@scripts/demo.sh dev
+
+.PHONY: demo-failures
+demo-failures: ## broker outages, refused batches, kill -9, poison events; the verifier after each
+	@scripts/failures.sh
+
+.PHONY: integration-test
+integration-test: ## each part of the flow once: PASS or FAIL
+	@scripts/integration.sh
+
+.PHONY: metrics
+metrics: ## what the relay of `make dev` counts
+	@scripts/metrics.sh
+
 .PHONY: clean
 clean: ## remove what was built; the cache of foreign tools stays
 	cargo clean
