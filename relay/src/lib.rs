@@ -4,6 +4,7 @@
 //! resolved and swept), `source` (reading the log), `deliver` (publishing), `state` (ownership and checkpoints),
 //! `run` (composition). The modules that decide know neither clock, network nor async runtime.
 
+pub mod cdc_log;
 pub mod cli;
 pub mod clock;
 pub mod decode;
@@ -16,5 +17,6 @@ pub mod ledger;
 pub mod model;
 pub mod ports;
 pub mod route;
+pub mod secrets;
 pub mod state;
 pub mod supervise;

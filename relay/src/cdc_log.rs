@@ -1,0 +1,104 @@
+//! The CDC log of one table on a real cluster: the `ChangeLog` port over the `scylla` driver.
+//!
+//! `table` reads what the schema says, `streams` the stream sets, `read` pages of rows. Rows are decoded here and not
+//! by `scylla_cdc::consumer::CDCRow`, which panics on operation codes that it does not know and on null metadata, and
+//! looks every column up by name; this runs once per row of the log.
+
+use std::sync::Arc;
+
+use scylla::client::session::Session;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, Statement};
+
+use crate::ports::{ChangeLog, LogError, LogPage, LogQuery, StreamSet};
+
+mod errors;
+mod read;
+pub mod session;
+mod streams;
+pub mod table;
+
+use read::RowPlan;
+use streams::StreamSets;
+use table::OutboxTable;
+
+/// Reads one table's log.
+pub struct ScyllaLog {
+    session: Arc<Session>,
+    identity: Select,
+    full: Select,
+    sets: StreamSets,
+}
+
+/// The statements for one choice of columns, and how their rows are read.
+struct Select {
+    open: PreparedStatement,
+    bounded: PreparedStatement,
+    plan: RowPlan,
+}
+
+impl ScyllaLog {
+    /// `mapped` are the columns that events are made of, in the order of [`crate::ports::LogRow::values`]; at most 64.
+    ///
+    /// # Errors
+    /// [`LogError::Configuration`] if the log or one of the columns is missing.
+    pub async fn open(
+        session: Arc<Session>,
+        table: &OutboxTable,
+        mapped: &[String],
+        consistency: Consistency,
+    ) -> Result<Self, LogError> {
+        let select = async |mapped: &[String]| {
+            let plan = RowPlan::new(table, mapped);
+            let prepare = async |upper: &str| {
+                let text = format!(
+                    "SELECT {} FROM \"{}\".\"{}_scylla_cdc_log\" WHERE \"cdc$stream_id\" IN ? AND \"cdc$time\" >= ?{upper} \
+                     BYPASS CACHE",
+                    plan.columns(),
+                    table.keyspace,
+                    table.name,
+                );
+                prepare(&session, text, consistency).await
+            };
+            let (open, bounded) = (prepare("").await?, prepare(" AND \"cdc$time\" < ?").await?);
+            Ok(Select { open, bounded, plan })
+        };
+        let (identity, full) = (select(&[]).await?, select(mapped).await?);
+        let sets = StreamSets::open(session.clone(), table).await?;
+        Ok(Self {
+            identity,
+            full,
+            sets,
+            session,
+        })
+    }
+}
+
+impl ChangeLog for ScyllaLog {
+    async fn stream_sets(&self) -> Result<Vec<StreamSet>, LogError> {
+        self.sets.read().await
+    }
+
+    async fn read(&self, query: LogQuery) -> Result<LogPage, LogError> {
+        let select = match query.columns {
+            crate::ports::Columns::Identity => &self.identity,
+            crate::ports::Columns::Full => &self.full,
+        };
+        read::page(&self.session, &select.open, &select.bounded, &select.plan, query).await
+    }
+}
+
+async fn prepare(
+    session: &Session,
+    text: String,
+    consistency: Consistency,
+) -> Result<PreparedStatement, LogError> {
+    let mut statement = Statement::new(text);
+    statement.set_consistency(consistency);
+    statement.set_is_idempotent(true);
+    statement.set_request_timeout(Some(errors::REQUEST_TIMEOUT));
+    session
+        .prepare(statement)
+        .await
+        .map_err(|error| errors::preparing(&error))
+}

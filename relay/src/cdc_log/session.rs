@@ -1,0 +1,123 @@
+//! The session to ScyllaDB.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::Source;
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::client::session::OpenSsl010Config;
+use scylla::policies::load_balancing::DefaultPolicy;
+
+use crate::secrets::{SecretError, login};
+
+/// Time for one connection attempt; another node or another attempt is better than waiting longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// ScyllaDB's port where a contact point does not name one.
+const DEFAULT_PORT: u16 = 9042;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("source.tls: cannot use the authorities")]
+    Tls(#[source] openssl::error::ErrorStack),
+    #[error("source.contactPoints: no session to {contact_points}")]
+    Unreachable {
+        contact_points: String,
+        #[source]
+        source: Box<scylla::errors::NewSessionError>,
+    },
+}
+
+impl ConnectError {
+    /// Stable name for metric labels, condition reasons and log fields.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Secret(_) => "SourceCredentials",
+            Self::Tls(_) => "SourceTls",
+            Self::Unreachable { .. } => "SourceUnavailable",
+        }
+    }
+}
+
+/// Connects as the configuration says. One session serves log, state and dead letters.
+///
+/// # Errors
+/// Secrets or certificates that cannot be read, or no node that lets us in.
+pub async fn connect(source: &Source) -> Result<Arc<Session>, ConnectError> {
+    let mut builder = SessionBuilder::new()
+        .known_nodes(source.contact_points.iter().map(|point| with_port(point)))
+        .connection_timeout(CONNECT_TIMEOUT)
+        .default_execution_profile_handle(profile(source).into_handle());
+    if let Some(credentials) = &source.credentials {
+        let login = login("source.credentials", credentials)?;
+        builder = builder.user(login.username, login.password);
+    }
+    if let Some(tls) = &source.tls {
+        let context = tls_context(tls.ca_file.as_deref()).map_err(ConnectError::Tls)?;
+        builder = builder.tls_context(Some(context));
+    }
+    match builder.build().await {
+        Ok(session) => Ok(Arc::new(session)),
+        Err(error) => {
+            let contact_points = source.contact_points.join(", ");
+            Err(ConnectError::Unreachable {
+                contact_points,
+                source: Box::new(error),
+            })
+        }
+    }
+}
+
+fn profile(source: &Source) -> ExecutionProfile {
+    let mut balancing = DefaultPolicy::builder();
+    if let Some(datacenter) = &source.local_datacenter {
+        balancing = balancing.prefer_datacenter(datacenter.clone());
+    }
+    ExecutionProfile::builder()
+        .load_balancing_policy(balancing.build())
+        .build()
+}
+
+fn tls_context(ca_file: Option<&Path>) -> Result<OpenSsl010Config, openssl::error::ErrorStack> {
+    let mut connector = SslConnector::builder(SslMethod::tls())?;
+    connector.set_verify(SslVerifyMode::PEER);
+    if let Some(path) = ca_file {
+        connector.set_ca_file(path)?;
+    }
+    Ok(OpenSsl010Config::new(connector))
+}
+
+fn with_port(contact_point: &str) -> String {
+    let has_port = contact_point.rsplit_once(':').is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    });
+    if has_port {
+        contact_point.to_owned()
+    } else {
+        format!("{contact_point}:{DEFAULT_PORT}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contact_points_get_the_default_port() {
+        for (given, expected) in [
+            ("db", "db:9042"),
+            ("db:9043", "db:9043"),
+            ("10.0.0.1", "10.0.0.1:9042"),
+            ("[::1]:9043", "[::1]:9043"),
+            ("[::1]", "[::1]:9042"),
+        ] {
+            assert_eq!(with_port(given), expected);
+        }
+    }
+}
