@@ -6,6 +6,8 @@
 #                                      in a dir that was started before: start again what does not run, same ports and data
 #       --port P      the first broker's port (then P+1, ...); free ports otherwise
 #       --heap SIZE   heap of each broker (512m)
+#       --secure      also listen with TLS, SASL and both, with authorisation; dir/secure says where. Users relay (may do
+#                     everything) and stranger (may do nothing), passwords relay-secret and stranger-secret; one broker only
 #       --bench       settings for measurements: G1, C2, 1g, default session time-outs
 #       --owner PID   end the brokers when the process PID is gone
 #   kafka.sh wait [dir]                until every broker answers
@@ -38,12 +40,13 @@ main() {
 }
 
 start() {
-  local nodes=1 dir=$CACHE/run/kafka port='' heap='' bench='' owner=''
+  local nodes=1 dir=$CACHE/run/kafka port='' heap='' bench='' owner='' secure=''
   if [[ ${1:-} =~ ^[0-9]+$ ]]; then nodes=$1 && shift; fi
   if [[ ${1:-} && $1 != --* ]]; then dir=$1 && shift; fi
   while (($#)); do
     case $1 in
       --bench) bench=1 && shift && continue ;;
+      --secure) secure=1 && shift && continue ;;
       --port | --heap | --owner) [[ ${2:-} ]] || die "$1 needs a value" ;;
       *) die "unknown option $1; run without arguments for help" ;;
     esac
@@ -55,7 +58,8 @@ start() {
   install
   mkdir -p "$dir"
   dir=$(cd "$dir" && pwd)
-  [[ -f $dir/bootstrap ]] || configure "$nodes" "$dir" "$port" "$heap" "$bench"
+  [[ ! $secure || $nodes == 1 ]] || die "--secure is for one broker"
+  [[ -f $dir/bootstrap ]] || configure "$nodes" "$dir" "$port" "$heap" "$bench" "$secure"
   local node
   for node in "$dir"/node-*; do
     running_pid "$node" >/dev/null || run_broker "$node" "$bench"
@@ -91,7 +95,7 @@ archive_classes() {
   echo "preparing the class archive of Kafka (once)" >&2
   local dir
   dir=$(mktemp -d)
-  configure 1 "$dir" '' '' ''
+  configure 1 "$dir" '' '' '' ''
   launch "$dir/node-1" java -cp "$HOME_DIR/*" -XX:+UseSerialGC "-XX:ArchiveClassesAtExit=$dir/kafka.jsa" \
     "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" kafka.Kafka "$dir/node-1/server.properties"
   wait_ready "$dir"
@@ -102,9 +106,9 @@ archive_classes() {
   rm -rf "$dir"
 }
 
-# configure NODES DIR PORT HEAP BENCH: one directory per node with its properties, the bootstrap address beside them.
+# configure NODES DIR PORT HEAP BENCH SECURE: one directory per node with its properties, the bootstrap address beside them.
 configure() {
-  local nodes=$1 dir=$2 first_port=$3 heap=${4:-512m} bench=$5 node voters='' bootstrap=''
+  local nodes=$1 dir=$2 first_port=$3 heap=${4:-512m} bench=$5 secure=$6 node voters='' bootstrap=''
   local -a ports controllers
   for ((node = 1; node <= nodes; node++)); do
     ports[node]=${first_port:+$((first_port + node - 1))}
@@ -123,10 +127,70 @@ configure() {
     printf '%s\n' version=1 "node.id=$node" cluster.id=nAqenSKoRd2_DQWa5o9zew "directory.id=nQlLy6VfRLuB4fVhbwp${node}6A" \
       >"$dir/node-$node/data/meta.properties"
     echo "${ports[node]}" >"$dir/node-$node/port"
-    [[ $bench ]] && heap=1g
+    [[ ! $bench ]] || heap=1g
     echo "$heap" >"$dir/node-$node/heap"
   done
+  [[ ! $secure ]] || configure_security "$dir"
   echo "$bootstrap" >"$dir/bootstrap"
+}
+
+# configure_security DIR: more listeners, users and an authoriser for the one broker in DIR. Brokers and controllers talk
+# over the plain listeners as ANONYMOUS.
+configure_security() {
+  local dir=$1 properties=$1/node-1/server.properties tls sasl both
+  tls=$(free_port) sasl=$(free_port) both=$(free_port)
+  certificates "$dir/tls"
+  local extra=SSL://127.0.0.1:$tls,SASL_PLAINTEXT://127.0.0.1:$sasl,SASL_SSL://127.0.0.1:$both
+  local login=org.apache.kafka.common.security
+  sed -i -e "s|^\\(listeners=.*\\)|\\1,$extra|" -e "s|^\\(advertised.listeners=.*\\)|\\1,$extra|" \
+    -e '/^listener.security.protocol.map=/s/$/,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL/' "$properties"
+  cat >>"$properties" <<EOF
+ssl.keystore.type=PEM
+ssl.keystore.location=$dir/tls/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$dir/tls/ca.pem
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=false
+super.users=User:ANONYMOUS;User:relay
+EOF
+  local listener
+  for listener in sasl_plaintext sasl_ssl; do
+    cat >>"$properties" <<EOF
+listener.name.$listener.plain.sasl.jaas.config=$login.plain.PlainLoginModule required user_relay="relay-secret" user_stranger="stranger-secret";
+listener.name.$listener.scram-sha-256.sasl.jaas.config=$login.scram.ScramLoginModule required;
+listener.name.$listener.scram-sha-512.sasl.jaas.config=$login.scram.ScramLoginModule required;
+EOF
+  done
+  # SCRAM users are part of a formatted log; formatting wants to write meta.properties itself.
+  rm "$dir/node-1/data/meta.properties"
+  local -a users=()
+  local user mechanism
+  for user in relay stranger; do
+    for mechanism in SCRAM-SHA-256 SCRAM-SHA-512; do
+      users+=(--add-scram "$mechanism=[name=$user,password=$user-secret]")
+    done
+  done
+  java -cp "$HOME_DIR/*" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" \
+    kafka.tools.StorageTool format -t nAqenSKoRd2_DQWa5o9zew -c "$properties" "${users[@]}" >"$dir/format.log" 2>&1 ||
+    die "formatting failed; see $dir/format.log"
+  printf '%s\n' "SSL=127.0.0.1:$tls" "SASL_PLAINTEXT=127.0.0.1:$sasl" "SASL_SSL=127.0.0.1:$both" "CA=$dir/tls/ca.pem" >"$dir/secure"
+}
+
+# certificates DIR: an authority of its own and a certificate of 127.0.0.1, for one year.
+certificates() {
+  command -v openssl >/dev/null || die "no openssl found; on Debian or Ubuntu: apt-get install -y openssl"
+  mkdir -p "$1"
+  (
+    cd "$1"
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 -subj /CN=outbox-relay-test \
+      -keyout ca.key -out ca.pem
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=broker -keyout broker.key -out broker.csr
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >san
+    openssl x509 -req -in broker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -extfile san -out broker.crt
+    openssl pkcs8 -topk8 -nocrypt -in broker.key -out broker.pem
+    cat broker.crt >>broker.pem
+  ) >"$1/log" 2>&1 || die "the certificates could not be made; see $1/log"
 }
 
 node_properties() {

@@ -25,13 +25,22 @@ impl Broker {
     /// Starts one or three brokers with their data in `dir`, fetching Kafka if this machine does not have it. Blocks
     /// for one to three seconds, longer when Kafka has to be fetched.
     pub fn start(dir: &Path, brokers: u8) -> Result<Self, BrokerError> {
+        Self::start_with(dir, brokers, &[])
+    }
+
+    /// Starts one broker that also listens with TLS and SASL and asks for authorisation; see [`Self::secured`].
+    pub fn start_secure(dir: &Path) -> Result<Self, BrokerError> {
+        Self::start_with(dir, 1, &["--secure"])
+    }
+
+    fn start_with(dir: &Path, brokers: u8, options: &[&str]) -> Result<Self, BrokerError> {
         let mut broker = Self {
             dir: dir.to_owned(),
             bootstrap: String::new(),
         };
         let (brokers, owner) = (brokers.to_string(), std::process::id().to_string());
         let dir = broker.dir_argument()?;
-        let output = script(&["start", &brokers, &dir, "--owner", &owner])?;
+        let output = script(&[&["start", &brokers, &dir, "--owner", &owner], options].concat())?;
         broker.bootstrap = output.trim().to_owned();
         Ok(broker)
     }
@@ -41,6 +50,43 @@ impl Broker {
             bootstrap: self.bootstrap.clone(),
             properties: Vec::new(),
         }
+    }
+
+    /// A way to a secure broker: `ssl`, `sasl_plaintext` or `sasl_ssl`, and for SASL a mechanism (PLAIN, SCRAM-SHA-256,
+    /// SCRAM-SHA-512), user and password. User `relay` (password `relay-secret`) may do everything, `stranger`
+    /// (`stranger-secret`) nothing.
+    pub fn secured(&self, protocol: &str, login: Option<(&str, &str, &str)>) -> Result<Cluster, BrokerError> {
+        let failed = |detail: String| BrokerError {
+            attempt: format!("finding the broker's {protocol} listener"),
+            detail,
+        };
+        let file =
+            std::fs::read_to_string(self.dir.join("secure")).map_err(|error| failed(error.to_string()))?;
+        let value = |name: &str| {
+            let found = file
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            found
+                .map(str::to_owned)
+                .ok_or_else(|| failed(format!("no {name} in {file}")))
+        };
+        let mut properties = vec![("security.protocol".to_owned(), protocol.to_owned())];
+        if protocol.ends_with("ssl") {
+            properties.push(("ssl.ca.location".to_owned(), value("CA")?));
+        }
+        if let Some((mechanism, user, password)) = login {
+            for (name, value) in [
+                ("mechanism", mechanism),
+                ("username", user),
+                ("password", password),
+            ] {
+                properties.push((format!("sasl.{name}"), value.to_owned()));
+            }
+        }
+        Ok(Cluster {
+            bootstrap: value(&protocol.to_uppercase())?,
+            properties,
+        })
     }
 
     /// Kills all brokers at once (SIGKILL).
