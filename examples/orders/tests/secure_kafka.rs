@@ -1,5 +1,7 @@
 //! The secure broker that other tests stand on: who may write over which listener.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is missing")]
+
 use std::time::Duration;
 
 use orders::broker::Broker;
