@@ -30,7 +30,7 @@ show() {
 keep_running() {
   cat <<TEXT
 orders    $ORDERS_URL        curl -X POST $ORDERS_URL/orders -H 'content-type: application/json' \\
-                                    -d '{"customer": "Ada", "items": [{"sku": "pen", "quantity": 2, "price_cents": 150}]}'
+                                    -d '{"customer": "Ada", "items": [{"sku": "pen", "quantity": 2, "priceCents": 150}]}'
 relay     $RELAY_URL/status  also /metrics, /readyz, /health
 ScyllaDB  $SCYLLA${OWN_SCYLLA:-                 sandbox; faults: http://127.0.0.1:$ADMIN_PORT/}
 Kafka     $KAFKA                 $BIN/orders consume --kafka $KAFKA --topic $TOPIC

@@ -114,7 +114,7 @@ scenario_3() {
   say "ok: no event of it was published"
 }
 
-order_json() { printf '{"customer": "Ada", "items": [{"sku": "pen", "quantity": 2, "price_cents": 150}]}'; }
+order_json() { printf '{"customer": "Ada", "items": [{"sku": "pen", "quantity": 2, "priceCents": 150}]}'; }
 
 scenario_4() {
   headline "4. 100 orders, the broker lost after 50: 50 at once, 50 after recovery, breaker 0-1-2-0"
