@@ -76,7 +76,7 @@ impl<'a> Planner<'a> {
             (Term::Null, _) => Ok(Expr::Constant(None)),
             (Term::Literal(literal), ty) => {
                 if !constant::is_assignable(literal.kind, ty) {
-                    return Err(invalid_literal(receiver, &format!("'{}'", literal.text)));
+                    return Err(constant::mismatch(literal, &receiver.name, ty));
                 }
                 constant::value_of(literal, ty).map(|value| Expr::Constant(Some(value)))
             }

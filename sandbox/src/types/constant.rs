@@ -54,6 +54,23 @@ pub fn is_assignable(kind: LiteralKind, ty: &CqlType) -> bool {
     }
 }
 
+/// The error for a constant that is not assignable to its receiver, in Cassandra's words.
+pub fn mismatch(literal: &Literal, receiver: &str, ty: &CqlType) -> CqlError {
+    let kind = match literal.kind {
+        LiteralKind::String => "STRING",
+        LiteralKind::Integer => "INTEGER",
+        LiteralKind::Float => "FLOAT",
+        LiteralKind::Boolean => "BOOLEAN",
+        LiteralKind::Uuid => "UUID",
+        LiteralKind::Hex => "HEX",
+        LiteralKind::Duration => "DURATION",
+    };
+    let (text, ty) = (&literal.text, crate::schema::type_name::type_name(ty));
+    CqlError::invalid(format!(
+        "Invalid {kind} constant ({text}) for \"{receiver}\" of type {ty}"
+    ))
+}
+
 /// The value of a constant whose kind is assignable to `ty`.
 ///
 /// # Errors

@@ -46,7 +46,8 @@ struct Walk<'a> {
     partition_left: usize,
     page_size: usize,
     /// The last row that was put out; the page ends there if another one follows it.
-    last: Option<(PartitionKey, Option<ClusteringKey>)>,
+    /// None for the row: its partition is done. The count is what PER PARTITION LIMIT still allowed there.
+    last: Option<(PartitionKey, Option<ClusteringKey>, usize)>,
     /// Where the page before ended.
     resume: Option<PagingState>,
     more: bool,
@@ -304,7 +305,8 @@ impl<'a> Walk<'a> {
         self.left = self.left.saturating_sub(1);
         self.partition_left = self.partition_left.saturating_sub(1);
         if self.output.row_count >= self.page_size {
-            self.last = Some((key.clone(), clustering.cloned()));
+            let row = clustering.filter(|_| self.partition_left > 0).cloned();
+            self.last = Some((key.clone(), row, self.partition_left));
         }
         Ok(if self.left == 0 {
             ControlFlow::Break(())
@@ -314,11 +316,11 @@ impl<'a> Walk<'a> {
     }
 
     fn paging_state(&self) -> Option<Bytes> {
-        let (key, clustering) = self.last.as_ref().filter(|_| self.more)?;
+        let (key, clustering, partition_left) = self.last.as_ref().filter(|_| self.more)?;
         let left = |count: usize| (count != usize::MAX).then_some(count as u32);
         let state = PagingState {
             limit_left: left(self.left),
-            partition_left: left(self.partition_left),
+            partition_left: left(*partition_left),
             partition: key.serialized.clone(),
             row: clustering
                 .as_ref()
