@@ -22,6 +22,10 @@ lint: ## format and lints
 test: ## everything that CI runs; installs what it needs, no Docker
 	@scripts/test.sh
 
+.PHONY: generate
+generate: ## rewrite what is generated from the types: resource definition, reference, error texts
+	UPDATE_GENERATED=1 cargo test -p outbox-relay-crds --features kubernetes --test contract
+
 .PHONY: demo
 demo: ## orders through sandbox, relay and real Kafka for 30 s; ends with the verifier's table
 	@scripts/demo.sh

@@ -101,7 +101,7 @@ pub const SIZES: &[Size] = &[
     size("log.level", 500),
 ];
 
-/// Names of keyspaces and tables: ScyllaDB takes up to 192 characters, releases before 2025.4 up to 48.
+/// Names of keyspaces and tables: ScyllaDB takes up to 192 bytes since 2025.2 (scylladb#4480), and 48 before.
 pub(crate) const NAME: u64 = 192;
 
 /// Names of Secrets and of their keys, as Kubernetes limits them.

@@ -104,7 +104,7 @@ pub enum StartFrom {
     At(Timestamp),
 }
 
-/// Consistency level of log reads, by ScyllaDB's names.
+/// Consistency level of log reads, by ScyllaDB's names. EACH_QUORUM is for writes only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum Consistency {
@@ -115,8 +115,6 @@ pub enum Consistency {
     /// A majority of the replicas in the local datacenter.
     #[default]
     LocalQuorum,
-    /// A majority in each datacenter.
-    EachQuorum,
     /// One replica in the local datacenter: only for writers at All.
     LocalOne,
     /// Every replica: for writers at One.

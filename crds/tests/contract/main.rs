@@ -9,6 +9,8 @@ mod any_input;
 #[cfg(feature = "kubernetes")]
 mod definition;
 mod files;
+#[cfg(feature = "kubernetes")]
+mod reference;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,212 @@
+//! What the definition says beyond the types: required fields, forms of texts, rules across fields, and columns.
+
+/// Fields without which there is nothing to do; they have no default.
+pub(super) const REQUIRED: &[(&str, &[&str])] = &[
+    ("", &["source", "sink"]),
+    ("source", &["contactPoints", "keyspace", "table"]),
+    ("source.credentialsSecretRef", &["name"]),
+    ("source.tls.caSecretRef", &["name", "key"]),
+    ("sink", &["bootstrapServers", "topic"]),
+    ("sink.tls.caSecretRef", &["name", "key"]),
+    ("sink.sasl", &["credentialsSecretRef"]),
+    ("sink.sasl.credentialsSecretRef", &["name"]),
+    ("sink.headers[]", &["name"]),
+];
+
+/// Texts and lists that must not be empty.
+pub(super) const NOT_EMPTY: &[&str] = &[
+    "source.contactPoints",
+    "source.contactPoints[]",
+    "source.localDatacenter",
+    "source.credentialsSecretRef.name",
+    "source.tls.caSecretRef.name",
+    "source.tls.caSecretRef.key",
+    "sink.bootstrapServers",
+    "sink.bootstrapServers[]",
+    "sink.topic",
+    "sink.tls.caSecretRef.name",
+    "sink.tls.caSecretRef.key",
+    "sink.sasl.credentialsSecretRef.name",
+    "sink.headers[].name",
+];
+
+/// A rule of the Common Expression Language. Messages are constant and the texts that rules compare are bounded, which
+/// keeps the definition within the API server's cost budget.
+pub(super) struct Rule {
+    pub(super) at: &'static str,
+    pub(super) rule: &'static str,
+    pub(super) message: &'static str,
+}
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        at: "",
+        rule: "has(self.identity) == has(oldSelf.identity) && (!has(self.identity) || self.identity == oldSelf.identity)",
+        message: "identity is immutable: it is the key of all state. Create another OutboxRelay instead",
+    },
+    Rule {
+        at: "",
+        rule: "!has(self.deadLetter.topic) || self.deadLetter.topic != self.sink.topic",
+        message: "deadLetter.topic must be a topic other than sink.topic",
+    },
+    Rule {
+        at: "source.keyspace",
+        rule: "self == oldSelf",
+        message: "source.keyspace is immutable. Create another OutboxRelay instead",
+    },
+    Rule {
+        at: "source.table",
+        rule: "self == oldSelf",
+        message: "source.table is immutable. Create another OutboxRelay instead",
+    },
+    Rule {
+        at: "source.keyspace",
+        rule: CQL_NAME,
+        message: "source.keyspace must be letters, digits and underscores, as ScyllaDB stores the name, without quotes",
+    },
+    Rule {
+        at: "source.table",
+        rule: CQL_NAME,
+        message: "source.table must be letters, digits and underscores, as ScyllaDB stores the name, without quotes",
+    },
+    Rule {
+        at: "source.table",
+        rule: "!self.endsWith('_scylla_cdc_log')",
+        message: "source.table must be the outbox table itself, not its CDC log",
+    },
+    Rule {
+        at: "source.startFrom",
+        rule: "self == 'Oldest' || self == 'Now' || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}')",
+        message: "source.startFrom must be Oldest, Now or a time as in 2026-01-31T12:00:00Z",
+    },
+    Rule {
+        at: "sink",
+        rule: "(self.key == 'Column') == has(self.keyColumn)",
+        message: "sink.keyColumn must be given with sink.key Column, and only then",
+    },
+    Rule {
+        at: "sink.topic",
+        rule: "self.matches('^([a-zA-Z0-9._-]|[$][{][a-zA-Z0-9_]+[}])+$') && self != '.' && self != '..'",
+        message: "sink.topic must be letters, digits, dots, underscores and dashes, with columns as in ${aggregate_type}-events",
+    },
+    Rule {
+        at: "sink.headers[]",
+        rule: "has(self.column) != has(self.value)",
+        message: "a header has either a column or a value",
+    },
+    Rule {
+        at: "retry",
+        rule: "self.maxBackoffMilliseconds >= self.initialBackoffMilliseconds",
+        message: "retry.maxBackoffMilliseconds must be at least retry.initialBackoffMilliseconds",
+    },
+    Rule {
+        at: "deadLetter",
+        rule: "(self.target == 'Table') == !has(self.topic)",
+        message: "deadLetter.topic must be given with deadLetter.target Topic or Both, and only then",
+    },
+    Rule {
+        at: "deadLetter",
+        rule: "self.target != 'Topic' || !has(self.table)",
+        message: "deadLetter.table must not be given with deadLetter.target Topic",
+    },
+    Rule {
+        at: "deadLetter.topic",
+        rule: "self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'",
+        message: "deadLetter.topic must be letters, digits, dots, underscores and dashes",
+    },
+    Rule {
+        at: "state.keyspace",
+        rule: CQL_NAME,
+        message: "state.keyspace must be letters, digits and underscores, as ScyllaDB stores the name, without quotes",
+    },
+    Rule {
+        at: "state.keyspace",
+        rule: "self == oldSelf",
+        message: "state.keyspace is immutable: checkpoints are kept there. Create another OutboxRelay instead",
+    },
+];
+
+const CQL_NAME: &str = "self.matches('^[a-zA-Z0-9_]+$')";
+
+/// Names within ScyllaDB and other texts of one form.
+pub(super) const PATTERNS: &[(&str, &str)] = &[
+    ("identity", "^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$"),
+    ("source.columns.id", CQL_NAME_PATTERN),
+    ("source.columns.aggregateId", CQL_NAME_PATTERN),
+    ("source.columns.aggregateType", CQL_NAME_PATTERN),
+    ("source.columns.eventType", CQL_NAME_PATTERN),
+    ("source.columns.payload", CQL_NAME_PATTERN),
+    ("source.columns.createdAt", CQL_NAME_PATTERN),
+    ("source.columns.sequence", CQL_NAME_PATTERN),
+    ("source.columns.headers", CQL_NAME_PATTERN),
+    ("source.columns.traceContext", CQL_NAME_PATTERN),
+    ("sink.keyColumn", CQL_NAME_PATTERN),
+    ("sink.headers[].column", CQL_NAME_PATTERN),
+    ("deadLetter.table", "^([a-zA-Z0-9_]+[.])?[a-zA-Z0-9_]+$"),
+];
+
+const CQL_NAME_PATTERN: &str = "^[a-zA-Z0-9_]+$";
+
+/// Columns of `kubectl get`: name, type, path, description, and whether only `-o wide` shows them.
+pub(super) const COLUMNS: &[(&str, &str, &str, &str, bool)] = &[
+    (
+        "Ready",
+        "string",
+        ".status.conditions[?(@.type==\"Ready\")].status",
+        "Whether every slot is owned, read and able to be delivered",
+        false,
+    ),
+    ("Phase", "string", ".status.phase", "What the relays do", false),
+    ("Shares", "integer", ".status.shares", "Shares that exist", false),
+    (
+        "Lag",
+        "integer",
+        ".status.lagSeconds",
+        "Seconds that delivery is behind",
+        false,
+    ),
+    (
+        "Breaker",
+        "string",
+        ".status.breaker",
+        "State of the circuit breaker",
+        false,
+    ),
+    (
+        "DeadLetters",
+        "integer",
+        ".status.deadLettersPending",
+        "Dead letters that wait for a decision",
+        false,
+    ),
+    (
+        "Age",
+        "date",
+        ".metadata.creationTimestamp",
+        "Age of the resource",
+        false,
+    ),
+    (
+        "Keyspace",
+        "string",
+        ".spec.source.keyspace",
+        "Keyspace of the outbox table",
+        true,
+    ),
+    ("Table", "string", ".spec.source.table", "The outbox table", true),
+    ("Topic", "string", ".spec.sink.topic", "The topic", true),
+    (
+        "Reason",
+        "string",
+        ".status.conditions[?(@.type==\"Ready\")].reason",
+        "Why it is ready or not",
+        true,
+    ),
+];
+
+/// Bounds of what the operator writes.
+pub(super) const STATUS_SIZES: &[(&str, u64)] = &[
+    ("conditions", 16),
+    ("shareStatuses", 64),
+    ("shareStatuses[].message", 1000),
+];
