@@ -2,6 +2,8 @@
 //!
 //! Rows are written `a | b`, one string each; errors as code and the beginning of Cassandra's or ScyllaDB's text.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of a test fail it
+
 use std::sync::Arc;
 
 use sandbox::query::api::{QueryParams, QueryResult, Rows, Session, Values};
