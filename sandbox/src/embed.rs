@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -24,6 +25,10 @@ use crate::system;
 /// Tokens per node if not said otherwise: with three nodes 48 streams, few enough to read all and enough to
 /// spread over shares.
 pub const DEFAULT_TOKENS_PER_NODE: usize = 16;
+
+/// How often expired rows and forgotten streams are cleared away; ScyllaDB's topology coordinator has the same
+/// interval for streams.
+const CLEANING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Attempts to find a port that is free on the addresses of all nodes.
 const PORT_ATTEMPTS: usize = 20;
@@ -185,6 +190,7 @@ impl SandboxBuilder {
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             serving.faults.delayed.run(&serving.engine).await;
         }));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(clean(parts.clone())));
         let api = axum::serve(admin, admin::router(parts.clone()));
         tokio::spawn(async move {
             if let Err(error) = api.with_graceful_shutdown(stop.cancelled_owned()).await {
@@ -317,6 +323,18 @@ impl Drop for Sandbox {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Clears away what nobody can read any more, for ever.
+async fn clean(parts: Arc<Parts>) {
+    loop {
+        tokio::time::sleep(CLEANING_INTERVAL).await;
+        // Long in a large store: other connections' tasks must not wait behind it.
+        tokio::task::block_in_place(|| {
+            parts.engine.purge();
+            parts.cdc.collect_garbage(&parts.engine.catalog());
+        });
     }
 }
 

@@ -182,7 +182,12 @@ async fn requests_are_slow_refused_unanswered_or_cut_off() {
         ExecutionError::LastAttemptError(RequestAttemptError::BrokenConnectionError(_))
     );
     assert!(broken, "{cut_off:?}");
-    assert_eq!(count(&session, "SELECT * FROM ks.t").await, 3);
+    let other = SessionBuilder::new()
+        .known_node_addr(sandbox.addr())
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(count(&other, "SELECT * FROM ks.t").await, 3);
 }
 
 #[tokio::test]
