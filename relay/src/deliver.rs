@@ -5,4 +5,5 @@
 
 pub mod breaker;
 pub mod classify;
+pub mod lane;
 pub mod retry;

@@ -14,6 +14,7 @@ pub mod event;
 pub mod health;
 pub mod http;
 pub mod ledger;
+pub mod metrics;
 pub mod model;
 pub mod ports;
 pub mod route;

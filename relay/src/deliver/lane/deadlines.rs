@@ -1,0 +1,132 @@
+//! What happens because time passes: attempts that make no progress, brokers that are away, the breaker's probe.
+
+use std::time::Duration;
+
+use crds::dead_letter::DeadLetterWhen;
+use crds::relay_status::BreakerState;
+
+use super::ring::{Seq, State};
+use super::{Lane, Note, Now, Phase};
+use crate::ports::{DeliveryError, ErrorClass, Reason};
+
+impl Lane {
+    /// Lets time pass. Call it at [`Self::next_deadline`], or more often.
+    pub fn on_tick(&mut self, now: Now) {
+        if let Some(transition) = self.breaker.tick(now.elapsed) {
+            self.note_transition(Some(transition));
+            // What is still with a producer is the probe, from now on.
+            self.not_before = now.elapsed;
+            self.attempt_since = now.elapsed;
+        }
+        if self.attempt_ends().is_some_and(|end| end <= now.elapsed) {
+            let oldest = self.oldest_with_producer();
+            self.attempt_failed(oldest, self.stalled(), now);
+            if matches!(self.phase, Phase::Drain) {
+                // The generation is over anyway; its last messages need not hold up the next one.
+                self.give_up_producer();
+            }
+        }
+    }
+
+    /// When [`Self::on_tick`] has to be called next, or something may be sent again.
+    pub fn next_deadline(&self, now: Now) -> Option<Duration> {
+        let backing_off = (self.not_before > now.elapsed && self.breaker.state() != BreakerState::Open)
+            .then_some(self.not_before);
+        let letters =
+            (self.letters_after > now.elapsed && !self.condemned.is_empty()).then_some(self.letters_after);
+        let deadlines = [
+            self.attempt_ends(),
+            self.breaker.probes_at(),
+            backing_off,
+            letters,
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// A check asked for by `Action::Check` has its answer.
+    pub fn checked(&mut self, result: Result<(), DeliveryError>, now: Now) {
+        self.checking = false;
+        match result {
+            Ok(()) => {
+                self.brokers_down = false;
+                self.attempt_since = self.attempt_since.max(now.elapsed);
+            }
+            Err(_) if self.breaker.state() == BreakerState::Open || !self.brokers_down => {}
+            Err(error) => self.attempt_failed(self.oldest_to_attempt(), error, now),
+        }
+    }
+
+    pub(super) fn all_brokers_down(&mut self, error: DeliveryError, now: Now) {
+        let known = std::mem::replace(&mut self.brokers_down, true);
+        let attempting = self.breaker.state() != BreakerState::Open && now.elapsed >= self.not_before;
+        match self.oldest_with_producer() {
+            Some(oldest) if !known && attempting => self.attempt_failed(Some(oldest), error, now),
+            _ => self.last_error = Some(error),
+        }
+    }
+
+    /// The oldest event with a producer has got its report: the attempt of the next one starts.
+    pub(super) fn progress(&mut self, seq: Seq, now: Now) {
+        if self.oldest_with_producer() == Some(seq) {
+            self.attempt_since = self.attempt_since.max(now.elapsed);
+        }
+    }
+
+    pub(super) fn oldest_with_producer(&mut self) -> Option<Seq> {
+        if self.outstanding == 0 {
+            self.oldest_sent = self.ring.end();
+            return None;
+        }
+        let oldest = self
+            .ring
+            .find(self.oldest_sent, |entry| matches!(entry.state, State::Sent(_)));
+        self.oldest_sent = oldest.unwrap_or(self.ring.end());
+        oldest
+    }
+
+    /// The event whose attempt fails when no broker can be asked.
+    pub(super) fn oldest_to_attempt(&self) -> Option<Seq> {
+        self.ring.find(self.ring.first(), |entry| {
+            matches!(entry.state, State::Sent(_) | State::Waiting)
+        })
+    }
+
+    /// The oldest event has used up its attempts: kept, or given up.
+    pub(super) fn attempts_are_used_up(&mut self, seq: Seq, attempts: u32, now: Now) {
+        if attempts == self.policy.max_attempts {
+            self.notes.push(Note::RetriesExhausted);
+        }
+        if self.policy.when == DeadLetterWhen::Rejected {
+            let transition = self.breaker.trip(now.elapsed);
+            return self.note_transition(transition);
+        }
+        let Some(entry) = self.ring.get_mut(seq) else {
+            return;
+        };
+        entry.exhausted = true;
+        let class = entry
+            .failure
+            .as_ref()
+            .map_or(ErrorClass::Transient, |failure| failure.error.class);
+        match entry.state {
+            // It must not be written later; so the producer has to let go of it first.
+            State::Sent(_) => self.give_up_producer(),
+            State::Waiting => self.condemn(seq, Reason::Exhausted(class)),
+            State::Failed(_) | State::Condemned(_) | State::Writing(_) => {}
+        }
+    }
+
+    /// When the current attempt of the oldest event with a producer has lasted too long.
+    fn attempt_ends(&self) -> Option<Duration> {
+        if self.outstanding == 0 || self.brokers_down || self.breaker.state() == BreakerState::Open {
+            return None;
+        }
+        let oldest = self
+            .ring
+            .find(self.oldest_sent, |entry| matches!(entry.state, State::Sent(_)))?;
+        let State::Sent(at) = self.ring.get(oldest)?.state else {
+            return None;
+        };
+        Some(at.max(self.attempt_since) + self.policy.attempt_timeout)
+    }
+}

@@ -1,0 +1,294 @@
+//! What becomes of what was sent: reports, failures, the end of a generation, what counts as an attempt.
+
+use super::isolation::{Finished, Isolation};
+use super::ring::{Seq, State};
+use super::{Action, Generation, Lane, Note, Now, Phase, Resolved};
+use crate::deliver::breaker::Transition;
+use crate::ports::{DeliveryError, ErrorClass, Outcome, Reason, Report, Role, Signal};
+
+impl Lane {
+    /// A producer said something.
+    pub fn on_signal(&mut self, generation: Generation, signal: Signal, now: Now) {
+        match signal {
+            Signal::Report(report) => self.reported(generation, report, now),
+            Signal::Fatal(error) => self.producer_is_fatal(generation, error, now),
+            Signal::AllBrokersDown(error) => self.all_brokers_down(error, now),
+            Signal::Trouble(error) => self.last_error = Some(error),
+        }
+    }
+
+    fn reported(&mut self, generation: Generation, report: Report, now: Now) {
+        let seq = report.token;
+        let sender = match self.phase {
+            Phase::Flow | Phase::Drain => self.flow.generation,
+            Phase::Isolate(_) => self.isolator.generation,
+        };
+        let sent = self
+            .ring
+            .get(seq)
+            .is_some_and(|entry| matches!(entry.state, State::Sent(_)));
+        if !sent || sender != Some(generation) {
+            return;
+        }
+        self.full = false;
+        match report.result {
+            Ok(_) => self.delivered(seq, now),
+            Err(error) => self.failed(seq, error, now),
+        }
+    }
+
+    fn delivered(&mut self, seq: Seq, now: Now) {
+        self.progress(seq, now);
+        self.brokers_down = false;
+        self.outstanding -= 1;
+        if let Some(entry) = self.ring.remove(seq) {
+            if entry.attempts > 0 {
+                self.notes.push(Note::RetrySucceeded);
+            }
+            if !entry.revoked {
+                self.resolved.push(Resolved {
+                    slot: entry.event.slot,
+                    time: entry.event.position.time.micros(),
+                    row_id: entry.event.row_id,
+                    label: entry.event.label,
+                    took: now.elapsed.saturating_sub(entry.offered_at),
+                    delivered: true,
+                });
+            }
+        }
+        let transition = self.breaker.succeeded(now.elapsed);
+        self.note_transition(transition);
+        self.after_report(seq, true, now);
+    }
+
+    /// A message that a producer had taken, or refused, failed.
+    pub(super) fn failed(&mut self, seq: Seq, error: DeliveryError, now: Now) {
+        self.progress(seq, now);
+        self.outstanding -= 1;
+        let class = error.class;
+        if let Some(entry) = self.ring.get_mut(seq) {
+            entry.report_failed(error, now.wall);
+            entry.state = State::Failed(class);
+        }
+        if matches!(self.phase, Phase::Flow) {
+            self.phase = Phase::Drain;
+        }
+        if class == ErrorClass::Message && matches!(self.phase, Phase::Drain) && self.isolator.is_missing() {
+            // Warm by the time that the generation has ended.
+            let open = self.open(Role::Isolation);
+            self.actions.push_back(open);
+        }
+        self.after_report(seq, false, now);
+    }
+
+    fn after_report(&mut self, seq: Seq, delivered: bool, now: Now) {
+        match &mut self.phase {
+            Phase::Flow => {}
+            Phase::Drain => self.end_generation(now),
+            Phase::Isolate(isolation) => {
+                isolation.reported(seq, delivered);
+                self.finish_group(now);
+            }
+        }
+    }
+
+    /// Starts the next generation once every message of this one has its report.
+    pub(super) fn end_generation(&mut self, now: Now) {
+        if self.outstanding > 0 || !matches!(self.phase, Phase::Drain) {
+            return;
+        }
+        let failed = self.ring.seqs(|entry| matches!(entry.state, State::Failed(_)));
+        let suspects = self.settle(failed, Role::Flow, now);
+        self.close(Role::Flow);
+        self.cursor = self.ring.first();
+        self.full = false;
+        let aggregate = |seq: Seq| Some((seq, self.ring.get(seq)?.event.aggregate));
+        let suspects: Vec<_> = suspects.into_iter().filter_map(aggregate).collect();
+        self.phase = if suspects.is_empty() {
+            Phase::Flow
+        } else {
+            Phase::Isolate(Isolation::new(suspects))
+        };
+    }
+
+    /// Judges a group of suspects once all of it is reported. Returns whether the isolation has moved on.
+    pub(super) fn finish_group(&mut self, now: Now) -> bool {
+        let Phase::Isolate(isolation) = &mut self.phase else {
+            return false;
+        };
+        let finished = isolation.finished();
+        let moved = finished.is_some();
+        if let Some(Finished { size, failed }) = finished {
+            let refused = self.settle(failed.clone(), Role::Isolation, now);
+            let innocent = failed
+                .into_iter()
+                .filter(|seq| !refused.contains(seq) && self.waits(*seq))
+                .collect();
+            self.judge(size, refused, innocent);
+            if self.isolator.fatal.is_some() || self.isolator.purged {
+                self.close(Role::Isolation);
+            }
+        }
+        if matches!(&self.phase, Phase::Isolate(isolation) if isolation.is_done()) {
+            self.phase = Phase::Flow;
+            self.cursor = self.ring.first();
+            return true;
+        }
+        moved
+    }
+
+    fn judge(&mut self, size: usize, refused: Vec<Seq>, again: Vec<Seq>) {
+        if let ([seq], 1) = (refused.as_slice(), size) {
+            return self.condemn(*seq, Reason::Rejected);
+        }
+        if let Phase::Isolate(isolation) = &mut self.phase {
+            isolation.again(again);
+            isolation.halve(refused);
+        }
+    }
+
+    fn waits(&self, seq: Seq) -> bool {
+        self.ring
+            .get(seq)
+            .is_some_and(|entry| entry.state == State::Waiting)
+    }
+
+    /// Decides on failed messages whose producer, or group, has no more to say: those that are exhausted become dead
+    /// letters, the rest waits again. The oldest that failed for a reason of its own has failed an attempt. Returns
+    /// those with message errors.
+    fn settle(&mut self, failed: Vec<Seq>, role: Role, now: Now) -> Vec<Seq> {
+        let mut suspects = Vec::new();
+        let mut culprit = None;
+        for seq in &failed {
+            let Some(entry) = self.ring.get_mut(*seq) else {
+                continue;
+            };
+            if entry.revoked {
+                self.ring.remove(*seq);
+                continue;
+            }
+            let State::Failed(class) = entry.state else {
+                continue;
+            };
+            entry.state = State::Waiting;
+            if entry.exhausted {
+                let class = entry
+                    .failure
+                    .as_ref()
+                    .map_or(class, |failure| failure.error.class);
+                self.condemn(*seq, Reason::Exhausted(class));
+                continue;
+            }
+            match class {
+                ErrorClass::Message => suspects.push(*seq),
+                ErrorClass::Configuration | ErrorClass::Transient => culprit = culprit.or(Some(*seq)),
+                ErrorClass::Collateral => {}
+            }
+        }
+        let producer = self.producer(role);
+        let (fatal, purged) = (producer.fatal.clone(), producer.purged);
+        let nothing_failed = failed.is_empty() && fatal.is_none();
+        if nothing_failed || purged {
+            return suspects;
+        }
+        if culprit.is_none() && suspects.is_empty() {
+            // The producer died of itself: that is a failed attempt of the oldest event.
+            let waiting = failed.into_iter().find(|seq| self.waits(*seq));
+            let oldest = waiting.or_else(|| self.oldest_to_attempt());
+            if let Some(error) = fatal.or_else(|| self.error_of(oldest?)) {
+                self.attempt_failed(oldest, error, now);
+            }
+        } else if let Some(error) = culprit.and_then(|seq| self.error_of(seq)) {
+            self.attempt_failed(culprit, error, now);
+        }
+        suspects
+    }
+
+    fn error_of(&self, seq: Seq) -> Option<DeliveryError> {
+        let failure = self.ring.get(seq)?.failure.as_ref()?;
+        Some(failure.error.clone())
+    }
+
+    fn producer_is_fatal(&mut self, generation: Generation, error: DeliveryError, now: Now) {
+        let role = match Some(generation) {
+            of if of == self.flow.generation => Role::Flow,
+            of if of == self.isolator.generation => Role::Isolation,
+            _ => return,
+        };
+        self.producer(role).fatal = Some(error.clone());
+        match (&self.phase, role) {
+            (Phase::Flow, Role::Flow) => {
+                self.phase = Phase::Drain;
+                self.end_generation(now);
+            }
+            // The group's own reports tell the rest.
+            (Phase::Isolate(_), Role::Isolation) if self.outstanding > 0 => {}
+            (Phase::Drain, Role::Flow) => {}
+            // Nothing is with this producer.
+            _ => {
+                self.close(role);
+                self.attempt_failed(None, error, now);
+            }
+        }
+    }
+
+    /// Counts a failed attempt of an event (None: there is none, and only the back-off counts).
+    pub(super) fn attempt_failed(&mut self, seq: Option<Seq>, error: DeliveryError, now: Now) {
+        self.last_error = Some(error.clone());
+        let Some(entry) = seq.and_then(|seq| self.ring.get_mut(seq)) else {
+            self.back_off(u32::MAX, now);
+            return;
+        };
+        entry.attempts += 1;
+        let attempts = entry.attempts;
+        entry.attempt_failed(error.clone(), now.wall);
+        self.back_off(attempts, now);
+        self.notes.push(Note::AttemptFailed {
+            attempt: attempts,
+            error,
+        });
+        let transition = self.breaker.failed(now.elapsed);
+        self.note_transition(transition);
+        if let Some(seq) = seq.filter(|_| attempts >= self.policy.max_attempts) {
+            self.attempts_are_used_up(seq, attempts, now);
+        }
+    }
+
+    fn back_off(&mut self, failures: u32, now: Now) {
+        self.not_before = now.elapsed + self.policy.schedule.delay(failures, &mut self.random);
+        self.attempt_since = self.not_before;
+    }
+
+    pub(super) fn note_transition(&mut self, transition: Option<Transition>) {
+        self.notes.extend(transition.map(Note::Breaker));
+    }
+
+    /// Gives up what is with the producer, because we want it back.
+    pub(super) fn give_up_producer(&mut self) {
+        let role = match self.phase {
+            Phase::Flow | Phase::Drain => Role::Flow,
+            Phase::Isolate(_) => Role::Isolation,
+        };
+        let producer = self.producer(role);
+        if let Some(generation) = producer.generation.filter(|_| !producer.purged) {
+            producer.purged = true;
+            self.actions.push_back(Action::Purge(generation));
+        }
+        if matches!(self.phase, Phase::Flow) {
+            self.phase = Phase::Drain;
+        }
+    }
+
+    /// An error that we found ourselves.
+    pub(super) fn stalled(&self) -> DeliveryError {
+        DeliveryError {
+            class: ErrorClass::Transient,
+            code: "Stalled".to_owned(),
+            detail: format!(
+                "no acknowledgement within {} ms (retry.attemptTimeoutMilliseconds)",
+                self.policy.attempt_timeout.as_millis()
+            ),
+            outcome: Outcome::Unknown,
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Every metric of the relay: name, labels, help text. The first group carries the names, labels and values that
+//! dashboards of such relays already use; all others start with `outbox_relay_` and have base units.
+
+mod delivery;
+mod labels;
+
+use prometheus::{Encoder, Registry, TextEncoder};
+
+pub use delivery::DeliveryMetrics;
+pub use labels::EventLabel;
+
+/// All metrics of a process. Cheap to share; handles are made once, so that hot paths only add.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub delivery: DeliveryMetrics,
+}
+
+impl Metrics {
+    /// # Errors
+    /// Two metrics have the same name: a mistake in this module.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        Ok(Self {
+            delivery: DeliveryMetrics::register(&registry)?,
+            registry,
+        })
+    }
+
+    /// Where other parts register what is theirs.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The text exposition format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# metrics could not be rendered: {error}\n"),
+        }
+    }
+}
