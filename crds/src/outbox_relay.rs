@@ -202,3 +202,72 @@ impl Default for OutboxRelaySpec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_secrets() -> OutboxRelaySpec {
+        let spec = "
+            source:
+              contactPoints: [scylla]
+              keyspace: orders_ks
+              table: outbox_messages
+              credentialsSecretRef: {name: both}
+              tls: {caSecretRef: {name: ca, key: scylla.crt}}
+            sink:
+              bootstrapServers: ['kafka:9092']
+              topic: order-events
+              tls: {caSecretRef: {name: ca, key: kafka.crt}, verifyHostname: false}
+              sasl: {credentialsSecretRef: {name: both, usernameKey: user}}";
+        serde_yaml::from_str(spec).unwrap()
+    }
+
+    #[test]
+    fn all_secrets_are_named_with_their_keys() {
+        let secrets: Vec<_> = with_secrets()
+            .secrets()
+            .into_iter()
+            .map(|(name, keys)| format!("{name} {keys:?}"))
+            .collect();
+        assert_eq!(
+            secrets,
+            [
+                r#"both {"password", "user", "username"}"#,
+                r#"ca {"kafka.crt", "scylla.crt"}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn the_relay_gets_files_and_no_secret_is_named() {
+        let config = with_secrets()
+            .relay_config("orders", "shop", Path::new("/s"))
+            .unwrap();
+        assert_eq!(config.identity, "shop.orders");
+        let sasl = config.sink.sasl.as_ref().unwrap().credentials.as_ref().unwrap();
+        assert_eq!(sasl.username_file.as_deref(), Some(Path::new("/s/both/user")));
+        assert_eq!(sasl.password_file.as_deref(), Some(Path::new("/s/both/password")));
+        let tls = config.sink.tls.as_ref().unwrap();
+        assert_eq!(
+            (tls.ca_file.as_deref(), tls.verify_hostname),
+            (Some(Path::new("/s/ca/kafka.crt")), false)
+        );
+        let file = serde_yaml::to_string(&config).unwrap();
+        assert!(!file.contains("SecretRef"), "{file}");
+        assert_eq!(crate::load(&file, Path::new("")), Ok(config));
+    }
+
+    #[test]
+    fn problems_are_named_from_the_resource() {
+        let spec = OutboxRelaySpec {
+            shares: 0,
+            ..with_secrets()
+        };
+        let problems = spec.relay_config("orders", "shop", Path::new("/s")).unwrap_err();
+        assert_eq!(
+            problems.to_string(),
+            "spec.shares: found 0; accepted: a whole number from 1 to 64"
+        );
+    }
+}

@@ -82,6 +82,18 @@ fn check(text: &str) {
     }
 }
 
+#[test]
+fn small_files_that_unfold_into_large_ones_are_refused() {
+    let nested = format!("source: {}", "[".repeat(2000));
+    let doubling: String = (1..40)
+        .map(|n| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1))
+        .collect();
+    for text in [nested, format!("a0: &a0 x\n{doubling}")] {
+        let problems = load(&text, Path::new("/secrets")).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text(text: String) {
