@@ -9,3 +9,6 @@ pub mod restriction;
 pub mod select;
 pub mod terms;
 pub mod virtual_table;
+
+#[cfg(test)]
+mod tests;

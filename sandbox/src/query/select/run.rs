@@ -45,6 +45,8 @@ struct Walk<'a> {
     per_partition: usize,
     partition_left: usize,
     page_size: usize,
+    /// Groups that LIMIT allows; no bound on rows that are not grouped.
+    groups: usize,
     /// The last row that was put out; the page ends there if another one follows it.
     /// None for the row: its partition is done. The count is what PER PARTITION LIMIT still allowed there.
     last: Option<(PartitionKey, Option<ClusteringKey>, usize)>,
@@ -148,6 +150,7 @@ impl SelectRun<'_> {
             } else {
                 page_size.unwrap_or(usize::MAX)
             },
+            groups: if grouped { limit } else { usize::MAX },
             last: None,
             resume,
             more: false,
@@ -205,6 +208,7 @@ impl<'a> Walk<'a> {
         let mut ranges = None;
         match resumed {
             Some(PagingState { row: None, .. }) => return ControlFlow::Continue(()),
+            Some(_) if self.partition_left == 0 => return ControlFlow::Continue(()),
             Some(PagingState { row: Some(row), .. }) => {
                 ranges = Some(rest_of(&self.ranges, &row, plan.reversed))
             }
@@ -302,6 +306,9 @@ impl<'a> Walk<'a> {
             now_seconds: self.now_seconds,
         };
         self.output.add(&row)?;
+        if self.output.row_count >= self.groups {
+            return Ok(ControlFlow::Break(()));
+        }
         self.left = self.left.saturating_sub(1);
         self.partition_left = self.partition_left.saturating_sub(1);
         if self.output.row_count >= self.page_size {
