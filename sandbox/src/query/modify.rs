@@ -1,6 +1,7 @@
 //! INSERT, UPDATE and DELETE: plans, and the mutations they make.
 
 mod build;
+mod change;
 mod condition;
 mod delete;
 mod insert;

@@ -4,6 +4,7 @@ mod ddl;
 mod modify;
 mod paging;
 mod select;
+mod speed;
 
 use std::sync::Arc;
 
@@ -28,14 +29,20 @@ impl Fixture {
     fn with(options: EngineOptions) -> Self {
         // 2024-01-01.
         let clock = Arc::new(ManualClock::new(1_704_067_200_000_000));
-        let engine = Engine::new(EngineOptions {
+        let mut fixture = Self::timed(EngineOptions {
             clock: clock.clone(),
             ..options
         });
+        fixture.clock = clock;
+        fixture
+    }
+
+    /// With the clock of the options.
+    fn timed(options: EngineOptions) -> Self {
         let mut fixture = Self {
-            engine,
+            engine: Engine::new(options),
             session: Session::default(),
-            clock,
+            clock: Arc::new(ManualClock::new(0)),
         };
         fixture
             .ok("CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}");

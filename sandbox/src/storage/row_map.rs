@@ -22,6 +22,8 @@ pub struct ByteRange {
     pub end: Option<Vec<u8>>,
 }
 
+type ByteBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 impl RowMap {
     pub fn len(&self) -> usize {
         match self {
@@ -183,16 +185,8 @@ impl ByteRange {
         self
     }
 
-    /// All keys that begin with `prefix`.
-    pub fn prefix(prefix: &[u8]) -> Self {
-        Self {
-            start: prefix.to_vec(),
-            end: after_prefix(prefix),
-        }
-    }
-
     /// None if no key is in it; a BTreeMap panics on such bounds.
-    fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    fn bounds(&self) -> Option<ByteBounds<'_>> {
         if self.is_empty() {
             return None;
         }

@@ -100,7 +100,7 @@ impl Engine {
             }
             let values = plan.complete(values, context)?;
             let clustering =
-                if plan.clustering.is_full() && !(plan.only_static() && !plan.clustering.is_restricted()) {
+                if plan.clustering.is_full() && (plan.clustering.is_restricted() || !plan.only_static()) {
                     plan.clustering.keys(table, &values, context)?.into_iter().next()
                 } else {
                     None

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::operation::field_of;
+use super::change::field_of;
 use crate::cql::ast::data::{Condition, Operator, Relation, RelationValue, Subject};
 use crate::error::CqlError;
 use crate::query::api::BindValue;
@@ -289,23 +289,46 @@ fn plan_column(
         }
         _ => (Part::Whole, column.ty.clone()),
     };
-    if ty == CqlType::Duration && !matches!(relation.operator, Operator::Eq | Operator::NotEq | Operator::In)
-    {
+    check_operator(&ty, relation.operator)?;
+    let (values, in_list) = plan_choices(planner, name, &ty, relation)?;
+    Ok(ColumnCondition {
+        column: id,
+        part,
+        ty,
+        operator: relation.operator,
+        values,
+        in_list,
+        map,
+    })
+}
+
+fn check_operator(ty: &CqlType, operator: Operator) -> Result<(), CqlError> {
+    if *ty == CqlType::Duration && !matches!(operator, Operator::Eq | Operator::NotEq | Operator::In) {
         return Err(CqlError::invalid(
             "Slice conditions are not supported on durations",
         ));
     }
     if matches!(
-        relation.operator,
+        operator,
         Operator::Contains | Operator::ContainsKey | Operator::Like | Operator::IsNotNull
     ) {
         return Err(CqlError::invalid(format!(
             "{:?} is not supported in conditions",
-            relation.operator
+            operator
         )));
     }
-    let receiver = Receiver::new(name.clone(), ty.clone());
-    let (values, in_list) = match &relation.value {
+    Ok(())
+}
+
+/// The values to compare with, and whether they are one list.
+fn plan_choices(
+    planner: &mut Planner<'_>,
+    name: &str,
+    ty: &CqlType,
+    relation: &Relation,
+) -> Result<(Vec<Expr>, bool), CqlError> {
+    let receiver = Receiver::new(name, ty.clone());
+    Ok(match &relation.value {
         RelationValue::None => (Vec::new(), false),
         RelationValue::One(term) if relation.operator == Operator::In => {
             let list = CqlType::List {
@@ -322,14 +345,5 @@ fn plan_column(
             let planned: Result<_, _> = terms.iter().map(|term| planner.plan(term, &receiver)).collect();
             (planned?, false)
         }
-    };
-    Ok(ColumnCondition {
-        column: id,
-        part,
-        ty,
-        operator: relation.operator,
-        values,
-        in_list,
-        map,
     })
 }

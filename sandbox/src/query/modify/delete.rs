@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::operation::{self, Operation};
+use super::operation::Operation;
 use super::update::plan_where;
-use super::{ModifyKind, ModifyPlan, condition, is_static, missing_clustering_key, plan_using};
+use super::{ModifyKind, ModifyPlan, change, condition, is_static, missing_clustering_key, plan_using};
 use crate::cql::ast::data::{Condition, Delete, DeleteTarget};
 use crate::error::CqlError;
 use crate::query::restriction::find_column;
@@ -29,7 +29,7 @@ pub(super) fn plan(
                 "Invalid identifier {name} for deletion (should not be a PRIMARY KEY part)"
             )));
         }
-        operations.push((id, operation::plan_deletion(planner, &table.columns[id], target)?));
+        operations.push((id, change::plan_deletion(planner, &table.columns[id], target)?));
     }
     operations.sort_by_key(|(id, _)| *id);
     let filter = plan_where(planner, table, &delete.filter)?;
@@ -50,10 +50,8 @@ pub(super) fn plan(
     }
     condition::check_keys(&delete.condition, &filter)?;
     let condition = condition::plan(planner, table, &delete.condition)?;
-    if !matches!(delete.condition, Condition::None)
-        && !filter.clustering.is_full()
-        && !(condition.only_static(table) && only_static)
-    {
+    let about_rows = !only_static || !condition.only_static(table);
+    if delete.condition != Condition::None && !filter.clustering.is_full() && about_rows {
         return Err(CqlError::invalid(
             "DELETE statements must restrict all PRIMARY KEY columns with equality relations in order to \
              delete non static columns",

@@ -57,7 +57,8 @@ pub(super) fn plan(
         .collect();
     let full = clustering.len() == table.clustering_key.len();
     let only_static = !operations.is_empty() && operations.iter().all(|(id, _)| super::is_static(table, *id));
-    if !full && !(only_static && table.clustering_key.iter().all(|id| value_of(id).is_none())) {
+    let some_given = table.clustering_key.iter().any(|id| value_of(id).is_some());
+    if !full && (some_given || !only_static) {
         let given = table
             .clustering_key
             .iter()

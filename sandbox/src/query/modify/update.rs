@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::operation::{self, Operation};
-use super::{ModifyKind, ModifyPlan, condition, missing_clustering_key, missing_partition_key, plan_using};
+use super::operation::Operation;
+use super::{
+    ModifyKind, ModifyPlan, change, condition, missing_clustering_key, missing_partition_key, plan_using,
+};
 use crate::cql::ast::data::{Condition, Relation, Update};
 use crate::error::CqlError;
 use crate::query::restriction::{self, WherePlan, find_column};
@@ -27,7 +29,7 @@ pub(super) fn plan(
                 column.name
             )));
         }
-        let operation = operation::plan_change(planner, column, &assignment.change)?;
+        let operation = change::plan_change(planner, column, &assignment.change)?;
         let conflicts = |(have, earlier): &(ColumnId, Operation)| {
             *have == id && !(earlier.is_partial() && operation.is_partial())
         };

@@ -89,6 +89,12 @@ fn where_clauses() {
         ("SELECT DISTINCT c FROM t", "!2200"),
         ("SELECT p, s, v FROM t WHERE p = 3", "3, 9, null"),
         ("SELECT p, s, v FROM t WHERE p = 3 AND c = 1", ""),
+    ]);
+}
+
+#[test]
+fn reads_that_are_refused() {
+    rows().check(&[
         ("SELECT nope FROM t", "!2200 Undefined column name nope"),
         ("SELECT v FROM nope", "!2200 unconfigured table nope"),
         ("SELECT v FROM nope.t", "!2200 Keyspace nope does not exist"),
