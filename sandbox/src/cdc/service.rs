@@ -21,10 +21,6 @@ use crate::storage::mutation::{Mutation, Timestamp};
 /// Tablets of a new table whose keyspace does not say how many.
 pub const DEFAULT_TABLETS: u32 = 2;
 
-/// Microseconds that a stream switch is announced ahead when nothing else is asked for:
-/// 2 * ring_delay (30 s) + 5 s, as in ScyllaDB.
-pub const DEFAULT_SWITCH_DELAY_MICROS: i64 = 65_000_000;
-
 /// CDC of one cluster. All its nodes share one, since generations and stream sets are the cluster's.
 pub struct CdcService {
     clock: Arc<dyn Clock>,
