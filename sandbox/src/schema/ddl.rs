@@ -12,6 +12,7 @@ pub(crate) use options::MAX_TTL;
 use uuid::Uuid;
 
 use super::{Catalog, KeyspaceSchema, TableSchema};
+use crate::cdc::log_rules;
 use crate::cql::ast::definition::{CreateIndex, DropObject};
 use crate::cql::ast::{QualifiedName, Statement};
 use crate::error::{CqlError, ErrorKind};
@@ -93,15 +94,7 @@ fn drop_table(
             "Cannot drop non existing table '{name}' in keyspace '{keyspace}'."
         )));
     };
-    if let Some(base) = &table.cdc_log_of
-        && catalog
-            .table(&keyspace, base)
-            .is_some_and(|base| base.cdc_enabled())
-    {
-        return Err(CqlError::invalid(format!(
-            "Cannot drop CDC log table {keyspace}.{name}: CDC is enabled on its base table {base}"
-        )));
-    }
+    log_rules::refuse_drop(catalog, &table)?;
     let tables = &mut keyspace_mut(catalog, &keyspace)?.tables;
     tables.remove(&name);
     tables.retain(|_, other| other.cdc_log_of.as_deref() != Some(&name));

@@ -91,7 +91,7 @@ impl MultiCell {
             .tombstone
             .map_or(floor, |deleted| deleted.timestamp.max(floor));
         if self.tombstone != before {
-            self.shadow(floor);
+            self.elements.retain(|(_, cell)| cell.timestamp > floor);
         }
         let path_type = path_type(ty);
         for (path, cell) in elements.iter().filter(|(_, cell)| cell.timestamp > floor) {
@@ -188,5 +188,32 @@ mod tests {
             assert!(!loser.wins_over(&winner), "{why}");
             assert!(!winner.wins_over(&winner.clone()), "{why}");
         }
+    }
+
+    /// `SET m = {}`, then `m + {1: 2}` of the same time, as a batch merges them; then an element from before.
+    #[test]
+    fn a_replaced_collection_stays_replaced() {
+        let int = || std::sync::Arc::new(CqlType::Int);
+        let ty = CqlType::Map {
+            key: int(),
+            value: int(),
+            frozen: false,
+        };
+        let deleted = Tombstone {
+            timestamp: 9,
+            deletion_time: 0,
+        };
+        let element = |key: &'static str, timestamp| {
+            (
+                Bytes::from_static(key.as_bytes()),
+                cell(timestamp, Some("x"), None),
+            )
+        };
+        let mut merged = MultiCell::default();
+        merged.merge(&ty, Some(deleted), &[], Timestamp::MIN);
+        merged.merge(&ty, None, &[element("1234", 10)], Timestamp::MIN);
+        merged.merge(&ty, None, &[element("5678", 8)], Timestamp::MIN);
+        assert_eq!(merged.tombstone, Some(deleted));
+        assert_eq!(merged.elements, [element("1234", 10)]);
     }
 }

@@ -222,6 +222,8 @@ async fn a_generation_is_published_when_it_is_told_to() {
         ..millis(0)
     };
     let new = sandbox.cdc().switch_generation(None, delays);
+    // It starts with the next millisecond.
+    sleep(Duration::from_millis(5)).await;
     insert(&node.session, [1]).await;
     assert_eq!(generations(&node.session).await.len(), 1);
     assert!(vnodes(&node.session, new.start_millis()).await.is_empty());

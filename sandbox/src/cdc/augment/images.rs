@@ -9,7 +9,7 @@ use super::split::Delta;
 use crate::query::hooks::{CurrentRow, CurrentRows, CurrentValue};
 use crate::schema::{ColumnId, ColumnKind, PreimageMode, TableSchema};
 use crate::storage::cell::path_type;
-use crate::storage::mutation::{Bound, Cell, CellChange, ClusteringKey, Mutation, RangeTombstone, RowChange};
+use crate::storage::mutation::{Cell, CellChange, ClusteringKey, Mutation, RowChange};
 use crate::storage::ordered;
 use crate::types::CqlType;
 
@@ -172,7 +172,10 @@ impl Images {
             Delta::RowDelete(key) => {
                 self.rows.remove(*key);
             }
-            Delta::RangeDelete(range) => self.rows.retain(|key, _| !covers(range, key)),
+            Delta::RangeDelete(range) => {
+                let deleted = range.bytes();
+                self.rows.retain(|key, _| !deleted.contains(key.ordered()));
+            }
             Delta::PartitionDelete => self.rows.clear(),
         }
     }
@@ -220,24 +223,4 @@ fn merged(ty: &CqlType, before: Option<CurrentValue>, elements: &[(Bytes, Cell)]
         }
     }
     Some(CurrentValue::Multi(values))
-}
-
-fn covers(range: &RangeTombstone, key: &ClusteringKey) -> bool {
-    let key = key.ordered();
-    let extends = |bound: &Bound| key.starts_with(bound.prefix.ordered());
-    let after_start = range.start.as_ref().is_none_or(|start| {
-        if extends(start) {
-            start.inclusive
-        } else {
-            key > start.prefix.ordered()
-        }
-    });
-    let before_end = range.end.as_ref().is_none_or(|end| {
-        if extends(end) {
-            end.inclusive
-        } else {
-            key < end.prefix.ordered()
-        }
-    });
-    after_start && before_end
 }

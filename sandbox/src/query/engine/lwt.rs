@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::write::{Bound, SERIAL};
 use super::{Engine, LwtResult};
+use crate::cdc::log_rules;
 use crate::error::CqlError;
 use crate::query::api::{ColumnSpec, QueryParams, QueryResult, ResultMetadata, Rows, Session};
 use crate::query::modify::{ConditionPlan, ConditionRow, ModifyPlan, WriteTime};
@@ -49,12 +50,7 @@ impl Engine {
             ));
         }
         let table = statements[0].0.table.clone();
-        if table.cdc_log_of.is_some() {
-            return Err(CqlError::invalid(format!(
-                "Conditional updates are not supported on CDC log table {}.{}",
-                table.keyspace, table.name
-            )));
-        }
+        log_rules::refuse_conditional(&table)?;
         if statements.iter().any(|(plan, _)| plan.has_timestamp()) {
             return Err(CqlError::invalid(
                 "Cannot provide custom timestamp for conditional BATCH",

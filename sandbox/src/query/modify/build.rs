@@ -181,11 +181,14 @@ impl ModifyPlan {
             return Ok(());
         }
         for (start, end) in self.clustering.bounds(&self.table, write.values, write.context)? {
-            mutation.range_tombstones.push(RangeTombstone {
+            let range = RangeTombstone {
                 start,
                 end,
                 tombstone,
-            });
+            };
+            if !range.bytes().is_empty() {
+                mutation.range_tombstones.push(range);
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::options::TableOptions;
 use super::{DdlContext, Outcome, find_table, put_table};
+use crate::cdc::log_rules;
 use crate::cql::ast::definition::{AlterTable, ColumnDefinition, TableChange};
 use crate::cql::ast::term::{Term, TypeExpr};
 use crate::error::CqlError;
@@ -19,11 +20,10 @@ pub(super) fn alter(
         Err(_) if alter.if_exists => return Ok(Outcome::Unchanged),
         Err(error) => return Err(error),
     };
-    if table.cdc_log_of.is_some() && !matches!(alter.change, TableChange::With(_)) {
-        return Err(CqlError::invalid(format!(
-            "Cannot change the columns of CDC log table {}.{}: alter its base table",
-            table.keyspace, table.name
-        )));
+    match &alter.change {
+        TableChange::With(_) => {}
+        TableChange::Rename(_) => log_rules::refuse_rename(catalog, &table)?,
+        _ => log_rules::refuse_column_change(catalog, &table)?,
     }
     match &alter.change {
         TableChange::Add {

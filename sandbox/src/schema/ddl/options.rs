@@ -114,12 +114,6 @@ impl TableOptions {
             table.default_time_to_live = ttl;
         }
         if let Some(given) = &self.cdc {
-            if table.cdc_log_of.is_some() {
-                return Err(CqlError::invalid(format!(
-                    "Cannot enable CDC on CDC log table {}.{}",
-                    table.keyspace, table.name
-                )));
-            }
             table.cdc = Some(context.cdc.parse_options(given, altering)?);
         }
         table.gc_grace_seconds = self.gc_grace_seconds.unwrap_or(table.gc_grace_seconds);
