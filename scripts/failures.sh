@@ -105,7 +105,7 @@ scenario_3() {
   [[ ${created%%$'\n'*} == 201 ]] || { say "FAIL: a first order: $created"; return 1; }
   say "ok: a first order is accepted"
   wait_for 10 "its event is delivered" metric_at_least cdc_events_processed_total 1
-  http POST "http://127.0.0.1:$ADMIN_PORT/faults" '{"kind": "error", "error": "Overloaded", "statement": "*BATCH*"}' >"$RUN/fault.json"
+  http POST "http://127.0.0.1:$ADMIN_PORT/faults" '{"kind": "error", "error": "Overloaded", "statement": "INSERT INTO orders_ks.outbox_messages"}' >"$RUN/fault.json"
   answer=$(http POST "$ORDERS_URL/orders" "$(order_json)")
   [[ ${answer%%$'\n'*} == 503 ]] || { say "FAIL: expected 503, not $answer"; return 1; }
   say "ok: the second order is refused with 503"

@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the dead letters are read while events are missing: each time is a full scan.
 const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(1);
 
+/// A load that neither adds to its journal nor ends it for this long was killed.
+const LOAD_SILENCE: Duration = Duration::from_secs(180);
+
 /// What to read, and for how long.
 pub struct Follow {
     pub cluster: Cluster,
@@ -42,6 +45,8 @@ pub enum FollowError {
     Kafka(#[from] ReadError),
     #[error(transparent)]
     DeadLetters(#[from] DeadLettersError),
+    #[error("journal {path}: no load has added to it or ended it for {} s", LOAD_SILENCE.as_secs())]
+    Silence { path: PathBuf },
 }
 
 /// What is known while following.
@@ -50,6 +55,8 @@ pub struct Progress {
     pub committed: u64,
     pub delivered: u64,
     pub load_ended: bool,
+    /// Lines of the journal.
+    entries: usize,
     pub latency: Latency,
     /// Committed, and neither delivered nor found among the dead letters yet.
     awaited: HashMap<Uuid, Entry>,
@@ -81,6 +88,9 @@ impl Follow {
                 _ = tick.tick() => {
                     progress.read(&mut journal)?;
                     show(&progress);
+                    if patience.load_is_silent(&progress) {
+                        return Err(FollowError::Silence { path: self.journal });
+                    }
                     if patience.over(&progress, reader.at_end()) {
                         let dead_letters = self.dead_letters.event_ids().await?;
                         progress.bury(&dead_letters);
@@ -116,6 +126,7 @@ impl Progress {
         let known = journal.entries().len();
         journal.poll()?;
         self.load_ended = journal.ended().is_some();
+        self.entries = journal.entries().len();
         for entry in journal.entries().get(known..).unwrap_or_default() {
             self.committed += u64::from(entry.outcome == Outcome::Committed);
             match self.early.remove(&entry.event_id) {
@@ -157,6 +168,7 @@ struct Patience {
     patience: Duration,
     settle: Duration,
     last_message: Instant,
+    last_entry: (usize, Instant),
     load_ended: Option<Instant>,
     next_look: Instant,
 }
@@ -169,9 +181,17 @@ impl Patience {
             patience: follow.patience,
             settle: follow.settle,
             last_message: now,
+            last_entry: (0, now),
             load_ended: None,
             next_look: now,
         }
+    }
+
+    fn load_is_silent(&mut self, progress: &Progress) -> bool {
+        if self.last_entry.0 != progress.entries {
+            self.last_entry = (progress.entries, Instant::now());
+        }
+        self.during_load && !progress.load_ended && self.last_entry.1.elapsed() >= LOAD_SILENCE
     }
 
     /// Whether the dead letters may explain all that is missing, or the time is up.
