@@ -11,6 +11,7 @@ pub mod decode;
 pub mod deliver;
 pub mod encode;
 pub mod event;
+pub mod fitness;
 pub mod health;
 pub mod http;
 pub mod ledger;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use crds::Source;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::OpenSsl010Config;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
-use scylla::client::session::OpenSsl010Config;
 use scylla::policies::load_balancing::DefaultPolicy;
 
 use crate::secrets::{SecretError, login};
