@@ -7,6 +7,7 @@
 pub mod cdc_log;
 pub mod cli;
 pub mod clock;
+pub mod dead_letters;
 pub mod decode;
 pub mod deliver;
 pub mod encode;

@@ -1,0 +1,27 @@
+//! Where dead letters go: a table, a topic, or both.
+
+use crate::ports::{DeadLetter, DeadLetterError, DeadLetters};
+
+pub mod table;
+pub mod topic;
+
+use table::TableDeadLetters;
+use topic::TopicDeadLetters;
+
+/// The configured targets; with both, a letter is durable when both have it.
+pub struct Targets {
+    pub table: Option<TableDeadLetters>,
+    pub topic: Option<TopicDeadLetters>,
+}
+
+impl DeadLetters for Targets {
+    async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
+        if let Some(table) = &self.table {
+            table.write(letters).await?;
+        }
+        match &self.topic {
+            Some(topic) => topic.write(letters).await,
+            None => Ok(()),
+        }
+    }
+}

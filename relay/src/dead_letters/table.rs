@@ -1,0 +1,197 @@
+//! Dead letters in a CQL table.
+
+use std::sync::Arc;
+
+use crds::RelayConfig;
+use scylla::client::session::Session;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, Statement};
+use scylla::value::{CqlTimestamp, CqlValue};
+use uuid::Uuid;
+
+use crate::model::Micros;
+use crate::ports::{DeadLetter, DeadLetterError, Outcome};
+
+/// Name of the table in the state keyspace unless the configuration names another.
+const DEFAULT_TABLE: &str = "dead_letters";
+
+/// Columns in the order of the insert.
+const COLUMNS: [&str; 21] = [
+    "identity",
+    "slot",
+    "source_time",
+    "source_stream",
+    "source_seq",
+    "id",
+    "event_id",
+    "aggregate_id",
+    "event_type",
+    "payload",
+    "error_message",
+    "failure_count",
+    "first_failed_at",
+    "last_failed_at",
+    "created_at",
+    "topic",
+    "key",
+    "headers",
+    "source_position",
+    "error_class",
+    "outcome",
+];
+
+/// A partition per slot, in log order, so that a replay finds the letters of an aggregate in their order; the key is
+/// the source position, so that writing one twice writes it once.
+pub fn create_table(keyspace: &str, table: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS \"{keyspace}\".\"{table}\" (\
+         identity text, slot int, source_time timeuuid, source_stream blob, source_seq int, \
+         id uuid, event_id text, aggregate_id text, event_type text, payload blob, error_message text, \
+         failure_count int, first_failed_at timestamp, last_failed_at timestamp, created_at timestamp, \
+         topic text, key blob, headers list<frozen<tuple<text, blob>>>, source_position text, error_class text, \
+         outcome text, \
+         PRIMARY KEY ((identity, slot), source_time, source_stream, source_seq))"
+    )
+}
+
+/// Keyspace and table, as configured.
+pub fn name(config: &RelayConfig) -> (String, String) {
+    let named = config.dead_letter.table.as_deref().unwrap_or(DEFAULT_TABLE);
+    match named.split_once('.') {
+        Some((keyspace, table)) => (keyspace.to_owned(), table.to_owned()),
+        None => (config.state.keyspace.clone(), named.to_owned()),
+    }
+}
+
+pub struct TableDeadLetters {
+    session: Arc<Session>,
+    identity: String,
+    target: String,
+    insert: PreparedStatement,
+}
+
+impl TableDeadLetters {
+    /// # Errors
+    /// When the table is missing, lacks a column or may not be written.
+    pub async fn open(session: Arc<Session>, config: &RelayConfig) -> Result<Self, DeadLetterError> {
+        let (keyspace, table) = name(config);
+        let target = format!("table {keyspace}.{table}");
+        let text = format!(
+            "INSERT INTO \"{keyspace}\".\"{table}\" ({}) VALUES ({})",
+            COLUMNS.join(", "),
+            ["?"; COLUMNS.len()].join(", ")
+        );
+        let mut statement = Statement::new(text);
+        statement.set_consistency(Consistency::Quorum);
+        statement.set_is_idempotent(true);
+        let prepared = session.prepare(statement).await;
+        let insert = prepared.map_err(|error| DeadLetterError {
+            target: target.clone(),
+            detail: error.to_string(),
+        })?;
+        Ok(Self {
+            session,
+            identity: config.identity.clone(),
+            target,
+            insert,
+        })
+    }
+
+    /// One after the other: letters of one aggregate must not overtake each other into a half-written table.
+    pub(super) async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
+        for letter in letters {
+            let written = self.session.execute_unpaged(&self.insert, self.row(letter)).await;
+            written.map_err(|error| DeadLetterError {
+                target: self.target.clone(),
+                detail: error.to_string(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn row(&self, letter: &DeadLetter) -> Vec<Option<CqlValue>> {
+        let text = |text: &str| Some(CqlValue::Text(text.to_owned()));
+        let time = |micros: Micros| Some(CqlValue::Timestamp(CqlTimestamp(micros / 1000)));
+        let blob = |bytes: &bytes::Bytes| CqlValue::Blob(bytes.to_vec());
+        let message = &letter.message;
+        let headers = message.headers.iter().map(|(name, value)| {
+            CqlValue::Tuple(vec![Some(CqlValue::Text(name.to_string())), Some(blob(value))])
+        });
+        vec![
+            text(&self.identity),
+            Some(CqlValue::Int(letter.slot.index() as i32)),
+            Some(CqlValue::Timeuuid(letter.position.time.0.into())),
+            Some(CqlValue::Blob(letter.position.stream.0.to_vec())),
+            Some(CqlValue::Int(letter.position.batch_seq_no)),
+            Some(CqlValue::Uuid(uuid_of(&letter.event_id))),
+            text(&letter.event_id),
+            letter.aggregate_id.as_deref().and_then(text),
+            letter.event_type.as_deref().and_then(text),
+            message.payload.as_ref().map(blob),
+            text(&letter.error),
+            Some(CqlValue::Int(i32::try_from(letter.failures).unwrap_or(i32::MAX))),
+            time(letter.first_failed_at),
+            time(letter.last_failed_at),
+            letter.created_at.and_then(time),
+            text(&message.topic),
+            message.key.as_ref().map(blob),
+            Some(CqlValue::List(headers.collect())),
+            text(&letter.position.to_string()),
+            text(letter.reason.name()),
+            text(outcome_name(letter.outcome)),
+        ]
+    }
+}
+
+/// Stable name for the table, headers and log fields.
+pub(super) fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotWritten => "not-written",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+/// An event id that is no UUID gets one that follows from it.
+fn uuid_of(event_id: &str) -> Uuid {
+    event_id
+        .parse()
+        .unwrap_or_else(|_| Uuid::new_v5(&EVENT_ID_NAMESPACE, event_id.as_bytes()))
+}
+
+/// Fixed for ever: the same event must get the same id.
+const EVENT_ID_NAMESPACE: Uuid = Uuid::from_u128(0x6f75_7462_6f78_5265_8c61_7920_6576_6964);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_state_keyspace_unless_named() {
+        let mut config = RelayConfig::default();
+        for (named, expected) in [
+            (None, ("outbox_relay", "dead_letters")),
+            (Some("failed"), ("outbox_relay", "failed")),
+            (Some("shop.dead_letter_queue"), ("shop", "dead_letter_queue")),
+        ] {
+            config.dead_letter.table = named.map(str::to_owned);
+            let (keyspace, table) = name(&config);
+            assert_eq!((keyspace.as_str(), table.as_str()), expected);
+        }
+    }
+
+    #[test]
+    fn every_column_of_the_insert_is_in_the_table() {
+        let create = create_table("ks", "t");
+        for column in COLUMNS {
+            assert!(create.contains(&format!("{column} ")), "{column}");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_no_uuid_get_a_stable_one() {
+        let uuid = "0191d2a4-0000-7000-8000-000000000001";
+        assert_eq!(uuid_of(uuid).to_string(), uuid);
+        assert_eq!(uuid_of("order-7"), uuid_of("order-7"));
+        assert_ne!(uuid_of("order-7"), uuid_of("order-8"));
+    }
+}
