@@ -21,5 +21,6 @@ pub mod model;
 pub mod ports;
 pub mod route;
 pub mod secrets;
+pub mod source;
 pub mod state;
 pub mod supervise;

@@ -72,7 +72,7 @@ impl SlotSet {
         }
         let first = SlotId::of_token(after.wrapping_add(1)).0;
         let last = SlotId::of_token(until).0;
-        let wraps = after >= until;
+        let wraps = after.wrapping_add(1) > until;
         if !wraps {
             return (first..=last).map(SlotId).collect();
         }
@@ -204,6 +204,7 @@ mod tests {
         check(first - 2, last, "31-32");
         check(i64::MIN, i64::MAX, "0-63");
         check(i64::MAX - 1, i64::MIN, "0,63");
+        check(i64::MAX, i64::MIN, "0");
         check(7, 7, "0-63");
     }
 
