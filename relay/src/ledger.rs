@@ -124,7 +124,7 @@ impl Ledger {
 /// One slot's ledger.
 #[derive(Debug)]
 pub struct SlotLedger {
-    /// Every row below is swept and resolved. Never goes back.
+    /// Every row below is swept and resolved. Goes back only by [`SlotLedger::lower`].
     bound: Micros,
     /// Every row below was read by a query that started late enough; some may still be in flight.
     swept: Micros,
@@ -165,6 +165,22 @@ impl SlotLedger {
 
     pub fn swept(&self) -> Micros {
         self.swept
+    }
+
+    /// No row at or above this time is known.
+    pub fn known_until(&self) -> Micros {
+        let newest = self
+            .buckets
+            .last_key_value()
+            .map(|(second, _)| (second + 1) * SECOND);
+        newest.map_or(self.bound, |until| until.max(self.bound))
+    }
+
+    /// The one way back: streams were published so late that rows of theirs lie below the bound, where nobody could
+    /// have read them. Below the old bound nothing is known any more, so a restart repeats events of that time.
+    pub fn lower(&mut self, bound: Micros) {
+        self.bound = self.bound.min(bound);
+        self.swept = self.swept.min(bound);
     }
 
     fn known(&self, time: Micros, id: RowId) -> Known {
@@ -244,7 +260,7 @@ impl SlotLedger {
 
     /// `delta` is durable.
     pub fn saved(&mut self, delta: &Delta) {
-        self.saved_bound = self.saved_bound.max(delta.bound);
+        self.saved_bound = delta.bound;
         for (second, ids) in &delta.resolved {
             let Some(bucket) = self.buckets.get_mut(second) else {
                 continue;
@@ -336,6 +352,21 @@ mod tests {
         assert_eq!(bound(&mut ledger, 3 * SECOND), 5 * SECOND + 7);
         ledger.resolve(slot(), 5 * SECOND + 7, RowId(1));
         assert_eq!(bound(&mut ledger, 0), 9 * SECOND);
+    }
+
+    #[test]
+    fn a_lowered_bound_is_saved_and_admits_what_lies_above_it() {
+        let mut ledger = open(50 * SECOND);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        assert_eq!((owned.delta(), owned.known_until()), (None, 50 * SECOND));
+        owned.lower(20 * SECOND);
+        let delta = owned.delta().unwrap();
+        assert_eq!(delta.bound, 20 * SECOND);
+        owned.saved(&delta);
+        assert_eq!(owned.delta(), None);
+        assert_eq!(ledger.take(slot(), 30 * SECOND, RowId(1)), Known::New);
+        assert_eq!(ledger.slot(slot()).unwrap().known_until(), 31 * SECOND);
+        assert_eq!(ledger.take(slot(), 19 * SECOND, RowId(2)), Known::BelowBound);
     }
 
     #[test]

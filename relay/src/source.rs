@@ -8,4 +8,5 @@ pub mod duplicates;
 pub mod limiter;
 pub mod record;
 pub mod retention;
+pub mod tail;
 pub mod topology;

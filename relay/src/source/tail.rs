@@ -1,0 +1,480 @@
+//! Which query comes next, and what its answer means.
+//!
+//! Every group of streams has a *pass*, which reads young rows again and again without an upper time bound, and *aged
+//! cursors*, which read each time slice once more after their age (identity columns; what is unknown is fetched in
+//! full). What the oldest cursor has read is swept. Passes double as slices of every cursor whose position they cover,
+//! so an idle group costs its passes and nothing else, and a group far behind reads each slice once.
+//!
+//! One query per group at a time, and what it finds is handed over before the next one starts: so no row overtakes an
+//! older one of its stream by our doing. Pure: time comes with each call.
+
+mod cursor;
+mod group;
+mod handover;
+mod pace;
+mod scan;
+mod sets;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::event::SourceEvent;
+use crate::ledger::{Known, Ledger};
+use crate::model::{Micros, SECOND, SlotId, SlotSet};
+use crate::ports::{Columns, LogError, LogPage, LogQuery, StreamSet};
+use crate::source::record::{Change, Rules};
+
+use cursor::SKEW;
+use group::{Check, Fetch, Finds, Group, Held, Job, Phase};
+use handover::Handover;
+use scan::Scan;
+
+pub use handover::Counts;
+
+/// Pause between reads of a group in which nothing happens.
+const IDLE_INTERVAL: Micros = SECOND / 100;
+
+/// Stream partitions that idle polling may touch per second; with more streams the pauses grow.
+const IDLE_PARTITIONS_PER_SECOND: Micros = 20_000;
+
+/// How often swept positions are passed on to the ledger.
+const SWEEP_INTERVAL: Micros = SECOND / 10;
+
+/// How far before a switch the older streams' tails are read again.
+const SWITCH_OVERLAP: Micros = SECOND;
+
+/// Pauses after errors: from, to, doubling.
+const TRANSIENT_PAUSE: (Micros, Micros) = (SECOND / 100, SECOND);
+const OVERLOADED_PAUSE: (Micros, Micros) = (SECOND / 10, 5 * SECOND);
+const CONFIGURATION_PAUSE: (Micros, Micros) = (SECOND, 10 * SECOND);
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How late a row may become visible and still be found.
+    pub horizon: Micros,
+    /// Within which a second row of an event is suppressed; 0 turns that off.
+    pub duplicate_window: Micros,
+    pub rules: Rules,
+    /// Which mapped column holds the event id.
+    pub id_column: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct GroupId(u32);
+
+/// A query to be asked now. Its answer belongs to [`Tail::on_page`] or [`Tail::on_error`].
+#[derive(Debug, Clone)]
+pub struct Planned {
+    pub query: LogQuery,
+    /// What asks: `fast`, `catch_up`, `aged`, `fetch` or `check`.
+    pub cursor: &'static str,
+    group: GroupId,
+    epoch: u32,
+    job: Job,
+}
+
+#[derive(Debug)]
+pub struct Tail {
+    config: Config,
+    groups: BTreeMap<GroupId, Group>,
+    next_group: u32,
+    owned: SlotSet,
+    handover: Handover,
+    swept_at: Micros,
+    idle: Micros,
+}
+
+impl Tail {
+    pub fn new(config: Config) -> Self {
+        Self {
+            handover: Handover::new(config.id_column, config.duplicate_window),
+            config,
+            groups: BTreeMap::new(),
+            next_group: 0,
+            owned: SlotSet::EMPTY,
+            swept_at: 0,
+            idle: IDLE_INTERVAL,
+        }
+    }
+
+    pub fn owned(&self) -> SlotSet {
+        self.owned
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.handover.counts
+    }
+
+    /// How far behind the log reading is: everything older has been read at least once. None with nothing to read.
+    pub fn lag(&self, now: Micros) -> Option<Micros> {
+        let groups = self.groups.values();
+        let read_to = groups
+            .filter(|group| group.active() && group.start <= now)
+            .map(|group| group.read_to)
+            .min();
+        read_to.map(|read_to| (now - read_to).max(0))
+    }
+
+    /// The next query that is due, most urgent first.
+    pub fn next_query(&mut self, now: Micros) -> Option<Planned> {
+        self.open_groups();
+        let mut order: Vec<_> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| !group.busy && group.phase == Phase::Open)
+            .map(|(id, group)| {
+                let behind = group.catching_up(now);
+                let at = if behind { group.read_to } else { group.pace.due() };
+                (behind, at, *id)
+            })
+            .collect();
+        order.sort_unstable();
+        order.into_iter().find_map(|(behind, _, id)| {
+            let group = self.groups.get_mut(&id)?;
+            let (job, query) = group.plan(now)?;
+            group.busy = true;
+            Some(Planned {
+                query,
+                cursor: match job {
+                    Job::Pass if behind => "catch_up",
+                    Job::Pass => "fast",
+                    Job::Slice(_) => "aged",
+                    Job::Fetch => "fetch",
+                    Job::Check => "check",
+                },
+                group: id,
+                epoch: group.epoch,
+                job,
+            })
+        })
+    }
+
+    /// When to call [`Self::next_query`] again if it had nothing; None: after the next answer.
+    pub fn next_due(&self, now: Micros) -> Option<Micros> {
+        self.groups.values().filter_map(|group| group.due(now)).min()
+    }
+
+    /// The answer to `planned`, which was asked at `started`. Returns what is to be handed over, in this order.
+    pub fn on_page(
+        &mut self,
+        planned: &Planned,
+        started: Micros,
+        page: LogPage,
+        now: Micros,
+        ledger: &mut Ledger,
+    ) -> Vec<SourceEvent> {
+        let mut events = Vec::new();
+        let Some(group) = self.groups.get_mut(&planned.group) else {
+            return events;
+        };
+        if group.epoch != planned.epoch {
+            return events;
+        }
+        group.busy = false;
+        group.succeeded();
+        let rules = &self.config.rules;
+        let mut changes = Vec::new();
+        match planned.job {
+            Job::Pass => {
+                if let Some(pass) = &mut group.pass {
+                    pass.scan.on_page(page, started, rules, &mut changes);
+                }
+                group.saw(&changes);
+                self.receive(planned.group, changes, now, ledger, &mut events);
+            }
+            Job::Fetch => {
+                if let Some(fetch) = &mut group.fetch {
+                    fetch.scan.on_page(page, started, rules, &mut changes);
+                }
+                self.receive(planned.group, changes, now, ledger, &mut events);
+            }
+            Job::Slice(index) => {
+                if let Some(slice) = &mut group.cursors[index].slice {
+                    slice.scan.on_page(page, started, rules, &mut changes);
+                }
+                compare(group, index, &changes, ledger);
+            }
+            Job::Check => {
+                self.checked(planned.group, page, started, now, ledger, &mut events);
+            }
+        }
+        self.settle(planned.group, now, ledger);
+        if now - self.swept_at >= SWEEP_INTERVAL || now < self.swept_at {
+            self.swept_at = now;
+            self.sweep(ledger);
+        }
+        events
+    }
+
+    /// `planned` was not answered. The same query is asked again after a pause.
+    pub fn on_error(&mut self, planned: &Planned, error: &LogError, now: Micros) {
+        let Some(group) = self.groups.get_mut(&planned.group) else {
+            return;
+        };
+        if group.epoch != planned.epoch {
+            return;
+        }
+        group.busy = false;
+        let (first, last) = match error {
+            LogError::Transient(_) => TRANSIENT_PAUSE,
+            LogError::Overloaded(_) => OVERLOADED_PAUSE,
+            LogError::Configuration(_) => CONFIGURATION_PAUSE,
+        };
+        group.failed(planned.job);
+        let pause = first.saturating_mul(1 << group.failures().min(10)).min(last);
+        group.pace.blocked(now + pause);
+    }
+
+    /// Passes swept positions on to the ledger: a slot is swept as far as each group that may hold its rows.
+    pub fn sweep(&mut self, ledger: &mut Ledger) {
+        let mut swept: BTreeMap<SlotId, Micros> = BTreeMap::new();
+        for group in self.groups.values().filter(|group| group.active()) {
+            for slot in group.slots.iter() {
+                let at = swept.entry(slot).or_insert(Micros::MAX);
+                *at = group.swept().min(*at);
+            }
+        }
+        for (slot, swept) in swept {
+            if let Some(ledger) = ledger.slot_mut(slot) {
+                ledger.sweep(swept);
+                self.handover.prune(slot, ledger.bound());
+            }
+        }
+    }
+
+    /// Full changes of a group: handed over at once, or held until other streams have been looked at.
+    fn receive(
+        &mut self,
+        id: GroupId,
+        changes: Vec<Change>,
+        now: Micros,
+        ledger: &mut Ledger,
+        events: &mut Vec<SourceEvent>,
+    ) {
+        let fresh = |group: &Group| {
+            let new = changes
+                .iter()
+                .filter(|change| is_new(change, group.slots, ledger));
+            new.map(Change::time)
+                .fold((0, Micros::MAX), |(n, oldest), time| (n + 1, oldest.min(time)))
+        };
+        let Some(group) = self.groups.get(&id) else {
+            return;
+        };
+        let (new, oldest) = fresh(group);
+        let checks = if new == 0 {
+            VecDeque::new()
+        } else {
+            self.checks(id, oldest)
+        };
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if let Some(pass) = &mut group.pass {
+            pass.new += new;
+        }
+        if checks.is_empty() {
+            let (slots, note_below) = (group.slots, group.known_until);
+            self.handover
+                .judge(changes, slots, note_below, now, ledger, events);
+        } else {
+            group.held = Some(Held { changes, checks });
+        }
+    }
+
+    /// What has to be looked at before new rows of the group, the oldest written at `oldest`, may be handed over.
+    fn checks(&self, id: GroupId, oldest: Micros) -> VecDeque<Check> {
+        let Some(group) = self.groups.get(&id) else {
+            return VecDeque::new();
+        };
+        let mut checks = VecDeque::new();
+        for (_, other) in self.groups.iter().filter(|(other, _)| **other != id) {
+            if !other.active() || !other.cut.overlaps(&group.cut) {
+                continue;
+            }
+            if let Some(closes) = other.closes
+                && other.start < group.start
+            {
+                let streams = other.cut.streams_of(group.slots);
+                // What is swept is settled, and its ids may be forgotten.
+                let from = (closes - SWITCH_OVERLAP).max(other.swept());
+                let scan = Scan::new(streams, from, None, Columns::Full);
+                checks.push_back(Check {
+                    scan,
+                    finds: Finds::Older,
+                });
+            } else if other.start > group.start && oldest < group.known_until {
+                let until = Some(group.known_until);
+                let scan = Scan::new(
+                    other.cut.streams_of(group.slots),
+                    other.start,
+                    until,
+                    Columns::Identity,
+                );
+                checks.push_back(Check {
+                    scan,
+                    finds: Finds::Known,
+                });
+            }
+        }
+        if oldest < group.known_until {
+            let from = group.pass.as_ref().map_or(oldest, |pass| pass.from.min(oldest));
+            let scan = Scan::new(
+                Arc::clone(&group.streams),
+                from,
+                Some(group.known_until),
+                Columns::Identity,
+            );
+            checks.push_back(Check {
+                scan,
+                finds: Finds::Known,
+            });
+        }
+        checks
+    }
+
+    fn checked(
+        &mut self,
+        id: GroupId,
+        page: LogPage,
+        started: Micros,
+        now: Micros,
+        ledger: &mut Ledger,
+        events: &mut Vec<SourceEvent>,
+    ) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let Some(held) = &mut group.held else {
+            return;
+        };
+        let Some(check) = held.checks.front_mut() else {
+            return;
+        };
+        let mut changes = Vec::new();
+        check
+            .scan
+            .on_page(page, started, &self.config.rules, &mut changes);
+        match check.finds {
+            Finds::Older => held.changes.append(&mut changes),
+            Finds::Known => {
+                for change in &changes {
+                    let slot = SlotId::of_token(change.token);
+                    let known = ledger.known(slot, change.time(), change.row_id);
+                    if matches!(known, Known::Taken | Known::Resolved) {
+                        self.handover.note(slot, change);
+                    }
+                }
+            }
+        }
+        if check.scan.query().is_none() {
+            if check.finds == Finds::Known {
+                // The last of the checks is the group's own; from here on nothing handed over is unheard of.
+                group.known_until = if held.checks.len() == 1 {
+                    0
+                } else {
+                    group.known_until
+                };
+            }
+            held.checks.pop_front();
+        }
+        if let Some(mut held) = group.held.take_if(|held| held.checks.is_empty()) {
+            held.changes
+                .sort_by_key(|change| (change.position.time, change.position));
+            let (slots, note_below) = (group.slots, group.known_until);
+            self.handover
+                .judge(held.changes, slots, note_below, now, ledger, events);
+        }
+    }
+
+    /// Closes what has been read to its end.
+    fn settle(&mut self, id: GroupId, now: Micros, ledger: &Ledger) {
+        let grace = self.config.horizon + SKEW;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if group.held.is_some() {
+            return;
+        }
+        if let Some(fetch) = group.fetch.take_if(|fetch| fetch.scan.query().is_none()) {
+            let found =
+                |(slot, time, id): &(SlotId, Micros, _)| ledger.known(*slot, *time, *id) != Known::New;
+            if !fetch.missing.iter().all(found) {
+                group.cursors[fetch.cursor].fail();
+                group.pace.blocked(now + TRANSIENT_PAUSE.0);
+            }
+        }
+        if group.fetch.is_none() {
+            for cursor in &mut group.cursors {
+                if cursor
+                    .slice
+                    .as_ref()
+                    .is_some_and(|slice| slice.scan.query().is_none())
+                {
+                    cursor.finish(now);
+                }
+            }
+            let swept = group.swept();
+            group.cursors.iter_mut().for_each(|cursor| cursor.at_least(swept));
+        }
+        if group.finish_pass(now, self.idle) && group.is_over(grace) {
+            group.phase = Phase::Retired;
+        }
+    }
+
+    /// Opens the groups whose older groups have been read to the switch.
+    fn open_groups(&mut self) {
+        let ready: Vec<_> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.phase == Phase::Waiting && !group.slots.is_empty())
+            .filter(|(_, group)| {
+                let mut older = self.groups.values().filter(|older| {
+                    older.start < group.start && older.active() && older.cut.overlaps(&group.cut)
+                });
+                older.all(|older| older.closes.is_some_and(|closes| older.read_to >= closes))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ready {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.phase = Phase::Open;
+            }
+        }
+    }
+}
+
+fn is_new(change: &Change, slots: SlotSet, ledger: &Ledger) -> bool {
+    let slot = SlotId::of_token(change.token);
+    slots.contains(slot) && ledger.known(slot, change.time(), change.row_id) == Known::New
+}
+
+/// Compares a slice's page with the ledger: what is unknown has surfaced behind the younger cursors and is fetched in
+/// full before anything else of the group is read.
+fn compare(group: &mut Group, cursor: usize, changes: &[Change], ledger: &Ledger) {
+    let unknown = || {
+        changes
+            .iter()
+            .filter(|change| is_new(change, group.slots, ledger))
+    };
+    let times = unknown().map(Change::time);
+    let Some((first, last)) = times.fold(None, |span: Option<(Micros, Micros)>, time| {
+        Some(span.map_or((time, time), |(first, last)| (first.min(time), last.max(time))))
+    }) else {
+        return;
+    };
+    let missing = unknown()
+        .map(|change| (SlotId::of_token(change.token), change.time(), change.row_id))
+        .collect();
+    let mut streams: Vec<_> = unknown().map(|change| change.position.stream).collect();
+    streams.sort_unstable_by_key(|stream| stream.token());
+    streams.dedup();
+    group.fetch = Some(Fetch {
+        scan: Scan::new(streams.into(), first, Some(last + 1), Columns::Full),
+        cursor,
+        missing,
+    });
+}
+
+#[cfg(test)]
+mod tests;

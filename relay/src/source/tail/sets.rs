@@ -1,0 +1,84 @@
+//! Which streams there are, and which slots are ours.
+
+use crate::source::topology::cut;
+
+use super::{
+    Group, GroupId, IDLE_INTERVAL, IDLE_PARTITIONS_PER_SECOND, Ledger, Micros, Phase, SECOND, SlotId,
+    SlotSet, StreamSet, Tail,
+};
+
+impl Tail {
+    /// The slot is ours and its ledger is open: it is read from its bound on. Groups that hold it and stand further
+    /// begin there again, and answers to their earlier queries are dropped: newer rows of the slot must not come first.
+    pub fn add_slot(&mut self, slot: SlotId, ledger: &Ledger) {
+        let Some(owned) = ledger.slot(slot) else {
+            return;
+        };
+        self.owned.insert(slot);
+        self.handover.forget(slot);
+        let slots: SlotSet = [slot].into_iter().collect();
+        for group in self
+            .groups
+            .values_mut()
+            .filter(|group| group.cut.slots.contains(slot))
+        {
+            group.take(slots, owned.bound(), self.config.horizon);
+            group.known_until = group.known_until.max(owned.known_until());
+        }
+        self.set_pace();
+    }
+
+    /// The slot is not ours any more: its rows are ignored from now on.
+    pub fn remove_slot(&mut self, slot: SlotId) {
+        self.owned.remove(slot);
+        self.handover.forget(slot);
+        for group in self.groups.values_mut() {
+            group.drop_slots([slot].into_iter().collect());
+        }
+        self.set_pace();
+    }
+
+    /// Every stream set that is published, in any order. Sets that are known stay as they are; one that is learned late
+    /// is read from its own start, even if that lies below a slot's bound.
+    pub fn on_stream_sets(&mut self, sets: &[StreamSet], ledger: &mut Ledger) {
+        let first_time = self.groups.is_empty();
+        for set in sets {
+            if self.groups.values().any(|group| group.start == set.start) {
+                continue;
+            }
+            for cut in cut(set) {
+                self.add_group(Group::new(set.start, cut), first_time, ledger);
+            }
+        }
+        let starts: Vec<Micros> = self.groups.values().map(|group| group.start).collect();
+        for group in self.groups.values_mut() {
+            group.closes = starts.iter().copied().filter(|start| *start > group.start).min();
+        }
+        let listed = |group: &Group| sets.iter().any(|set| set.start == group.start);
+        self.groups
+            .retain(|_, group| group.phase != Phase::Retired || listed(group));
+        self.set_pace();
+    }
+
+    fn add_group(&mut self, mut group: Group, first_time: bool, ledger: &mut Ledger) {
+        for slot in group.cut.slots.intersection(self.owned).iter() {
+            let Some(owned) = ledger.slot_mut(slot) else {
+                continue;
+            };
+            if !first_time {
+                owned.lower(group.start.max(0));
+            }
+            group.take([slot].into_iter().collect(), owned.bound(), self.config.horizon);
+            group.known_until = group.known_until.max(owned.known_until());
+        }
+        self.groups.insert(GroupId(self.next_group), group);
+        self.next_group += 1;
+    }
+
+    fn set_pace(&mut self) {
+        let active = self.groups.values().filter(|group| group.active());
+        let streams: usize = active.map(|group| group.streams.len()).sum();
+        let pause = streams as Micros * SECOND / IDLE_PARTITIONS_PER_SECOND;
+        self.idle = pause.max(IDLE_INTERVAL);
+    }
+}

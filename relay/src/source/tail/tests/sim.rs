@@ -1,0 +1,521 @@
+//! The model log, and the loop that drives a tail with it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::model::{CdcTime, RowId, SourcePosition, StreamId};
+use crate::ports::{LogRow, Operation, PageState, Stream};
+
+pub(super) const MS: Micros = SECOND / 1000;
+pub(super) const START: Micros = 1_800_000_000 * SECOND;
+const HORIZON: Micros = 180 * SECOND;
+
+/// Queries in flight at once.
+const CONCURRENCY: usize = 6;
+
+pub(super) fn rng(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+pub(super) fn below(rng: &mut StdRng, n: Micros) -> Micros {
+    rng.random_range(0..n.max(1))
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    row: LogRow,
+    visible: Micros,
+}
+
+/// What the database holds, now and in future.
+#[derive(Debug)]
+pub(super) struct World {
+    rows: Vec<Row>,
+    /// With the time of publication.
+    sets: Vec<(StreamSet, Micros)>,
+    rng: StdRng,
+}
+
+fn ring(start: Micros, count: u64) -> StreamSet {
+    let edge = |i: u64| ((u128::from(i % count) << 64) / u128::from(count)) as u64 ^ (1 << 63);
+    let stream = |i: u64| {
+        let (after, until) = (edge(i).wrapping_sub(1) as i64, edge(i + 1).wrapping_sub(1) as i64);
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&until.to_be_bytes());
+        id[8..].copy_from_slice(&(start as u64).to_be_bytes());
+        Stream {
+            id: StreamId(id),
+            after,
+            until,
+        }
+    };
+    StreamSet {
+        start,
+        streams: (0..count).map(stream).collect(),
+    }
+}
+
+impl World {
+    pub(super) fn one_set(streams: u64) -> Self {
+        let start = START - 10_000 * SECOND;
+        Self {
+            rows: Vec::new(),
+            sets: vec![(ring(start, streams), start)],
+            rng: rng(42),
+        }
+    }
+
+    pub(super) fn add_set(&mut self, start: Micros, published: Micros, streams: u64) {
+        self.sets.push((ring(start, streams), published));
+    }
+
+    /// Writes an event of an aggregate.
+    pub(super) fn write(&mut self, aggregate: u64, time: Micros, visible: Micros) {
+        let current = self.sets.iter().rposition(|(set, _)| set.start <= time).unwrap();
+        self.put(current, aggregate, time, visible, 1);
+    }
+
+    /// Writes as a coordinator does that does not know of the newest set.
+    pub(super) fn write_old(&mut self, aggregate: u64, time: Micros, visible: Micros) {
+        self.put(0, aggregate, time, visible, 1);
+    }
+
+    /// Writes an event whose record has several rows.
+    pub(super) fn write_rows(&mut self, aggregate: u64, time: Micros, rows: i32) {
+        let current = self.sets.iter().rposition(|(set, _)| set.start <= time).unwrap();
+        self.put(current, aggregate, time, time + MS, rows);
+    }
+
+    fn put(&mut self, set: usize, aggregate: u64, time: Micros, visible: Micros, rows: i32) {
+        let token = (aggregate.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (aggregate << 7)) as i64;
+        let holds = |stream: &&Stream| {
+            let span = stream.until.wrapping_sub(stream.after) as u64;
+            let at = token.wrapping_sub(stream.after) as u64;
+            span == 0 || (at >= 1 && at <= span)
+        };
+        let stream = self.sets[set].0.streams.iter().find(holds).unwrap().id;
+        let time = CdcTime::from_parts(time, self.rng.random());
+        for seq in 0..rows {
+            let row = LogRow {
+                position: SourcePosition {
+                    stream,
+                    time,
+                    batch_seq_no: seq,
+                },
+                operation: if seq == 0 {
+                    Operation::Insert
+                } else {
+                    Operation::Update
+                },
+                end_of_batch: seq == rows - 1,
+                token,
+                key: Arc::from(aggregate.to_be_bytes()),
+                values: Vec::new(),
+                deleted: 0,
+            };
+            self.rows.push(Row { row, visible });
+        }
+    }
+
+    fn seal(&mut self) {
+        self.rows
+            .sort_by_key(|row| (row.row.position.stream.token(), row.row.position));
+    }
+
+    /// A page as of `at`.
+    fn read(&self, query: &LogQuery, at: Micros, page_size: usize) -> LogPage {
+        let after = query
+            .page
+            .as_ref()
+            .map(|page| usize::from_be_bytes(page.0.as_ref().try_into().unwrap()));
+        let first = after.map_or(0, |after| after + 1);
+        let mut page = LogPage::default();
+        let mut streams = query.streams.to_vec();
+        streams.sort_by_key(|stream| (stream.token(), *stream));
+        for stream in streams {
+            let key = |row: &Row| {
+                (
+                    row.row.position.stream.token(),
+                    row.row.position.stream,
+                    row.row.position.time,
+                )
+            };
+            let from = self
+                .rows
+                .partition_point(|row| key(row) < (stream.token(), stream, query.from));
+            for (index, row) in self.rows.iter().enumerate().skip(from.max(first)) {
+                let position = row.row.position;
+                if position.stream != stream || query.until.is_some_and(|until| position.time >= until) {
+                    break;
+                }
+                if row.visible > at {
+                    continue;
+                }
+                if page.rows.len() == page_size.min(query.page_size as usize) {
+                    // Continues behind the last row that was returned.
+                    return page;
+                }
+                page.rows.push(row.row.clone());
+                page.next = Some(PageState(Bytes::copy_from_slice(&index.to_be_bytes())));
+            }
+        }
+        page.next = None;
+        page
+    }
+}
+
+#[derive(Debug)]
+struct Flight {
+    planned: Planned,
+    started: Micros,
+    executes: Micros,
+    returns: Micros,
+}
+
+pub(super) struct Sim {
+    world: World,
+    rng: StdRng,
+    now: Micros,
+    tail: Tail,
+    ledger: Ledger,
+    slots: SlotSet,
+    page_size: usize,
+    failures_in_100: u32,
+    flights: Vec<Flight>,
+    polled: Micros,
+    /// Events whose acknowledgement is on its way.
+    unresolved: Vec<(Micros, SourceEvent)>,
+    resolved: HashSet<RowId>,
+    /// By token, positions handed over that a later process knows of too.
+    handed: HashMap<i64, Vec<(CdcTime, RowId)>>,
+    seen: HashMap<RowId, u32>,
+    repeats_allowed: HashSet<RowId>,
+    saved: BTreeMap<SlotId, (Micros, Vec<(i64, RowId)>)>,
+    saved_at: Micros,
+    report: Report,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Report {
+    pub(super) late: usize,
+    pub(super) worst_delay: Micros,
+    pub(super) rows_read: usize,
+    pub(super) most_ids: usize,
+    by_cursor: BTreeMap<&'static str, usize>,
+    problems: Vec<String>,
+    lost: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn queries(&self, cursor: &str) -> usize {
+        self.by_cursor.get(cursor).copied().unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub(super) fn check(&self) {
+        assert!(
+            self.problems.is_empty(),
+            "{:#?} of {}",
+            &self.problems[..self.problems.len().min(8)],
+            self.problems.len()
+        );
+        assert!(
+            self.lost.is_empty(),
+            "lost {:#?} of {}",
+            &self.lost[..self.lost.len().min(8)],
+            self.lost.len()
+        );
+    }
+}
+
+fn new_tail() -> Tail {
+    Tail::new(Config {
+        horizon: HORIZON,
+        duplicate_window: 0,
+        rules: Rules::default(),
+        id_column: None,
+    })
+}
+
+impl Sim {
+    pub(super) fn new(mut world: World, seed: u64) -> Self {
+        world.seal();
+        let mut sim = Self {
+            world,
+            rng: rng(seed),
+            now: START,
+            tail: new_tail(),
+            ledger: Ledger::default(),
+            slots: SlotSet::EMPTY,
+            page_size: usize::MAX,
+            failures_in_100: 0,
+            flights: Vec::new(),
+            polled: 0,
+            unresolved: Vec::new(),
+            resolved: HashSet::new(),
+            handed: HashMap::new(),
+            seen: HashMap::new(),
+            repeats_allowed: HashSet::new(),
+            saved: BTreeMap::new(),
+            saved_at: START,
+            report: Report::default(),
+        };
+        sim.add(SlotSet::ALL, START);
+        sim
+    }
+
+    pub(super) fn starting_at(mut self, bound: Micros) -> Self {
+        self.restart_with(SlotSet::ALL, bound);
+        self
+    }
+
+    pub(super) fn owning(mut self, slots: SlotSet) -> Self {
+        self.restart_with(slots, START);
+        self
+    }
+
+    fn restart_with(&mut self, slots: SlotSet, bound: Micros) {
+        (self.tail, self.ledger, self.slots) = (new_tail(), Ledger::default(), SlotSet::EMPTY);
+        self.add(slots, bound);
+    }
+
+    pub(super) fn with_pages(mut self, rows: usize) -> Self {
+        self.page_size = rows;
+        self
+    }
+
+    pub(super) fn with_failures(mut self, in_100: u32) -> Self {
+        self.failures_in_100 = in_100;
+        self
+    }
+
+    pub(super) fn now(&self) -> Micros {
+        self.now
+    }
+
+    pub(super) fn add(&mut self, slots: SlotSet, bound: Micros) {
+        for slot in slots.iter() {
+            self.ledger.open(slot, bound, []);
+            self.tail.add_slot(slot, &self.ledger);
+            self.saved.insert(slot, (bound, Vec::new()));
+        }
+        self.slots = self.slots.union(slots);
+    }
+
+    /// The lowest bound.
+    pub(super) fn bound(&self) -> Micros {
+        self.slots
+            .iter()
+            .map(|slot| self.ledger.slot(slot).unwrap().bound())
+            .min()
+            .unwrap()
+    }
+
+    /// The process dies and starts again from what was saved.
+    pub(super) fn crash(&mut self) {
+        self.flights.clear();
+        self.unresolved.clear();
+        self.polled = 0;
+        (self.tail, self.ledger) = (new_tail(), Ledger::default());
+        let known: HashSet<RowId> = self
+            .saved
+            .values()
+            .flat_map(|(_, ids)| ids.iter().map(|(_, id)| *id))
+            .collect();
+        for (slot, (bound, ids)) in &self.saved {
+            self.ledger.open(*slot, *bound, ids.iter().copied());
+            self.tail.add_slot(*slot, &self.ledger);
+        }
+        let saved = &self.saved;
+        for (token, positions) in &mut self.handed {
+            let bound = saved
+                .get(&SlotId::of_token(*token))
+                .map_or(0, |(bound, _)| *bound);
+            positions.retain(|(time, id)| time.micros() < bound || known.contains(id));
+        }
+        let kept: HashSet<RowId> = self.handed.values().flatten().map(|(_, id)| *id).collect();
+        self.resolved.retain(|id| kept.contains(id));
+        self.repeats_allowed
+            .extend(self.seen.keys().filter(|id| !kept.contains(id)));
+    }
+
+    pub(super) fn run(&mut self, until: Micros) -> Report {
+        while self.now < until {
+            self.poll_sets();
+            self.start_queries();
+            let due = self.tail.next_due(self.now).map(|due| due.max(self.now + 1));
+            let returns = self.flights.iter().map(|flight| flight.returns).min();
+            let resolves = self.unresolved.iter().map(|(at, _)| *at).min();
+            let times = [
+                Some(self.polled + SECOND),
+                returns,
+                resolves,
+                due.filter(|_| self.flights.len() < CONCURRENCY),
+            ];
+            self.now = times.into_iter().flatten().min().unwrap().max(self.now);
+            self.resolve();
+            self.land();
+            self.save();
+        }
+        self.check_lost();
+        self.report.clone()
+    }
+
+    fn poll_sets(&mut self) {
+        if self.now - self.polled < SECOND {
+            return;
+        }
+        self.polled = self.now;
+        let published = self.world.sets.iter().filter(|(_, at)| *at <= self.now);
+        let sets: Vec<_> = published.map(|(set, _)| set.clone()).collect();
+        self.tail.on_stream_sets(&sets, &mut self.ledger);
+    }
+
+    fn start_queries(&mut self) {
+        while self.flights.len() < CONCURRENCY {
+            let Some(planned) = self.tail.next_query(self.now) else {
+                return;
+            };
+            *self.report.by_cursor.entry(planned.cursor).or_default() += 1;
+            let executes = self.now + 200 + below(&mut self.rng, 800);
+            let returns = executes + 200 + below(&mut self.rng, 800);
+            self.flights.push(Flight {
+                planned,
+                started: self.now,
+                executes,
+                returns,
+            });
+        }
+    }
+
+    fn land(&mut self) {
+        while let Some(index) = self.flights.iter().position(|flight| flight.returns <= self.now) {
+            let flight = self.flights.swap_remove(index);
+            if self.rng.random_range(0..100) < self.failures_in_100 {
+                let error = LogError::Transient("planted".into());
+                self.tail.on_error(&flight.planned, &error, self.now);
+                continue;
+            }
+            let page = self
+                .world
+                .read(&flight.planned.query, flight.executes, self.page_size);
+            self.report.rows_read += page.rows.len();
+            let events = self
+                .tail
+                .on_page(&flight.planned, flight.started, page, self.now, &mut self.ledger);
+            for event in events {
+                self.receive(event);
+            }
+            self.check_bounds();
+        }
+    }
+
+    fn receive(&mut self, event: SourceEvent) {
+        let told = format!(
+            "{} at {} late {}",
+            event.position,
+            event.time() - START,
+            event.late
+        );
+        let before = self.handed.entry(event.token).or_default();
+        let overtaken = before.iter().any(|(time, _)| *time > event.position.time);
+        if overtaken != event.late {
+            self.report
+                .problems
+                .push(format!("overtaken {overtaken}: {told}"));
+        }
+        before.push((event.position.time, event.row_id));
+        *self.seen.entry(event.row_id).or_default() += 1;
+        if self.seen[&event.row_id] > 1 && !self.repeats_allowed.remove(&event.row_id) {
+            self.report.problems.push(format!("twice: {told}"));
+        }
+        self.report.late += usize::from(event.late);
+        let shown = self.now - event.time();
+        self.report.worst_delay = self.report.worst_delay.max(shown);
+        let takes = 1000 + below(&mut self.rng, 20_000);
+        self.unresolved.push((self.now + takes, event));
+    }
+
+    fn resolve(&mut self) {
+        let now = self.now;
+        for (_, event) in self.unresolved.extract_if(.., |(at, _)| *at <= now) {
+            self.ledger.resolve(event.slot, event.time(), event.row_id);
+            self.resolved.insert(event.row_id);
+        }
+    }
+
+    fn save(&mut self) {
+        if self.now - self.saved_at < SECOND {
+            return;
+        }
+        self.saved_at = self.now;
+        let mut ids = 0;
+        for slot in self.slots.iter() {
+            let owned = self.ledger.slot_mut(slot).unwrap();
+            ids += owned.ids();
+            let Some(delta) = owned.delta() else {
+                continue;
+            };
+            owned.saved(&delta);
+            let (bound, saved) = self.saved.get_mut(&slot).unwrap();
+            *bound = delta.bound;
+            saved.retain(|(second, _)| *second >= delta.obsolete_below);
+            for (second, ids) in delta.resolved {
+                saved.extend(ids.into_iter().map(|id| (second, id)));
+            }
+        }
+        self.report.most_ids = self.report.most_ids.max(ids);
+    }
+
+    /// No bound may have passed a row that is not resolved, visible yet or not, unless its streams are unpublished.
+    fn check_bounds(&mut self) {
+        let published = |stream| {
+            let set = self
+                .world
+                .sets
+                .iter()
+                .find(|(set, _)| set.streams.iter().any(|s| s.id == stream));
+            set.is_some_and(|(_, at)| *at + SECOND <= self.now)
+        };
+        if self.rng.random_range(0..200) > 0 {
+            return;
+        }
+        for row in &self.world.rows {
+            let row = &row.row;
+            let slot = SlotId::of_token(row.token);
+            let Some(owned) = self.ledger.slot(slot).filter(|_| row.position.batch_seq_no == 0) else {
+                continue;
+            };
+            let passed = row.position.time.micros() < owned.bound() && row.position.time.micros() >= START;
+            if passed && !self.resolved.contains(&row.position.row_id()) && published(row.position.stream) {
+                self.report
+                    .problems
+                    .push(format!("bound {} passed {}", owned.bound() - START, row.position));
+            }
+        }
+    }
+
+    fn check_lost(&mut self) {
+        let ours = |row: &&Row| self.slots.contains(SlotId::of_token(row.row.token));
+        let rows = self
+            .world
+            .rows
+            .iter()
+            .filter(ours)
+            .filter(|row| row.row.position.batch_seq_no == 0);
+        let lost = rows.filter(|row| !self.seen.contains_key(&row.row.position.row_id()));
+        let line = |row: &Row| {
+            let time = row.row.position.time.micros() - START;
+            format!(
+                "{} at {time}, visible after {}",
+                row.row.position,
+                row.visible - START - time
+            )
+        };
+        self.report.lost = lost.map(line).collect();
+    }
+}
