@@ -22,6 +22,8 @@ pub const SHARDS_PER_NODE: u32 = 1;
 pub struct Topology {
     pub cluster_name: String,
     pub datacenter: String,
+    /// What system.local and system.peers call it.
+    pub release_version: String,
     pub nodes: usize,
     pub tokens_per_node: usize,
 }
@@ -30,6 +32,7 @@ pub struct Topology {
 pub struct Cluster {
     pub name: String,
     pub datacenter: String,
+    pub release_version: String,
     nodes: Vec<Node>,
 }
 
@@ -71,6 +74,7 @@ impl Cluster {
         Self {
             name: topology.cluster_name.clone(),
             datacenter: topology.datacenter.clone(),
+            release_version: topology.release_version.clone(),
             nodes,
         }
     }
@@ -136,6 +140,7 @@ mod tests {
         let topology = Topology {
             cluster_name: "test".into(),
             datacenter: "datacenter1".into(),
+            release_version: "3.0.8".into(),
             nodes,
             tokens_per_node,
         };

@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Parts};
+use crate::administration::NodeAdministration;
 use crate::cdc;
 use crate::cdc::generations::RingToken;
 use crate::cdc::service::CdcService;
@@ -79,6 +80,7 @@ impl Default for SandboxBuilder {
             topology: Topology {
                 cluster_name: "outbox-sandbox".to_owned(),
                 datacenter: "datacenter1".to_owned(),
+                release_version: system::RELEASE_VERSION.to_owned(),
                 nodes: 1,
                 tokens_per_node: DEFAULT_TOKENS_PER_NODE,
             },
@@ -121,6 +123,13 @@ impl SandboxBuilder {
 
     pub fn datacenter(mut self, name: &str) -> Self {
         self.topology.datacenter = name.to_owned();
+        self
+    }
+
+    /// What system.local and system.peers say; ScyllaDB's if not said otherwise. Clients choose by it: from 4.0
+    /// on, Apache's cqlsh sends DESCRIBE and the Python driver looks for virtual keyspaces.
+    pub fn release_version(mut self, version: &str) -> Self {
+        self.topology.release_version = version.to_owned();
         self
     }
 
@@ -217,7 +226,10 @@ impl SandboxBuilder {
             cdc: cdc.clone(),
             write_faults: faults.clone(),
             read_faults: faults.clone(),
-            administration: roles.clone(),
+            administration: Arc::new(NodeAdministration {
+                cluster: cluster.clone(),
+                roles: roles.clone(),
+            }),
             virtual_tables,
             lwt_result: self.lwt_result,
             tablets_by_default: self.tablets_by_default,

@@ -4,9 +4,11 @@
 //! rows), `cdc` (mutations to log rows), `storage` (mutations to partitions), `system` (virtual tables).
 
 mod admin;
+mod administration;
 pub mod cdc;
 pub mod cluster;
 pub mod cql;
+mod describe;
 pub mod embed;
 pub mod error;
 pub mod fault;

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use sandbox::cluster::{MAX_NODES, MAX_TOKENS_PER_NODE};
 use sandbox::embed::{DEFAULT_TOKENS_PER_NODE, StartError};
+use sandbox::system::RELEASE_VERSION;
 use sandbox::{Sandbox, SandboxBuilder};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -54,6 +55,10 @@ struct Arguments {
     /// Name of the datacenter
     #[arg(long, default_value = "datacenter1")]
     datacenter: String,
+
+    /// What system.local says. From 4.0.0 on, Apache's cqlsh sends DESCRIBE
+    #[arg(long, value_name = "VERSION", default_value = RELEASE_VERSION)]
+    release_version: String,
 
     /// Form of the log lines on standard error; RUST_LOG sets what is logged
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -110,6 +115,7 @@ fn builder(arguments: Arguments) -> anyhow::Result<SandboxBuilder> {
         .nodes(arguments.nodes)
         .tokens_per_node(arguments.vnodes)
         .datacenter(&arguments.datacenter)
+        .release_version(&arguments.release_version)
         .tablets_by_default(arguments.tablets_default);
     for user in &users {
         match user.split_once(':') {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{CQL_VERSION, RELEASE_VERSION, value};
+use super::{CQL_VERSION, value};
 use crate::cluster::{Cluster, Node};
 use crate::error::CqlError;
 use crate::query::virtual_table::{VirtualContext, VirtualRow, VirtualTable};
@@ -88,7 +88,7 @@ impl VirtualTable for Local {
             value::text("4"),
             value::text(PARTITIONER),
             value::text(&node.rack),
-            value::text(RELEASE_VERSION),
+            value::text(&self.cluster.release_version),
             value::inet(node.ip()),
             value::uuid(context.catalog.version),
             value::text("CDC,UDA,VIEW_VIRTUAL_COLUMNS"),
@@ -135,7 +135,7 @@ impl VirtualTable for Peers {
                     value::uuid(node.host_id),
                     None,
                     value::text(&node.rack),
-                    value::text(RELEASE_VERSION),
+                    value::text(&self.cluster.release_version),
                     value::inet(node.ip()),
                     value::uuid(context.catalog.version),
                     value::text("CDC,UDA,VIEW_VIRTUAL_COLUMNS"),
@@ -251,6 +251,7 @@ mod tests {
         let topology = Topology {
             cluster_name: "test".into(),
             datacenter: "datacenter1".into(),
+            release_version: "3.0.8".into(),
             nodes: 3,
             tokens_per_node: 2,
         };

@@ -50,6 +50,8 @@ def test_metadata_knows_tables_types_and_options(session):
         "CREATE TABLE meta (p int, c timeuuid, s text static, v map<text, frozen<place>>, PRIMARY KEY (p, c)) "
         "WITH CLUSTERING ORDER BY (c DESC) AND cdc = {'enabled': true} AND comment = 'said'"
     )
+    # The log's creation is an event of its own, which the driver follows up within seconds.
+    session.cluster.refresh_schema_metadata()
     keyspace = session.cluster.metadata.keyspaces[session.keyspace]
     table = keyspace.tables["meta"]
     assert [column.name for column in table.partition_key] == ["p"]
