@@ -44,6 +44,7 @@ pub struct SandboxBuilder {
     users: Vec<User>,
     tablets_by_default: bool,
     lwt_result: LwtResult,
+    lwt_with_tablets: bool,
 }
 
 /// A running cluster. It lives on threads of its own, so its time and its load are not the caller's; dropping
@@ -87,6 +88,7 @@ impl Default for SandboxBuilder {
             users: Vec::new(),
             tablets_by_default: false,
             lwt_result: LwtResult::Scylla,
+            lwt_with_tablets: true,
         }
     }
 }
@@ -151,6 +153,12 @@ impl SandboxBuilder {
     /// The rows of a conditional write's answer; ScyllaDB's if not said otherwise.
     pub fn lwt_result(mut self, result: LwtResult) -> Self {
         self.lwt_result = result;
+        self
+    }
+
+    /// Whether tables with tablets take conditional writes; ScyllaDB before 2025.4 refuses them.
+    pub fn lwt_with_tablets(mut self, supported: bool) -> Self {
+        self.lwt_with_tablets = supported;
         self
     }
 
@@ -232,6 +240,7 @@ impl SandboxBuilder {
             }),
             virtual_tables,
             lwt_result: self.lwt_result,
+            lwt_with_tablets: self.lwt_with_tablets,
             tablets_by_default: self.tablets_by_default,
             datacenter: self.topology.datacenter,
         });

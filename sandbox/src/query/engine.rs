@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub administration: Arc<dyn Administration>,
     pub virtual_tables: Vec<Arc<dyn VirtualTable>>,
     pub lwt_result: LwtResult,
+    /// ScyllaDB before 2025.4 refuses conditional writes to tables with tablets.
+    pub lwt_with_tablets: bool,
     /// Whether a NetworkTopologyStrategy keyspace that does not say gets tablets.
     pub tablets_by_default: bool,
     /// Datacenter that `replication_factor` of NetworkTopologyStrategy expands to.
@@ -314,6 +316,7 @@ impl Default for EngineOptions {
             administration: Arc::new(NoAdministration),
             virtual_tables: Vec::new(),
             lwt_result: LwtResult::Scylla,
+            lwt_with_tablets: true,
             tablets_by_default: false,
             datacenter: "datacenter1".to_owned(),
         }

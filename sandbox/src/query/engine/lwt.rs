@@ -51,6 +51,12 @@ impl Engine {
         }
         let table = statements[0].0.table.clone();
         log_rules::refuse_conditional(&table)?;
+        let tablets = catalog
+            .keyspace(&table.keyspace)
+            .is_some_and(|keyspace| keyspace.initial_tablets.is_some());
+        if tablets && !self.options.lwt_with_tablets {
+            return Err(CqlError::invalid("LWT is not yet supported with tablets"));
+        }
         if statements.iter().any(|(plan, _)| plan.has_timestamp()) {
             return Err(CqlError::invalid(
                 "Cannot provide custom timestamp for conditional BATCH",

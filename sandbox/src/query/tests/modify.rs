@@ -338,3 +338,23 @@ fn conditional_writes() {
         ("UPDATE t SET v = 7 WHERE p = 1 AND c = 1 IF v = 5", "true"),
     ]);
 }
+
+#[test]
+fn tablets_may_refuse_conditional_writes() {
+    let mut fixture = Fixture::with(EngineOptions {
+        lwt_with_tablets: false,
+        ..EngineOptions::default()
+    });
+    fixture.ok(
+        "CREATE KEYSPACE tab WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1} \
+         AND tablets = {'enabled': true}",
+    );
+    fixture.ok("CREATE TABLE tab.t (p int PRIMARY KEY)");
+    fixture.check(&[
+        ("INSERT INTO tab.t (p) VALUES (1)", "-"),
+        (
+            "INSERT INTO tab.t (p) VALUES (1) IF NOT EXISTS",
+            "!2200 LWT is not yet supported with tablets",
+        ),
+    ]);
+}
