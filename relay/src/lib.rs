@@ -23,4 +23,5 @@ pub mod route;
 pub mod secrets;
 pub mod source;
 pub mod state;
+pub mod status;
 pub mod supervise;

@@ -79,6 +79,8 @@ pub struct KeeperView(Arc<Mutex<KeeperState>>);
 #[derive(Debug, Clone, Default)]
 pub struct KeeperState {
     pub owned: SlotSet,
+    /// By index of the owned slots.
+    pub epochs: BTreeMap<usize, u64>,
     /// Slots of our share that a live process still owns.
     pub waiting: SlotSet,
     pub conflict: Option<String>,
@@ -251,8 +253,18 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
                 note(&self.view, &error);
             }
         }
+        self.show_owned();
+    }
+
+    fn show_owned(&self) {
         let owned = self.mine();
-        self.view.update(|view| view.owned = owned);
+        let epochs = self
+            .held
+            .iter()
+            .map(|(slot, held)| (slot.index(), held.epoch.0 as u64))
+            .collect();
+        self.view
+            .update(|view| (view.owned, view.epochs) = (owned, epochs));
     }
 
     async fn observe(&self) -> Result<(Vec<SlotRow>, Vec<ProcessRow>), StateError> {
@@ -279,11 +291,8 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
             self.ledger.lock().close(slot);
         }
         self.holder.revoked(lost);
-        let owned = self.mine();
-        self.view.update(|view| {
-            view.owned = owned;
-            view.fenced += lost.len() as u64;
-        });
+        self.show_owned();
+        self.view.update(|view| view.fenced += lost.len() as u64);
     }
 
     async fn claim(&mut self, claims: Vec<(SlotId, Option<Epoch>)>) {
@@ -426,7 +435,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         if let Err(error) = self.store.retire(&self.config.process).await {
             note(&self.view, &error);
         }
-        self.view.update(|view| view.owned = SlotSet::EMPTY);
+        self.show_owned();
     }
 }
 

@@ -1,0 +1,331 @@
+//! The status document, from what the parts say. Pure.
+
+use std::time::Duration;
+
+use crds::relay_status::{
+    Breaker, Component, Lag, MAX_LISTED_SLOTS, Order, Phase, RelayStatus, Retention, SCHEMA_VERSION, Slot,
+    Slots, Totals,
+};
+
+use crate::health::{Board, Part, timestamp};
+use crate::ledger::Ledger;
+use crate::model::{Micros, SECOND, SlotSet};
+use crate::state::keeper::KeeperState;
+use crate::state::ownership::Share;
+
+/// Reading counts as caught up while it is at most this far behind: young rows are polled far more often.
+const CAUGHT_UP: Micros = 5 * SECOND;
+
+/// What never changes while the process runs.
+#[derive(Debug, Clone)]
+pub struct About {
+    pub identity: String,
+    pub share: Share,
+    pub process: String,
+    pub started: Micros,
+    /// How long the log keeps rows; None for ever.
+    pub retention: Option<Duration>,
+    /// Why order cannot be promised.
+    pub order: Option<String>,
+}
+
+/// What the parts say right now.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    pub keeper: KeeperState,
+    /// How far behind the log reading is; None while nothing is read.
+    pub read_lag: Option<Micros>,
+    pub breaker: Breaker,
+    pub totals: Totals,
+    pub dead_letters_pending: u64,
+    /// Reading waits for a decision: the reason.
+    pub stopped: Option<String>,
+    pub draining: bool,
+    /// On the process's monotonic clock.
+    pub elapsed: Duration,
+}
+
+/// Progress of the owned slots, read under the ledger's lock and nothing else.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Slot, bound, oldest event in flight.
+    pub slots: Vec<(usize, Micros, Option<Micros>)>,
+    pub in_flight: u64,
+}
+
+impl Progress {
+    pub fn of(ledger: &Ledger) -> Self {
+        let owned: Vec<_> = ledger
+            .owned()
+            .iter()
+            .filter_map(|slot| Some((slot, ledger.slot(slot)?)))
+            .collect();
+        Self {
+            slots: owned
+                .iter()
+                .map(|(slot, l)| (slot.index(), l.bound(), l.oldest_taken()))
+                .collect(),
+            in_flight: owned.iter().map(|(_, l)| l.taken() as u64).sum(),
+        }
+    }
+
+    /// Write time of the oldest event that is read and not resolved.
+    pub fn oldest_unresolved(&self) -> Option<Micros> {
+        self.slots.iter().filter_map(|(_, _, oldest)| *oldest).min()
+    }
+
+    fn lowest_bound(&self) -> Option<Micros> {
+        self.slots.iter().map(|(_, bound, _)| *bound).min()
+    }
+}
+
+/// The document at `now`.
+pub fn document(about: &About, view: &View, progress: &Progress, board: &Board, now: Micros) -> RelayStatus {
+    let not_ready = not_ready_because(about, view, board);
+    RelayStatus {
+        schema_version: SCHEMA_VERSION,
+        identity: about.identity.clone(),
+        share: share_text(about.share),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        process: about.process.clone(),
+        started: timestamp(about.started),
+        time: timestamp(now),
+        phase: phase(view, progress, now),
+        ready: not_ready.is_none(),
+        not_ready_because: not_ready,
+        slots: slots(about, view, progress, now),
+        components: components(board),
+        breaker: view.breaker.clone(),
+        totals: view.totals,
+        lag: lag(progress, now),
+        retention: retention(about, progress, now),
+        checkpoint_age_milliseconds: view
+            .keeper
+            .saved_at
+            .map(|at| view.elapsed.saturating_sub(at).as_millis() as u64),
+        dead_letters_pending: view.dead_letters_pending,
+        order: Order {
+            preserved: about.order.is_none(),
+            reason: about.order.clone(),
+        },
+        data_events: board.events(),
+    }
+}
+
+/// Ready is: every slot of the share owned, reading, and able to deliver.
+fn not_ready_because(about: &About, view: &View, board: &Board) -> Option<String> {
+    use crds::relay_status::{BreakerState, Health};
+    if let Some(reason) = &view.stopped {
+        return Some(reason.clone());
+    }
+    if let Some(other) = &view.keeper.conflict {
+        return Some(format!(
+            "process {other} of this identity takes its slots the other way (pinned or auto)"
+        ));
+    }
+    let unwell = |part: Part| {
+        let health = board.part(part)?;
+        let message = health.message.unwrap_or_else(|| "starting".into());
+        (health.health != Health::Healthy).then(|| format!("{}: {message}", part.name()))
+    };
+    if let Some(reason) = Part::ALL.into_iter().find_map(unwell) {
+        return Some(reason);
+    }
+    if view.draining {
+        return Some("stopping".into());
+    }
+    if view.breaker.state != BreakerState::Closed {
+        return Some("the circuit breaker is not closed".into());
+    }
+    let missing = wanted(about, view).saturating_sub(view.keeper.owned.len());
+    (missing > 0).then(|| format!("{missing} slots are not owned yet"))
+}
+
+fn wanted(about: &About, view: &View) -> usize {
+    match about.share {
+        Share::Pinned { index, count } => SlotSet::of_share(index, count).len(),
+        Share::Auto => view.keeper.owned.len(),
+    }
+}
+
+fn phase(view: &View, progress: &Progress, now: Micros) -> Phase {
+    use crds::relay_status::BreakerState;
+    if view.draining {
+        Phase::Draining
+    } else if view.stopped.is_some() {
+        Phase::Stopped
+    } else if view.keeper.owned.is_empty() {
+        if view.keeper.waiting.is_empty() {
+            Phase::Starting
+        } else {
+            Phase::Standby
+        }
+    } else if view.breaker.state == BreakerState::Open {
+        Phase::CircuitOpen
+    } else if behind(view, progress, now) {
+        Phase::CatchingUp
+    } else {
+        Phase::Streaming
+    }
+}
+
+fn behind(view: &View, progress: &Progress, now: Micros) -> bool {
+    let oldest = progress.oldest_unresolved().map_or(0, |oldest| now - oldest);
+    view.read_lag.is_none_or(|lag| lag > CAUGHT_UP) || oldest > CAUGHT_UP
+}
+
+fn slots(about: &About, view: &View, progress: &Progress, now: Micros) -> Slots {
+    let mut slowest: Vec<_> = progress
+        .slots
+        .iter()
+        .map(|(slot, bound, oldest)| Slot {
+            slot: *slot as u16,
+            bound: timestamp(*bound),
+            lag_milliseconds: oldest.map_or(0, |oldest| millis(now - oldest)),
+            epoch: view.keeper.epochs.get(slot).copied().unwrap_or_default(),
+        })
+        .collect();
+    slowest.sort_by_key(|slot| (std::cmp::Reverse(slot.lag_milliseconds), slot.bound, slot.slot));
+    slowest.truncate(MAX_LISTED_SLOTS);
+    Slots {
+        wanted: wanted(about, view) as u16,
+        owned: view.keeper.owned.len() as u16,
+        ranges: Slots::ranges_of(view.keeper.owned.iter().map(|slot| slot.index() as u16)),
+        slowest,
+    }
+}
+
+fn components(board: &Board) -> Vec<Component> {
+    let component = |(part, health): (Part, crate::health::PartHealth)| Component {
+        name: part.name().to_owned(),
+        health: health.health,
+        message: health.message,
+        restarts: health.restarts,
+        since: timestamp(health.since),
+    };
+    board.parts().into_iter().map(component).collect()
+}
+
+fn lag(progress: &Progress, now: Micros) -> Lag {
+    let oldest = progress.oldest_unresolved();
+    Lag {
+        milliseconds: oldest.map_or(0, |oldest| millis(now - oldest)),
+        oldest_unresolved: oldest.map(timestamp),
+        in_flight: progress.in_flight,
+    }
+}
+
+/// What expires first is the oldest row that is not resolved, or not yet read: the lowest bound.
+fn retention(about: &About, progress: &Progress, now: Micros) -> Retention {
+    let Some(ttl) = about.retention else {
+        return Retention::default();
+    };
+    let headroom = |bound: Micros| ttl.as_secs() as i64 - (now - bound) / SECOND;
+    Retention {
+        ttl_seconds: Some(ttl.as_secs()),
+        headroom_seconds: progress.lowest_bound().map(headroom),
+    }
+}
+
+pub fn share_text(share: Share) -> String {
+    match share {
+        Share::Pinned { index, count } => format!("{index}/{count}"),
+        Share::Auto => "auto".to_owned(),
+    }
+}
+
+fn millis(micros: Micros) -> u64 {
+    (micros / 1000).max(0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{RowId, SlotId};
+
+    const NOW: Micros = 1_000 * SECOND;
+
+    fn about() -> About {
+        About {
+            identity: "shop.orders".into(),
+            share: Share::Pinned { index: 1, count: 32 },
+            process: "p".into(),
+            started: 0,
+            retention: Some(Duration::from_secs(3600)),
+            order: None,
+        }
+    }
+
+    fn working() -> (View, Ledger, Board) {
+        let owned: SlotSet = SlotSet::of_share(1, 32);
+        let keeper = KeeperState {
+            owned,
+            ..KeeperState::default()
+        };
+        let mut ledger = Ledger::default();
+        for slot in owned.iter() {
+            ledger.open(slot, NOW - 200 * SECOND, []);
+        }
+        let board = Board::new(0);
+        Part::ALL.into_iter().for_each(|part| board.healthy(part, 1));
+        (
+            View {
+                keeper,
+                read_lag: Some(0),
+                ..View::default()
+            },
+            ledger,
+            board,
+        )
+    }
+
+    #[test]
+    fn ready_is_owning_reading_and_able_to_deliver() {
+        let (view, ledger, board) = working();
+        let status = document(&about(), &view, &Progress::of(&ledger), &board, NOW);
+        assert_eq!((status.ready, status.phase), (true, Phase::Streaming));
+        assert_eq!(status.retention.headroom_seconds, Some(3400));
+        assert_eq!(status.slots.ranges, [[0, 1]]);
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let check = |change: &dyn Fn(&mut View, &Board), expected: &str| {
+            let (mut view, ledger, board) = working();
+            change(&mut view, &board);
+            let status = document(&about(), &view, &Progress::of(&ledger), &board, NOW);
+            assert!(!status.ready);
+            let because = status.not_ready_because.unwrap();
+            assert!(because.contains(expected), "{because}");
+        };
+        check(
+            &|view, _| view.keeper.owned = SlotSet::EMPTY,
+            "2 slots are not owned",
+        );
+        check(
+            &|_, board| board.failed(Part::Sink, "no broker", 2),
+            "sink: no broker",
+        );
+        check(
+            &|view, _| view.breaker.state = crds::relay_status::BreakerState::Open,
+            "breaker",
+        );
+        check(
+            &|view, _| view.stopped = Some("rows expired unread".into()),
+            "rows expired",
+        );
+        check(&|view, _| view.keeper.conflict = Some("x".into()), "process x");
+    }
+
+    #[test]
+    fn an_old_event_in_flight_is_lag() {
+        let (view, mut ledger, board) = working();
+        ledger.take(SlotId::new(1).unwrap(), NOW - 9 * SECOND, RowId(1));
+        let status = document(&about(), &view, &Progress::of(&ledger), &board, NOW);
+        assert_eq!((status.lag.milliseconds, status.lag.in_flight), (9_000, 1));
+        assert_eq!(
+            (status.phase, status.slots.slowest[0].slot),
+            (Phase::CatchingUp, 1)
+        );
+    }
+}
