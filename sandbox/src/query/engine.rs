@@ -135,7 +135,13 @@ impl Engine {
         {
             return Ok(known);
         }
-        let prepared = Arc::new(Prepared::new(&catalog, session.keyspace.as_deref(), text, id)?);
+        let prepared = Arc::new(Prepared::new(
+            &catalog,
+            session.keyspace.as_deref(),
+            text,
+            id,
+            self.options.lwt_result,
+        )?);
         self.prepared.insert(prepared.clone());
         Ok(prepared)
     }
@@ -188,7 +194,13 @@ impl Engine {
                 BatchStatement::Prepared(id) => self.prepared.current(id, &catalog)?,
                 BatchStatement::Text(text) => {
                     let keyspace = session.keyspace.as_deref();
-                    Arc::new(Prepared::new(&catalog, keyspace, text, Bytes::new())?)
+                    Arc::new(Prepared::new(
+                        &catalog,
+                        keyspace,
+                        text,
+                        Bytes::new(),
+                        self.options.lwt_result,
+                    )?)
                 }
             });
         }

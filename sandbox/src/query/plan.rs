@@ -135,12 +135,17 @@ impl Planned {
         }
     }
 
-    pub fn is_conditional(&self) -> bool {
-        match &self.plan {
-            Plan::Modify(modify) => modify.is_conditional(),
-            Plan::Batch(batch) => batch.statements.iter().any(ModifyPlan::is_conditional),
-            _ => false,
-        }
+    /// The table of a conditional write.
+    pub fn conditional_table(&self) -> Option<&TableSchema> {
+        let plan = match &self.plan {
+            Plan::Modify(modify) => Some(modify.as_ref()).filter(|modify| modify.is_conditional()),
+            Plan::Batch(batch) => batch
+                .statements
+                .iter()
+                .find(|statement| statement.is_conditional()),
+            _ => None,
+        };
+        plan.map(|plan| plan.table.as_ref())
     }
 
     /// None: no rows come back, or their columns depend on the outcome.

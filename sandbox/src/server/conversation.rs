@@ -216,7 +216,10 @@ impl Conversation {
                         .engine
                         .execute(session, &execute.id, &execute.values, &execute.params)
                 })?;
-                Ok(executed(result, execute.skip_metadata))
+                // Columns that depend on the outcome were not known when the statement was prepared.
+                let prepared = self.shared.engine.prepared(&execute.id);
+                let known = prepared.is_some_and(|prepared| prepared.result.is_some());
+                Ok(executed(result, execute.skip_metadata && known))
             }
             Request::Batch(batch) => {
                 let result = self.run(|shared, session| {

@@ -195,7 +195,13 @@ fn cassandra_rows(table: &TableSchema, applied: bool, checked: &[Checked<'_>], b
     rows_of(table, applied, &columns, &rows)
 }
 
-fn rows_of(table: &TableSchema, applied: bool, columns: &[ColumnId], rows: &[&ConditionRow]) -> Rows {
+/// The columns of ScyllaDB's answer, which do not depend on the outcome.
+pub(super) fn scylla_metadata(table: &TableSchema) -> ResultMetadata {
+    let columns: Vec<_> = (0..table.columns.len()).collect();
+    metadata_of(table, &columns)
+}
+
+fn metadata_of(table: &TableSchema, columns: &[ColumnId]) -> ResultMetadata {
     let spec = |name: &str, ty: &CqlType| ColumnSpec {
         keyspace: table.keyspace.as_str().into(),
         table: table.name.as_str().into(),
@@ -208,6 +214,10 @@ fn rows_of(table: &TableSchema, applied: bool, columns: &[ColumnId], rows: &[&Co
             .iter()
             .map(|id| spec(&table.columns[*id].name, &table.columns[*id].ty)),
     );
+    ResultMetadata { columns: specs }
+}
+
+fn rows_of(table: &TableSchema, applied: bool, columns: &[ColumnId], rows: &[&ConditionRow]) -> Rows {
     let mut data = Vec::new();
     for row in rows {
         data.extend_from_slice(&[0, 0, 0, 1, u8::from(applied)]);
@@ -222,7 +232,7 @@ fn rows_of(table: &TableSchema, applied: bool, columns: &[ColumnId], rows: &[&Co
         }
     }
     Rows {
-        metadata: Arc::new(ResultMetadata { columns: specs }),
+        metadata: Arc::new(metadata_of(table, columns)),
         // A batch has at most 65535 statements.
         row_count: rows.len() as i32,
         data,

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use parking_lot::RwLock;
 
+use super::LwtResult;
+use super::lwt::scylla_metadata;
 use crate::cql;
 use crate::cql::ast::Parsed;
 use crate::error::{CqlError, ErrorKind};
@@ -26,7 +28,7 @@ pub struct Prepared {
     pub binds: Arc<ResultMetadata>,
     /// For each partition key column, which bind marker gives it; empty if not all of them are markers.
     pub partition_key_binds: Vec<u16>,
-    /// None: the statement returns no rows.
+    /// None: the statement returns no rows, or rows whose columns depend on the outcome.
     pub result: Option<Arc<ResultMetadata>>,
     pub conditional: bool,
     pub(super) planned: Planned,
@@ -55,9 +57,12 @@ impl Prepared {
         keyspace: Option<&str>,
         text: &str,
         id: Bytes,
+        lwt_result: LwtResult,
     ) -> Result<Self, CqlError> {
         let parsed = cql::parse(text)?;
         let planned = Planned::new(catalog, keyspace, &parsed)?;
+        let conditional = planned.conditional_table();
+        let outcome = conditional.filter(|_| lwt_result == LwtResult::Scylla);
         Ok(Self {
             id,
             text: text.to_owned(),
@@ -67,8 +72,10 @@ impl Prepared {
                 columns: planned.binds.clone(),
             }),
             partition_key_binds: planned.partition_key_binds(),
-            result: planned.result(),
-            conditional: planned.is_conditional(),
+            result: planned
+                .result()
+                .or_else(|| outcome.map(|table| Arc::new(scylla_metadata(table)))),
+            conditional: conditional.is_some(),
             planned,
         })
     }

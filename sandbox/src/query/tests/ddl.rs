@@ -1,4 +1,5 @@
 use super::Fixture;
+use crate::query::engine::{EngineOptions, LwtResult};
 
 #[test]
 fn keyspaces_and_tables() {
@@ -141,5 +142,24 @@ fn bind_markers_are_named_as_in_scylladb() {
             .map(|bind| bind.name.as_str())
             .collect();
         assert_eq!(found, names, "{text}");
+    }
+}
+
+#[test]
+fn a_conditional_write_announces_scylladbs_columns_when_prepared() {
+    for (shape, columns) in [(LwtResult::Scylla, Some(3)), (LwtResult::Cassandra, None)] {
+        let mut fixture = Fixture::with(EngineOptions {
+            lwt_result: shape,
+            ..EngineOptions::default()
+        });
+        fixture.ok("CREATE TABLE t (p int PRIMARY KEY, v int)");
+        let text = "INSERT INTO t (p, v) VALUES (?, ?) IF NOT EXISTS";
+        let prepared = fixture.engine.prepare(&fixture.session, text).unwrap();
+        assert!(prepared.conditional);
+        assert_eq!(
+            prepared.result.as_ref().map(|result| result.columns.len()),
+            columns,
+            "{shape:?}"
+        );
     }
 }
