@@ -24,9 +24,13 @@ use sandbox::cdc::tablets::TabletChange;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::value::Row;
+use tokio::time::sleep;
 
 use reader::Reading;
 use row::LogRow;
+
+/// A reader that is stopped before it has found its streams ends without having read any.
+const KNOWS_ITS_STREAMS: Duration = Duration::from_secs(1);
 
 /// One of everything that a log can show.
 const WORKLOAD: [&str; 18] = [
@@ -132,6 +136,7 @@ async fn it_reads_every_change_of_vnode_tables() {
         execute(&session, statement).await;
     }
     let reading = Reading::start(&session, "reader_vnodes", from).await.unwrap();
+    sleep(KNOWS_ITS_STREAMS).await;
     let rows = reading.finish().await.unwrap();
     assert!(rows.len() > WORKLOAD.len(), "{} rows", rows.len());
     check(&session, rows).await;
@@ -145,6 +150,7 @@ async fn it_reads_every_change_of_tablet_tables() {
         execute(&session, statement).await;
     }
     let reading = Reading::start(&session, "reader_tablets", from).await.unwrap();
+    sleep(KNOWS_ITS_STREAMS).await;
     let rows = reading.finish().await.unwrap();
     assert!(rows.len() > WORKLOAD.len(), "{} rows", rows.len());
     check(&session, rows).await;
@@ -221,7 +227,7 @@ async fn write_across(session: &Session, switch: impl Fn() -> i64, reading: Read
         for _ in 0..times {
             execute(session, &format!("INSERT INTO t (pk, ck, v) VALUES ({pk}, 0, 0)")).await;
             pk += 1;
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     };
     insert(20).await;
@@ -231,7 +237,7 @@ async fn write_across(session: &Session, switch: impl Fn() -> i64, reading: Read
     }
     insert(20).await;
     // Late publication, the reader's safety interval and its look for the next generation.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    sleep(Duration::from_millis(1_500)).await;
     insert(5).await;
     let rows = reading.finish().await.expect("the reader ends well");
     let (before, after) = rows.iter().partition::<Vec<_>, _>(|row| row::micros(row) < start);

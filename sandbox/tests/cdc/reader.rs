@@ -14,7 +14,7 @@ use scylla_cdc::log_reader::{CDCLogReader, CDCLogReaderBuilder};
 use crate::row::LogRow;
 
 /// Rows younger than this are not read yet; the library's default is 30 s.
-pub(crate) const SAFETY: Duration = Duration::from_millis(400);
+pub(crate) const SAFETY: Duration = Duration::from_millis(500);
 /// The library's default is 60 s.
 const WINDOW: Duration = Duration::from_millis(200);
 /// The library's default is 10 s.
