@@ -13,6 +13,7 @@
 #
 # dir defaults to $OUTBOX_CACHE/run/cassandra.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"
 
 HOME_DIR=$CACHE/cassandra-$CASSANDRA_VERSION

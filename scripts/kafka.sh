@@ -17,6 +17,7 @@
 #
 # dir defaults to $OUTBOX_CACHE/run/kafka. Topics are not created automatically, as in production.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"
 
 HOME_DIR=$CACHE/kafka-$KAFKA_VERSION
@@ -59,14 +60,34 @@ start() {
   mkdir -p "$dir"
   dir=$(cd "$dir" && pwd)
   [[ ! $secure || $nodes == 1 ]] || die "--secure is for one broker"
-  [[ -f $dir/bootstrap ]] || configure "$nodes" "$dir" "$port" "$heap" "$bench" "$secure"
-  local node
+  if [[ -f $dir/bootstrap ]]; then
+    run_brokers "$dir" "$bench" "$owner"
+    wait_ready "$dir"
+  else
+    start_new "$nodes" "$dir" "$port" "$heap" "$bench" "$secure" "$owner"
+  fi
+  cat "$dir/bootstrap"
+}
+
+# A port that was free a moment ago may be taken by a test that runs beside this one: then others are tried.
+start_new() {
+  local dir=$2 port=$3 bench=$5 owner=$7 attempt
+  for attempt in 1 2 3; do
+    configure "${@:1:6}"
+    run_brokers "$dir" "$bench" "$owner"
+    if (wait_ready "$dir"); then return; fi
+    [[ ! $port && $attempt != 3 ]] && grep -qs "Address already in use" "$dir"/node-*/log || exit 1
+    signal_nodes KILL "$dir" && await_end "$dir"
+    rm -rf "$dir"/node-* "$dir/bootstrap"
+  done
+}
+
+run_brokers() {
+  local dir=$1 bench=$2 owner=$3 node
   for node in "$dir"/node-*; do
     running_pid "$node" >/dev/null || run_broker "$node" "$bench"
   done
   if [[ $owner ]]; then kill_with_owner "$owner" "$dir"/node-* </dev/null >/dev/null 2>&1 & fi
-  wait_ready "$dir"
-  cat "$dir/bootstrap"
 }
 
 install() {
