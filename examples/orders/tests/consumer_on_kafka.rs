@@ -1,7 +1,5 @@
 //! The example consumer on a real topic.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where something is missing")]
-
 use std::time::Duration;
 
 use orders::broker::Broker;
