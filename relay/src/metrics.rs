@@ -3,17 +3,20 @@
 
 mod delivery;
 mod labels;
+mod reading;
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use delivery::DeliveryMetrics;
 pub use labels::EventLabel;
+pub use reading::ReadingMetrics;
 
 /// All metrics of a process. Cheap to share; handles are made once, so that hot paths only add.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     pub delivery: DeliveryMetrics,
+    pub reading: ReadingMetrics,
 }
 
 impl Metrics {
@@ -23,6 +26,7 @@ impl Metrics {
         let registry = Registry::new();
         Ok(Self {
             delivery: DeliveryMetrics::register(&registry)?,
+            reading: ReadingMetrics::register(&registry)?,
             registry,
         })
     }

@@ -73,8 +73,8 @@ impl Limiter {
         ((self.allowed * self.ramp(now)) as u32).max(1)
     }
 
-    /// Starts a query, or says how long to wait; None to wait for an answer instead.
-    pub fn start(&mut self, now: Duration) -> Result<(), Option<Duration>> {
+    /// Whether a query may start, or how long to wait; None to wait for an answer instead.
+    pub fn ready(&mut self, now: Duration) -> Result<(), Option<Duration>> {
         self.fill(now);
         if self.in_flight >= self.allowed(now) {
             return Err(None);
@@ -84,9 +84,13 @@ impl Limiter {
                 (1.0 - self.tokens) / self.rate(now),
             )));
         }
+        Ok(())
+    }
+
+    /// A query starts, which [`Self::ready`] has allowed.
+    pub fn begin(&mut self) {
         self.tokens -= 1.0;
         self.in_flight += 1;
-        Ok(())
     }
 
     /// A query has ended.
@@ -170,7 +174,8 @@ mod tests {
                 }
                 !over
             });
-            while limiter.start(now).is_ok() {
+            while limiter.ready(now).is_ok() {
+                limiter.begin();
                 running.push(now + latency);
                 count += 1;
             }
@@ -220,8 +225,9 @@ mod tests {
     #[test]
     fn it_says_how_long_to_wait() {
         let mut limiter = limiter(Duration::ZERO);
-        assert_eq!(limiter.start(Duration::ZERO), Ok(()));
-        assert_eq!(limiter.start(Duration::ZERO), Err(Some(MS)));
-        assert_eq!(limiter.start(MS), Ok(()));
+        assert_eq!(limiter.ready(Duration::ZERO), Ok(()));
+        limiter.begin();
+        assert_eq!(limiter.ready(Duration::ZERO), Err(Some(MS)));
+        assert_eq!(limiter.ready(MS), Ok(()));
     }
 }

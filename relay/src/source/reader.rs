@@ -1,0 +1,358 @@
+//! The task that reads the log: asks what the tail plans, several groups at once, and hands on what it returns.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::event::SourceEvent;
+use crate::health::{Board, Part};
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::model::{Micros, SECOND, SlotId, SlotSet};
+use crate::ports::{ChangeLog, Clock, LogError, LogPage, StreamSet};
+use crate::source::limiter::{Answer, Limiter, Limits};
+use crate::source::retention::Retention;
+use crate::source::tail::{Config, Counts, Planned, Tail};
+
+/// How often the stream sets are looked at. A switch is announced a minute ahead, and seldom late.
+const TOPOLOGY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Waiting for something other than time, the reader looks again after this long.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// A wall clock that goes back further than this starts the reader anew: its plans lie in the future.
+const CLOCK_STEP: Micros = SECOND;
+
+/// What the reader is told. Sent over a bounded channel; every one is obeyed at once.
+#[derive(Debug)]
+pub enum Command {
+    /// The slot is ours, its ledger is open.
+    Add(SlotId),
+    /// Read no more of the slots. Answered when nothing of them will be handed on any more.
+    Remove(SlotSet, oneshot::Sender<()>),
+    /// Ask nothing more until [`Command::Resume`]; what was asked is still handed on.
+    Pause,
+    Resume,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReaderError {
+    #[error("a query task failed: {0}")]
+    Query(String),
+    #[error("the wall clock went back by {0:?}")]
+    Clock(Duration),
+    #[error("nobody takes events any more")]
+    Closed,
+}
+
+/// What a reader works with. Cheap to clone: a restarted reader continues with the same.
+pub struct Reader<L, C> {
+    pub log: Arc<L>,
+    pub clock: Arc<C>,
+    pub ledger: Arc<Mutex<Ledger>>,
+    pub tail: Config,
+    pub limits: Limits,
+    pub retention: Retention,
+    /// Bounded: when it is full, reading stops.
+    pub out: mpsc::Sender<Vec<SourceEvent>>,
+    pub commands: Arc<tokio::sync::Mutex<mpsc::Receiver<Command>>>,
+    pub metrics: Arc<Metrics>,
+    pub board: Board,
+}
+
+impl<L, C> Clone for Reader<L, C> {
+    fn clone(&self) -> Self {
+        Self {
+            log: Arc::clone(&self.log),
+            clock: Arc::clone(&self.clock),
+            ledger: Arc::clone(&self.ledger),
+            tail: self.tail.clone(),
+            limits: self.limits,
+            retention: self.retention,
+            out: self.out.clone(),
+            commands: Arc::clone(&self.commands),
+            metrics: Arc::clone(&self.metrics),
+            board: self.board.clone(),
+        }
+    }
+}
+
+impl<L: ChangeLog, C: Clock> Reader<L, C> {
+    /// Reads until `stop`. Begins with the slots whose ledgers are open.
+    ///
+    /// # Errors
+    /// Only what a new start mends.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ReaderError> {
+        let commands = Arc::clone(&self.commands);
+        let mut commands = commands.lock().await;
+        let mut running = Running::new(self);
+        loop {
+            running.ask()?;
+            let step = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                Some(command) = commands.recv() => Step::Command(command),
+                step = running.step() => step,
+            };
+            running.go(step)?;
+        }
+    }
+}
+
+/// What happens next.
+enum Step {
+    Command(Command),
+    Sent,
+    Closed,
+    Topology(Result<Result<Vec<StreamSet>, LogError>, JoinError>),
+    Answer(Result<Answered, JoinError>),
+    Time,
+}
+
+struct Running<L, C> {
+    reader: Reader<L, C>,
+    tail: Tail,
+    limiter: Limiter,
+    queries: JoinSet<Answered>,
+    topology: JoinSet<Result<Vec<StreamSet>, LogError>>,
+    /// When the stream sets are looked at next.
+    topology_due: Duration,
+    /// Taken, not yet handed on.
+    pending: VecDeque<Vec<SourceEvent>>,
+    paused: bool,
+    /// The last answer was an error.
+    failing: Option<bool>,
+    now: Micros,
+    counted: Counts,
+    /// How long the limiter lets nothing start.
+    held_back: Option<Duration>,
+}
+
+struct Answered {
+    planned: Planned,
+    started: Micros,
+    latency: Duration,
+    page: Result<LogPage, LogError>,
+}
+
+impl<L: ChangeLog, C: Clock> Running<L, C> {
+    fn new(reader: Reader<L, C>) -> Self {
+        let mut tail = Tail::new(reader.tail.clone());
+        let ledger = reader.ledger.lock();
+        for slot in ledger.owned().iter() {
+            tail.add_slot(slot, &ledger);
+        }
+        drop(ledger);
+        let elapsed = reader.clock.elapsed();
+        Self {
+            limiter: Limiter::new(reader.limits, elapsed),
+            tail,
+            queries: JoinSet::new(),
+            topology: JoinSet::new(),
+            topology_due: elapsed,
+            pending: VecDeque::new(),
+            paused: false,
+            failing: None,
+            now: reader.clock.now(),
+            counted: Counts::default(),
+            held_back: None,
+            reader,
+        }
+    }
+
+    /// The wall clock, which never goes back by a little.
+    fn tick(&mut self) -> Result<Micros, ReaderError> {
+        let wall = self.reader.clock.now();
+        if wall < self.now - CLOCK_STEP {
+            return Err(ReaderError::Clock(Duration::from_micros(
+                (self.now - wall) as u64,
+            )));
+        }
+        self.now = self.now.max(wall);
+        Ok(self.now)
+    }
+
+    /// Starts what is due and allowed.
+    fn ask(&mut self) -> Result<(), ReaderError> {
+        let now = self.tick()?;
+        let elapsed = self.reader.clock.elapsed();
+        if elapsed >= self.topology_due && self.topology.is_empty() {
+            self.topology_due = elapsed + TOPOLOGY_INTERVAL;
+            let log = Arc::clone(&self.reader.log);
+            self.topology.spawn(async move { log.stream_sets().await });
+            self.report(now, elapsed);
+        }
+        self.held_back = None;
+        while !self.paused && self.pending.is_empty() {
+            if let Err(wait) = self.limiter.ready(elapsed) {
+                self.held_back = Some(wait.unwrap_or(LONGEST_WAIT));
+                break;
+            }
+            let Some(planned) = self.tail.next_query(now) else {
+                break;
+            };
+            self.limiter.begin();
+            self.reader
+                .metrics
+                .reading
+                .asked(planned.cursor, planned.query.streams.len());
+            let (log, clock) = (Arc::clone(&self.reader.log), Arc::clone(&self.reader.clock));
+            self.queries.spawn(async move {
+                let asked = clock.elapsed();
+                let page = log.read(planned.query.clone()).await;
+                let latency = clock.elapsed().saturating_sub(asked);
+                Answered {
+                    planned,
+                    started: now,
+                    latency,
+                    page,
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits for what happens next. Nothing is lost if it is dropped before it returns.
+    async fn step(&mut self) -> Step {
+        let wait = self.wait();
+        tokio::select! {
+            biased;
+            permit = self.reader.out.reserve(), if !self.pending.is_empty() => {
+                let Ok(permit) = permit else {
+                    return Step::Closed;
+                };
+                if let Some(events) = self.pending.pop_front() {
+                    permit.send(events);
+                }
+                Step::Sent
+            }
+            Some(sets) = self.topology.join_next() => Step::Topology(sets),
+            // While events wait to be taken, answers wait too.
+            Some(answer) = self.queries.join_next(), if self.pending.is_empty() => Step::Answer(answer),
+            () = tokio::time::sleep(wait) => Step::Time,
+        }
+    }
+
+    fn go(&mut self, step: Step) -> Result<(), ReaderError> {
+        let ended = |error: JoinError| ReaderError::Query(error.to_string());
+        match step {
+            Step::Command(command) => self.obey(command),
+            Step::Topology(sets) => self.learn(sets.map_err(ended)?),
+            Step::Answer(answer) => self.take(answer.map_err(ended)?)?,
+            Step::Closed => return Err(ReaderError::Closed),
+            Step::Sent | Step::Time => {}
+        }
+        Ok(())
+    }
+
+    /// How long nothing will be due.
+    fn wait(&self) -> Duration {
+        let due = self.tail.next_due(self.now).filter(|_| !self.paused);
+        let due = due.map(|due| Duration::from_micros((due - self.now).max(0) as u64));
+        let wait = self.held_back.or(due).unwrap_or(LONGEST_WAIT);
+        wait.min(LONGEST_WAIT)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Add(slot) if self.tail.owned().contains(slot) => {}
+            Command::Add(slot) => self.tail.add_slot(slot, &self.reader.ledger.lock()),
+            Command::Remove(slots, done) => {
+                for slot in slots.iter() {
+                    self.tail.remove_slot(slot);
+                }
+                for events in &mut self.pending {
+                    events.retain(|event| !slots.contains(event.slot));
+                }
+                // Whoever asked may have gone; the slots are removed all the same.
+                let _ = done.send(());
+            }
+            Command::Pause => self.paused = true,
+            Command::Resume => self.paused = false,
+        }
+    }
+
+    fn take(&mut self, answered: Answered) -> Result<(), ReaderError> {
+        let now = self.tick()?;
+        let Answered {
+            planned,
+            started,
+            latency,
+            page,
+        } = answered;
+        let outcome = match &page {
+            Ok(_) => Answer::Good,
+            Err(LogError::Overloaded(_)) => Answer::Overloaded,
+            Err(_) => Answer::Failed,
+        };
+        self.limiter.end(outcome, latency, self.reader.clock.elapsed());
+        match page {
+            Ok(page) => {
+                self.reader.metrics.reading.answered(latency, page.rows.len());
+                self.mended(now);
+                let mut ledger = self.reader.ledger.lock();
+                let events = self.tail.on_page(&planned, started, page, now, &mut ledger);
+                drop(ledger);
+                if !events.is_empty() {
+                    self.pending.push_back(events);
+                }
+            }
+            Err(error) => {
+                self.tail.on_error(&planned, &error, now);
+                self.broken(&error, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, sets: Result<Vec<StreamSet>, LogError>) {
+        match sets {
+            Ok(sets) => self.tail.on_stream_sets(&sets, &mut self.reader.ledger.lock()),
+            Err(error) => self.broken(&error, self.now),
+        }
+    }
+
+    fn broken(&mut self, error: &LogError, now: Micros) {
+        self.reader.metrics.reading.failed(error.category());
+        if self.failing != Some(true) {
+            self.failing = Some(true);
+            warn!(category = error.category(), %error, "reading the log fails");
+            self.reader.board.degraded(Part::Source, error.to_string(), now);
+        }
+    }
+
+    fn mended(&mut self, now: Micros) {
+        if self.failing != Some(false) {
+            self.failing = Some(false);
+            info!("reading the log");
+            self.reader.board.healthy(Part::Source, now);
+        }
+    }
+
+    fn report(&mut self, now: Micros, elapsed: Duration) {
+        let metrics = &self.reader.metrics.reading;
+        metrics.lag(self.tail.lag(now));
+        metrics.queries_in_flight.set(i64::from(self.limiter.in_flight()));
+        metrics
+            .queries_allowed
+            .set(i64::from(self.limiter.allowed(elapsed)));
+        let counts = self.tail.counts().clone();
+        metrics.counted(&self.counted, &counts);
+        self.counted = counts;
+        let ledger = self.reader.ledger.lock();
+        let bounds = ledger
+            .owned()
+            .iter()
+            .filter_map(|slot| ledger.slot(slot))
+            .map(|slot| slot.bound());
+        if let Some(bound) = bounds.min() {
+            metrics.headroom(self.reader.retention.headroom(bound, now));
+        }
+    }
+}
