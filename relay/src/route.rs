@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crds::Sink;
+use crds::names::{TOPIC, is_topic};
 use crds::sink::Key;
+use crds::topic_template::{Part as TemplatePart, TemplateError, TopicTemplate};
 use thiserror::Error;
 
 use crate::decode::{Mapping, OutboxEvent, Unrenderable};
-
-/// Kafka's longest topic name (`Topic.MAX_NAME_LENGTH`).
-const TOPIC_MAX_LENGTH: usize = 249;
 
 /// Decides on topic and key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +47,8 @@ enum KeyFrom {
 /// A configuration that validation should have refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RouterError {
-    #[error("sink.topic {0:?}: expected a name, or a template as in ${{aggregate_type}}-events")]
-    Template(String),
-    #[error("sink.topic {0:?}: {1}")]
-    Name(String, &'static str),
+    #[error("sink.topic {0:?}; accepted: {1}")]
+    Topic(String, TemplateError),
     #[error("sink.key Column needs sink.keyColumn")]
     KeyColumn,
     #[error("column {0} is not mapped")]
@@ -63,8 +60,8 @@ pub enum RouterError {
 pub enum RouteError {
     #[error("column {0} is null; the topic depends on it")]
     TopicColumn(String),
-    #[error("topic {topic:?}: {why}")]
-    TopicName { topic: String, why: &'static str },
+    #[error("topic {0:?}; accepted: {TOPIC}")]
+    TopicName(String),
     #[error("{0} is null; the message key is made of it")]
     Key(String),
     #[error("column {column}: {source}")]
@@ -73,11 +70,8 @@ pub enum RouteError {
 
 /// The columns that topic, key and headers need, beside those with a meaning of their own.
 pub fn extra_columns(sink: &Sink) -> Vec<String> {
-    let topic = parse(&sink.topic).unwrap_or_default();
-    let topic = topic.into_iter().filter_map(|piece| match piece {
-        Piece::Column(name) => Some(name.to_owned()),
-        Piece::Literal(_) => None,
-    });
+    let topic = TopicTemplate::parse(&sink.topic).ok();
+    let topic = topic.iter().flat_map(TopicTemplate::columns).map(str::to_owned);
     let headers = sink.headers.iter().filter_map(|header| header.column.clone());
     topic.chain(sink.key_column.clone()).chain(headers).collect()
 }
@@ -90,22 +84,18 @@ impl Router {
                 .index(name)
                 .ok_or_else(|| RouterError::Unmapped(name.to_owned()))
         };
-        let pieces = parse(&sink.topic).ok_or_else(|| RouterError::Template(sink.topic.clone()))?;
-        let topic = match pieces.as_slice() {
-            [Piece::Literal(name)] => {
-                check_topic(name).map_err(|why| RouterError::Name(sink.topic.clone(), why))?;
-                Topic::Fixed(Arc::from(*name))
-            }
-            pieces => {
-                let parts = pieces.iter().map(|piece| match piece {
-                    Piece::Literal(text) => Ok(Part::Literal((*text).to_owned())),
-                    Piece::Column(name) => indexed(name).map(|index| Part::Column {
-                        index,
-                        name: (*name).to_owned(),
-                    }),
-                });
-                Topic::Template(parts.collect::<Result<_, _>>()?)
-            }
+        let template = TopicTemplate::parse(&sink.topic)
+            .map_err(|error| RouterError::Topic(sink.topic.clone(), error))?;
+        let part = |part: &TemplatePart| match part {
+            TemplatePart::Text(text) => Ok(Part::Literal(text.clone())),
+            TemplatePart::Column(name) => indexed(name).map(|index| Part::Column {
+                index,
+                name: name.clone(),
+            }),
+        };
+        let topic = match template.fixed() {
+            Some(name) => Topic::Fixed(Arc::from(name)),
+            None => Topic::Template(template.parts().iter().map(part).collect::<Result<_, _>>()?),
         };
         let key = match sink.key {
             Key::AggregateId => KeyFrom::AggregateId,
@@ -144,9 +134,10 @@ impl Router {
                 }
             }
         }
-        match check_topic(&topic) {
-            Ok(()) => Ok(Arc::from(topic)),
-            Err(why) => Err(RouteError::TopicName { topic, why }),
+        if is_topic(&topic) {
+            Ok(Arc::from(topic))
+        } else {
+            Err(RouteError::TopicName(topic))
         }
     }
 
@@ -173,47 +164,6 @@ fn column(event: &OutboxEvent, index: usize, name: &str) -> Result<Option<String
         column: name.to_owned(),
         source,
     })
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Piece<'a> {
-    Literal(&'a str),
-    Column(&'a str),
-}
-
-/// Cuts a template into its pieces; None if a `${` is not closed, names nothing, or the template is empty.
-fn parse(template: &str) -> Option<Vec<Piece<'_>>> {
-    let mut pieces = Vec::new();
-    let mut rest = template;
-    while let Some(start) = rest.find("${") {
-        if start > 0 {
-            pieces.push(Piece::Literal(&rest[..start]));
-        }
-        let (name, after) = rest[start + 2..].split_once('}')?;
-        if name.is_empty() || name.contains("${") {
-            return None;
-        }
-        pieces.push(Piece::Column(name));
-        rest = after;
-    }
-    if !rest.is_empty() {
-        pieces.push(Piece::Literal(rest));
-    }
-    (!pieces.is_empty()).then_some(pieces)
-}
-
-/// Kafka's rules for topic names (`org.apache.kafka.common.internals.Topic`).
-fn check_topic(name: &str) -> Result<(), &'static str> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    match name {
-        "" => Err("a topic name is not empty"),
-        "." | ".." => Err("a topic name is not . or .."),
-        _ if name.len() > TOPIC_MAX_LENGTH => Err("a topic name has at most 249 characters"),
-        _ if !name.chars().all(legal) => {
-            Err("a topic name consists of ASCII letters, digits, '.', '_' and '-'")
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -315,43 +265,18 @@ mod tests {
         check(
             template(),
             vec![Some(CqlValue::Text("a b".into()))],
-            "topic \"a b-events\": a topic name consists of ASCII letters, digits, '.', '_' and '-'",
+            "topic \"a b-events\"; accepted: 1 to 249 letters, digits, dots, underscores and dashes",
         );
         check(
             template(),
             vec![Some(CqlValue::Text("x".repeat(249)))],
-            &format!(
-                "topic \"{}-events\": a topic name has at most 249 characters",
-                "x".repeat(249)
-            ),
+            &format!("topic \"{}-events\"; accepted: {TOPIC}", "x".repeat(249)),
         );
         check(
             sink("t", Key::Column, Some("region")),
             vec![None],
             "region is null; the message key is made of it",
         );
-    }
-
-    #[test]
-    fn a_template_is_cut_into_pieces_or_refused() {
-        let check = |template: &str, expected: Option<Vec<Piece<'_>>>| {
-            assert_eq!(parse(template), expected, "{template}")
-        };
-        check("t", Some(vec![Piece::Literal("t")]));
-        check("${a}", Some(vec![Piece::Column("a")]));
-        check(
-            "x${a}${b}y",
-            Some(vec![
-                Piece::Literal("x"),
-                Piece::Column("a"),
-                Piece::Column("b"),
-                Piece::Literal("y"),
-            ]),
-        );
-        check("", None);
-        check("${a", None);
-        check("${}", None);
-        check("${a${b}}", None);
     }
 
     #[test]
