@@ -5,5 +5,9 @@
 
 pub mod breaker;
 pub mod classify;
+pub mod kafka;
 pub mod lane;
+pub mod prepare;
 pub mod retry;
+pub mod shell;
+mod topics;

@@ -11,13 +11,20 @@ pub trait Broker: Send + Sync + 'static {
     /// after an error or a purge. Does not wait for the cluster.
     fn producer(&self, role: Role, signals: Signals) -> Result<Self::Producer, DeliveryError>;
 
-    /// Asks the cluster, at most for `timeout`. A topic that metadata confirms missing is a
-    /// [`ErrorClass::Configuration`] error whose code says so.
+    /// Asks the cluster about a topic; each of its questions takes at most `timeout`. A topic that metadata confirms
+    /// missing is an error whose code says so.
     fn topic(
         &self,
         name: &str,
         timeout: Duration,
     ) -> impl Future<Output = Result<TopicInfo, DeliveryError>> + Send;
+
+    /// Whether some broker answers a question about `topic` (None: about all topics), whatever the answer.
+    fn check(
+        &self,
+        topic: Option<&str>,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), DeliveryError>> + Send;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

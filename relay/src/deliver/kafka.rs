@@ -1,0 +1,230 @@
+//! The broker port on librdkafka.
+
+mod settings;
+mod signals;
+mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tracing::debug;
+
+use crate::deliver::classify::delivery_error;
+use crate::encode::Message;
+use crate::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role, Signals, TopicInfo};
+
+pub use settings::{KafkaSettings, SettingsError};
+use signals::Context;
+
+/// The topic setting that limits a record batch.
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// Makes producers for one Kafka cluster. Clones share their connections for questions.
+#[derive(Clone)]
+pub struct KafkaBroker(Arc<Inner>);
+
+struct Inner {
+    settings: KafkaSettings,
+    templated: bool,
+    /// Asks for metadata only.
+    inquirer: ThreadedProducer<Context>,
+    /// `max.message.bytes` of the topics asked about: the smallest bounds batches, the largest single messages.
+    smallest_limit: AtomicUsize,
+    largest_limit: AtomicUsize,
+}
+
+/// One librdkafka producer. Dropping it blocks for up to a second, so drop it where that may be.
+pub struct KafkaProducer {
+    producer: ThreadedProducer<Context>,
+    templated: bool,
+}
+
+impl KafkaBroker {
+    /// Reaches for no network. `templated`: topics are made of events.
+    ///
+    /// # Errors
+    /// librdkafka refuses a property.
+    pub fn new(settings: KafkaSettings, templated: bool) -> Result<Self, SettingsError> {
+        let context = Context::new(Signals::new(|_| ()), templated);
+        let inquirer = create(&settings.client(), context).map_err(SettingsError::Refused)?;
+        // Also shows at once, and not at the first event, that librdkafka takes the producer's settings.
+        let probe = settings.producer(Role::Flow, None, None);
+        probe.create_native_config().map_err(SettingsError::Refused)?;
+        Ok(Self(Arc::new(Inner {
+            settings,
+            templated,
+            inquirer,
+            smallest_limit: AtomicUsize::new(usize::MAX),
+            largest_limit: AtomicUsize::new(0),
+        })))
+    }
+
+    /// `max.message.bytes` of a topic; None if it may not be read, or not in time.
+    async fn limit(&self, topic: &str, timeout: Duration) -> Option<usize> {
+        let config = self.0.settings.client();
+        let admin: AdminClient<DefaultClientContext> = blocking(move || config.create()).await.ok()?.ok()?;
+        let options = AdminOptions::new().request_timeout(Some(timeout));
+        let described = admin
+            .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
+            .await;
+        // Joins the client's thread.
+        let dropped = blocking(move || drop(admin)).await;
+        debug_assert!(dropped.is_ok());
+        let limit = match described.ok()?.pop()? {
+            Ok(resource) => resource.get(MAX_MESSAGE_BYTES)?.value.as_deref()?.parse().ok()?,
+            Err(code) => {
+                debug!(topic, error = ?code, "max.message.bytes cannot be read");
+                return None;
+            }
+        };
+        self.0.smallest_limit.fetch_min(limit, Ordering::Relaxed);
+        self.0.largest_limit.fetch_max(limit, Ordering::Relaxed);
+        Some(limit)
+    }
+}
+
+impl Broker for KafkaBroker {
+    type Producer = KafkaProducer;
+
+    fn producer(&self, role: Role, signals: Signals) -> Result<KafkaProducer, DeliveryError> {
+        let inner = &self.0;
+        let known = |limit: usize| (1..usize::MAX).contains(&limit).then_some(limit);
+        let smallest = known(inner.smallest_limit.load(Ordering::Relaxed));
+        let largest = known(inner.largest_limit.load(Ordering::Relaxed));
+        let config = inner.settings.producer(role, smallest, largest);
+        let context = Context::new(signals, inner.templated);
+        let producer = create(&config, context).map_err(|error| DeliveryError {
+            class: ErrorClass::Configuration,
+            code: "ClientCreation".to_owned(),
+            detail: error.to_string(),
+            outcome: Outcome::NotWritten,
+        })?;
+        Ok(KafkaProducer {
+            producer,
+            templated: inner.templated,
+        })
+    }
+
+    async fn topic(&self, name: &str, timeout: Duration) -> Result<TopicInfo, DeliveryError> {
+        let (inner, topic) = (Arc::clone(&self.0), name.to_owned());
+        let partitions = blocking(move || inner.partitions(&topic, timeout))
+            .await
+            .map_err(|error| internal(&error))??;
+        Ok(TopicInfo {
+            partitions,
+            max_message_bytes: self.limit(name, timeout).await,
+        })
+    }
+
+    async fn check(&self, topic: Option<&str>, timeout: Duration) -> Result<(), DeliveryError> {
+        let (inner, topic) = (Arc::clone(&self.0), topic.map(str::to_owned));
+        blocking(move || inner.metadata(topic.as_deref(), timeout).map(drop))
+            .await
+            .map_err(|error| internal(&error))?
+    }
+}
+
+impl Inner {
+    fn metadata(
+        &self,
+        topic: Option<&str>,
+        timeout: Duration,
+    ) -> Result<rdkafka::metadata::Metadata, DeliveryError> {
+        let client = self.inquirer.client();
+        client
+            .fetch_metadata(topic, timeout)
+            .map_err(|error| client.context().explain(&error))
+    }
+
+    fn partitions(&self, topic: &str, timeout: Duration) -> Result<i32, DeliveryError> {
+        let metadata = self.metadata(Some(topic), timeout)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let error = match found {
+            Some(found) => found.error().map(Code::from),
+            None => Some(Code::UnknownTopicOrPartition),
+        };
+        match (error, found) {
+            (None, Some(found)) => Ok(found.partitions().len() as i32),
+            (error, _) => {
+                let code = error.unwrap_or(Code::UnknownTopicOrPartition);
+                Err(delivery_error(
+                    code,
+                    format!("topic {topic}: {code}"),
+                    self.templated,
+                ))
+            }
+        }
+    }
+}
+
+impl Producer for KafkaProducer {
+    fn send(&self, token: u64, message: &Message) -> Result<(), Refused> {
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        for (name, value) in &message.headers {
+            headers = headers.insert(Header {
+                key: name,
+                value: Some(&value[..]),
+            });
+        }
+        let record = BaseRecord::<[u8], [u8], usize> {
+            topic: &message.topic,
+            partition: None,
+            payload: message.payload.as_deref(),
+            key: message.key.as_deref(),
+            timestamp: Some(message.timestamp),
+            headers: Some(headers),
+            delivery_opaque: token as usize,
+        };
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| match error.rdkafka_error_code() {
+                Some(Code::QueueFull) => Refused::QueueFull,
+                Some(code) => Refused::Error(DeliveryError {
+                    outcome: Outcome::NotWritten,
+                    ..delivery_error(code, format!("refused by the client: {code}"), self.templated)
+                }),
+                // A topic name with a NUL byte, which routing refuses before.
+                None => Refused::Error(DeliveryError {
+                    class: ErrorClass::Message,
+                    code: "InvalidMessage".to_owned(),
+                    detail: error.to_string(),
+                    outcome: Outcome::NotWritten,
+                }),
+            })
+    }
+
+    fn in_flight(&self) -> usize {
+        usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+    }
+
+    fn purge(&self) {
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+fn create(config: &ClientConfig, context: Context) -> Result<ThreadedProducer<Context>, KafkaError> {
+    config.create_with_context(context)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    tokio::task::spawn_blocking(work).await
+}
+
+fn internal(error: &tokio::task::JoinError) -> DeliveryError {
+    DeliveryError {
+        class: ErrorClass::Transient,
+        code: "Interrupted".to_owned(),
+        detail: error.to_string(),
+        outcome: Outcome::NotWritten,
+    }
+}

@@ -1,0 +1,280 @@
+//! What librdkafka is told. Pure, but for secrets read from their files.
+
+use crds::{Memory, Sink};
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use thiserror::Error;
+
+use crate::ports::Role;
+use crate::secrets::{Login, SecretError, login};
+
+/// How long a message waits for others of its partition. It adds to the latency of every event when little happens;
+/// when much happens, batches grow by themselves while the one before is on its way.
+const LINGER_MILLISECONDS: u32 = 2;
+
+/// Uncompressed bytes of a batch, at most. An idempotent librdkafka producer has one batch per partition in flight
+/// (librdkafka#4989), so throughput per partition is this per round trip.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// No limit of its own for small messages: the bytes decide.
+const BATCH_MESSAGES: usize = 100_000;
+
+/// A broker that does not answer for this long is given another connection; librdkafka's default is a minute.
+const SOCKET_TIMEOUT_MILLISECONDS: u32 = 15_000;
+
+/// Longest wait between two attempts to connect, so that delivery resumes soon after an outage; librdkafka's default
+/// is ten seconds.
+const RECONNECT_MAX_MILLISECONDS: u32 = 1_000;
+
+/// How long a topic may be unknown before its messages fail: longer than it takes a new topic to be known everywhere.
+const TOPIC_PROPAGATION_MILLISECONDS: u32 = 5_000;
+
+/// librdkafka's largest message unless a topic is known to take more.
+const DEFAULT_MESSAGE_BYTES: usize = 1_000_000;
+
+/// The range that librdkafka accepts for `message.max.bytes`.
+const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
+
+/// Connection and limits, secrets included.
+#[derive(Debug, Clone)]
+pub struct KafkaSettings {
+    client: ClientConfig,
+    properties: Vec<(String, String)>,
+    queue_messages: usize,
+    queue_kibibytes: usize,
+}
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("sink: librdkafka refuses it: {0}")]
+    Refused(KafkaError),
+}
+
+impl KafkaSettings {
+    /// `client_id` names the share in the brokers' logs and quotas.
+    ///
+    /// # Errors
+    /// A secret cannot be read.
+    pub fn new(sink: &Sink, memory: &Memory, client_id: &str) -> Result<Self, SettingsError> {
+        let login = match sink.sasl.as_ref().and_then(|sasl| sasl.credentials.as_ref()) {
+            Some(credentials) => Some(login("sink.sasl.credentials", credentials)?),
+            None => None,
+        };
+        Ok(Self {
+            client: client(sink, login, client_id),
+            properties: sink.properties.clone().into_iter().collect(),
+            // Our own credits come first; librdkafka's bounds only have to be above them. Its bytes include what it
+            // adds to each message.
+            queue_messages: memory.in_flight_messages as usize + 1_000,
+            queue_kibibytes: usize::try_from(memory.in_flight_bytes / 512)
+                .unwrap_or(usize::MAX)
+                .max(65_536),
+        })
+    }
+
+    /// For clients that only ask.
+    pub(super) fn client(&self) -> ClientConfig {
+        let mut config = self.client.clone();
+        // Which clients ask is known; what they send never is, so the producer's own properties do not matter here.
+        for (name, value) in &self.properties {
+            if name.starts_with("ssl.") || name.starts_with("socket.") || name.starts_with("broker.") {
+                config.set(name, value);
+            }
+        }
+        config
+    }
+
+    /// `smallest` and `largest` are the `max.message.bytes` of the topics, as far as known.
+    pub(super) fn producer(
+        &self,
+        role: Role,
+        smallest: Option<usize>,
+        largest: Option<usize>,
+    ) -> ClientConfig {
+        let mut config = self.client.clone();
+        let message_bytes = largest.unwrap_or(DEFAULT_MESSAGE_BYTES);
+        let message_bytes = message_bytes.clamp(*MESSAGE_BYTES.start(), *MESSAGE_BYTES.end());
+        let batch_bytes = smallest.unwrap_or(BATCH_BYTES).min(BATCH_BYTES);
+        config
+            .set("linger.ms", LINGER_MILLISECONDS.to_string())
+            .set("batch.size", batch_bytes.to_string())
+            .set("batch.num.messages", BATCH_MESSAGES.to_string())
+            .set("message.max.bytes", message_bytes.to_string())
+            .set("compression.type", "lz4");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        // What carries the promises comes last; validation refuses to pass it through.
+        config
+            .set("enable.idempotence", "true")
+            .set("enable.gapless.guarantee", (role == Role::Flow).to_string())
+            .set("message.timeout.ms", "0")
+            .set("partitioner", "murmur2_random")
+            .set("queue.buffering.max.messages", self.queue_messages.to_string())
+            .set(
+                "queue.buffering.max.kbytes",
+                self.queue_kibibytes.min(i32::MAX as usize).to_string(),
+            );
+        config
+    }
+}
+
+fn client(sink: &Sink, login: Option<Login>, client_id: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", sink.bootstrap_servers.join(","))
+        .set("client.id", client_id)
+        .set("allow.auto.create.topics", "false")
+        .set("socket.keepalive.enable", "true")
+        .set("socket.timeout.ms", SOCKET_TIMEOUT_MILLISECONDS.to_string())
+        .set("reconnect.backoff.max.ms", RECONNECT_MAX_MILLISECONDS.to_string())
+        .set(
+            "topic.metadata.propagation.max.ms",
+            TOPIC_PROPAGATION_MILLISECONDS.to_string(),
+        )
+        .set("security.protocol", security_protocol(sink));
+    if let Some(tls) = &sink.tls {
+        if let Some(path) = &tls.ca_file {
+            config.set("ssl.ca.location", path.display().to_string());
+        }
+        let identification = if tls.verify_hostname { "https" } else { "none" };
+        config.set("ssl.endpoint.identification.algorithm", identification);
+    }
+    if let Some(sasl) = &sink.sasl {
+        config.set("sasl.mechanism", sasl.mechanism.name());
+    }
+    if let Some(login) = login {
+        config
+            .set("sasl.username", login.username)
+            .set("sasl.password", login.password);
+    }
+    config
+}
+
+fn security_protocol(sink: &Sink) -> &'static str {
+    match (&sink.tls, &sink.sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::secrets::{Credentials, Tls};
+    use crds::sink::{Sasl, SaslMechanism};
+
+    use super::*;
+
+    fn settings(sink: &Sink) -> KafkaSettings {
+        KafkaSettings::new(sink, &Memory::default(), "relay-1").unwrap()
+    }
+
+    fn check(config: &ClientConfig, expected: &[(&str, &str)]) {
+        for (name, value) in expected {
+            assert_eq!(config.get(name), Some(*value), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_promises_cannot_be_passed_away() {
+        let mut sink = Sink {
+            bootstrap_servers: vec!["a:1".into(), "b:2".into()],
+            ..Sink::default()
+        };
+        for (name, value) in [
+            ("enable.idempotence", "false"),
+            ("enable.gapless.guarantee", "false"),
+            ("message.timeout.ms", "5"),
+            ("linger.ms", "20"),
+        ] {
+            sink.properties.insert(name.into(), value.into());
+        }
+        let flow = settings(&sink).producer(Role::Flow, None, None);
+        check(
+            &flow,
+            &[
+                ("bootstrap.servers", "a:1,b:2"),
+                ("client.id", "relay-1"),
+                ("security.protocol", "plaintext"),
+                ("enable.idempotence", "true"),
+                ("enable.gapless.guarantee", "true"),
+                ("message.timeout.ms", "0"),
+                ("partitioner", "murmur2_random"),
+                ("allow.auto.create.topics", "false"),
+                ("linger.ms", "20"),
+            ],
+        );
+        let isolation = settings(&sink).producer(Role::Isolation, None, None);
+        check(
+            &isolation,
+            &[
+                ("enable.idempotence", "true"),
+                ("enable.gapless.guarantee", "false"),
+            ],
+        );
+    }
+
+    #[test]
+    fn batches_fit_the_smallest_topic_and_messages_the_largest() {
+        let settings = settings(&Sink::default());
+        let sizes = |smallest, largest| {
+            let config = settings.producer(Role::Flow, smallest, largest);
+            let get = |name| config.get(name).and_then(|value| value.parse::<usize>().ok());
+            (get("batch.size").unwrap(), get("message.max.bytes").unwrap())
+        };
+        assert_eq!(sizes(None, None), (1 << 20, 1_000_000));
+        assert_eq!(sizes(Some(2_000), Some(5_000_000)), (2_000, 5_000_000));
+        assert_eq!(sizes(Some(9 << 20), Some(9 << 20)), (1 << 20, 9 << 20));
+        assert_eq!(sizes(Some(10), Some(10)), (10, 1_000), "librdkafka takes no less");
+    }
+
+    #[test]
+    fn tls_and_sasl_choose_the_protocol() {
+        let tls = Some(Tls {
+            ca_file: Some("/ca.pem".into()),
+            verify_hostname: false,
+            ..Tls::default()
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "secret\n").unwrap();
+        let sasl = Some(Sasl {
+            mechanism: SaslMechanism::ScramSha256,
+            credentials: Some(Credentials {
+                username: Some("relay".into()),
+                password_file: Some(password),
+                ..Credentials::default()
+            }),
+            ..Sasl::default()
+        });
+        let protocol = |tls, sasl| {
+            let sink = Sink {
+                tls,
+                sasl,
+                ..Sink::default()
+            };
+            settings(&sink).client()
+        };
+        check(&protocol(tls.clone(), None), &[("security.protocol", "ssl")]);
+        check(
+            &protocol(None, sasl.clone()),
+            &[("security.protocol", "sasl_plaintext")],
+        );
+        check(
+            &protocol(tls, sasl),
+            &[
+                ("security.protocol", "sasl_ssl"),
+                ("ssl.ca.location", "/ca.pem"),
+                ("ssl.endpoint.identification.algorithm", "none"),
+                ("sasl.mechanism", "SCRAM-SHA-256"),
+                ("sasl.username", "relay"),
+                ("sasl.password", "secret"),
+            ],
+        );
+    }
+}

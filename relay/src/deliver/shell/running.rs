@@ -1,0 +1,333 @@
+//! The loop of a running lane.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::inbox::Inbox;
+use super::start::ASK_TIMEOUT;
+use super::{Delivery, is_open};
+use crate::deliver::lane::{Action, Event, Generation, Lane, Note, Now, Resolved};
+use crate::deliver::prepare::{TopicKnowledge, check_topic};
+use crate::deliver::topics::{Advice, Topics};
+use crate::event::SourceEvent;
+use crate::ports::{
+    Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role,
+    Signal,
+};
+
+/// Messages handed to librdkafka in one turn, about a millisecond's work: then reports get their turn.
+const SENDS_PER_TURN: usize = 500;
+
+/// Events prepared in one turn, likewise.
+const OFFERS_PER_TURN: usize = 500;
+
+/// How long a stop waits for what is in flight. What is unresolved after it is delivered by the next owner.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// The longest sleep: a lease that was renewed, for one, wakes nobody.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
+/// Longest answer awaited when brokers seemed down. It is part of an attempt, so of how soon the breaker opens.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) struct Running<B: Broker, D, C> {
+    pub(super) delivery: Delivery<B, Arc<D>, C>,
+    pub(super) lane: Lane,
+    producers: HashMap<Generation, B::Producer>,
+    inbox: Inbox,
+    topics: Topics,
+    asking: bool,
+    /// Events that the lane has not taken yet.
+    backlog: std::vec::IntoIter<SourceEvent>,
+    /// The next of them, waiting for what is known of its topic.
+    next: Option<Event>,
+    tasks: JoinSet<Done>,
+    signals: Vec<(Generation, Signal)>,
+    pub(super) resolved: Vec<Resolved>,
+    pub(super) notes: Vec<Note>,
+}
+
+/// A task that has ended.
+enum Done {
+    Checked(Result<(), DeliveryError>),
+    LettersWritten(Result<(), DeadLetterError>),
+    Asked(Arc<str>, TopicKnowledge),
+    Dropped,
+}
+
+impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
+    pub(super) fn new(delivery: Delivery<B, D, C>, lane: Lane) -> Self {
+        Self {
+            delivery: delivery.share_dead_letters(),
+            lane,
+            producers: HashMap::new(),
+            inbox: Inbox::default(),
+            topics: Topics::default(),
+            asking: false,
+            backlog: Vec::new().into_iter(),
+            next: None,
+            tasks: JoinSet::new(),
+            signals: Vec::new(),
+            resolved: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(
+        &mut self,
+        events: &mut mpsc::Receiver<Vec<SourceEvent>>,
+        stop: &CancellationToken,
+    ) {
+        self.delivery.control.update(|view| view.started = true);
+        let mut ends_at = None;
+        let mut open = true;
+        loop {
+            let now = self.now();
+            let busy = self.turn(now);
+            if stop.is_cancelled() {
+                let ends_at = *ends_at.get_or_insert(now.elapsed + DRAIN_LIMIT);
+                let idle = self.lane.is_empty() && self.next.is_none() && self.backlog.len() == 0;
+                if idle || is_open(self.lane.breaker().state()) || now.elapsed >= ends_at {
+                    break;
+                }
+            }
+            if busy {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let wake = self.lane.next_deadline(now).unwrap_or(Duration::MAX);
+            let sleep = wake.saturating_sub(now.elapsed).min(LONGEST_SLEEP);
+            let takes = open && self.backlog.len() == 0 && self.next.is_none() && self.lane.accepts();
+            tokio::select! {
+                () = self.inbox.filled() => {}
+                batch = events.recv(), if takes && !stop.is_cancelled() => match batch {
+                    Some(batch) => self.backlog = batch.into_iter(),
+                    None => open = false,
+                },
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
+                () = self.delivery.control.changed() => {}
+                () = stop.cancelled(), if !stop.is_cancelled() => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    /// Does what can be done at once; true if there may be more.
+    fn turn(&mut self, now: Now) -> bool {
+        let revoked = self.delivery.control.take_revoked();
+        if !revoked.is_empty() {
+            self.forget(revoked);
+            self.lane.revoke(revoked, now);
+        }
+        self.inbox.take(&mut self.signals);
+        for (generation, signal) in self.signals.drain(..) {
+            self.lane.on_signal(generation, signal, now);
+        }
+        self.lane.on_tick(now);
+        let offered = self.offer(now);
+        while let Some(action) = self.lane.next_action(now) {
+            self.act(action, now);
+        }
+        let sent = self.send(now);
+        while let Some(action) = self.lane.next_action(now) {
+            self.act(action, now);
+        }
+        self.publish(now);
+        offered == OFFERS_PER_TURN || sent == SENDS_PER_TURN
+    }
+
+    fn offer(&mut self, now: Now) -> usize {
+        let mut offered = 0;
+        while offered < OFFERS_PER_TURN && self.lane.accepts() {
+            let Some(mut event) = self.next.take().or_else(|| self.prepare_next()) else {
+                break;
+            };
+            if event.problem.is_none() {
+                let known = match self.topics.advice(&event.message.topic, now.elapsed) {
+                    Advice::Known(known) => Some(known.clone()),
+                    Advice::Refresh(known) => {
+                        let known = known.clone();
+                        self.ask(&event.message.topic);
+                        Some(known)
+                    }
+                    Advice::Ask => {
+                        self.ask(&event.message.topic);
+                        None
+                    }
+                };
+                let Some(known) = known else {
+                    self.next = Some(event);
+                    break;
+                };
+                check_topic(&mut event, &known);
+            }
+            self.lane.offer(event, now);
+            offered += 1;
+        }
+        offered
+    }
+
+    fn prepare_next(&mut self) -> Option<Event> {
+        let source = self.backlog.next()?;
+        let metrics = &self.delivery.metrics.delivery;
+        if source.late {
+            metrics.late();
+            self.delivery.control.update(|view| view.totals.late += 1);
+        }
+        let event = self
+            .delivery
+            .preparer
+            .prepare(source, |event_type| metrics.label(event_type));
+        Some(event)
+    }
+
+    fn send(&mut self, now: Now) -> usize {
+        let lease_until = (self.delivery.lease)();
+        for sent in 0..SENDS_PER_TURN {
+            let Some((_, generation, seq, message)) = self.lane.next_to_send(now, lease_until) else {
+                return sent;
+            };
+            let Some(producer) = self.producers.get(&generation) else {
+                error!(generation, "the lane sends to a producer that is gone");
+                return sent;
+            };
+            match producer.send(seq, message) {
+                Ok(()) => self.lane.sent(seq, now),
+                Err(refused) => {
+                    if refused == Refused::QueueFull {
+                        self.delivery.metrics.delivery.queue_full();
+                    }
+                    self.lane.refused(seq, refused, now);
+                }
+            }
+        }
+        SENDS_PER_TURN
+    }
+
+    fn act(&mut self, action: Action, now: Now) {
+        match action {
+            Action::Open(role, generation) => self.open(role, generation, now),
+            Action::Close(generation) => {
+                // librdkafka joins its threads.
+                if let Some(producer) = self.producers.remove(&generation) {
+                    self.tasks.spawn_blocking(move || {
+                        drop(producer);
+                        Done::Dropped
+                    });
+                }
+            }
+            Action::Purge(generation) => {
+                if let Some(producer) = self.producers.get(&generation) {
+                    producer.purge();
+                }
+            }
+            Action::Check => {
+                let broker = self.delivery.broker.clone();
+                let topic = self.delivery.preparer.fixed_topic().map(str::to_owned);
+                self.tasks
+                    .spawn(async move { Done::Checked(broker.check(topic.as_deref(), CHECK_TIMEOUT).await) });
+            }
+            Action::WriteDeadLetters(letters) => {
+                let target = Arc::clone(&self.delivery.dead_letters);
+                self.tasks
+                    .spawn(async move { Done::LettersWritten(target.write(&letters).await) });
+            }
+        }
+    }
+
+    fn open(&mut self, role: Role, generation: Generation, now: Now) {
+        match self
+            .delivery
+            .broker
+            .producer(role, self.inbox.signals(generation))
+        {
+            Ok(producer) => {
+                self.producers.insert(generation, producer);
+                self.lane.opened(role, generation);
+            }
+            Err(error) => self.lane.not_opened(role, error, now),
+        }
+    }
+
+    /// Asks about a topic, one at a time: events come in order, so at most one waits.
+    fn ask(&mut self, topic: &Arc<str>) {
+        if std::mem::replace(&mut self.asking, true) {
+            return;
+        }
+        let (broker, topic) = (self.delivery.broker.clone(), Arc::clone(topic));
+        self.tasks.spawn(async move {
+            let knowledge = match broker.topic(&topic, ASK_TIMEOUT).await {
+                Ok(info) => TopicKnowledge::Exists(info.max_message_bytes),
+                Err(error) if error.class == ErrorClass::Message => TopicKnowledge::Missing(error),
+                Err(_) => TopicKnowledge::Unasked,
+            };
+            Done::Asked(topic, knowledge)
+        });
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        let now = self.now();
+        match done {
+            Ok(Done::Checked(result)) => self.lane.checked(result, now),
+            Ok(Done::LettersWritten(result)) => self.lane.dead_letters_written(result, now),
+            Ok(Done::Asked(topic, knowledge)) => {
+                self.asking = false;
+                self.topics.learn(topic, knowledge, now.elapsed);
+            }
+            Ok(Done::Dropped) => {}
+            Err(panic) => self.task_panicked(&panic, now),
+        }
+    }
+
+    /// A mistake of ours. Whichever it was, the lane gets an answer: it must not wait for ever.
+    fn task_panicked(&mut self, panic: &tokio::task::JoinError, now: Now) {
+        error!(%panic, "a delivery task panicked");
+        self.asking = false;
+        let detail = panic.to_string();
+        self.lane.checked(
+            Err(DeliveryError {
+                class: ErrorClass::Transient,
+                code: "Panicked".to_owned(),
+                detail: detail.clone(),
+                outcome: Outcome::Unknown,
+            }),
+            now,
+        );
+        let target = "unknown".to_owned();
+        self.lane
+            .dead_letters_written(Err(DeadLetterError { target, detail }), now);
+    }
+
+    /// Events of slots that are not ours any more go no further.
+    fn forget(&mut self, slots: crate::model::SlotSet) {
+        let kept: Vec<_> = std::mem::take(&mut self.backlog)
+            .filter(|event| !slots.contains(event.slot))
+            .collect();
+        self.backlog = kept.into_iter();
+        self.next = self.next.take().filter(|event| !slots.contains(event.slot));
+    }
+
+    async fn end(&mut self) {
+        for (_, producer) in self.producers.drain() {
+            self.tasks.spawn_blocking(move || {
+                drop(producer);
+                Done::Dropped
+            });
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now {
+            elapsed: self.delivery.clock.elapsed(),
+            wall: self.delivery.clock.now(),
+        }
+    }
+}
