@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -67,17 +67,50 @@ impl KafkaBroker {
         })))
     }
 
+    /// Makes a topic; false if it is there already.
+    ///
+    /// # Errors
+    /// The cluster refuses, or does not answer within `timeout`.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        replicas: i32,
+        timeout: Duration,
+    ) -> Result<bool, DeliveryError> {
+        let admin = self.admin().await?;
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+        let options = AdminOptions::new()
+            .request_timeout(Some(timeout))
+            .operation_timeout(Some(timeout));
+        let created = admin.create_topics([&topic], &options).await;
+        drop_blocking(admin).await;
+        match created
+            .map_err(|error| self.0.inquirer.client().context().explain(&error))?
+            .pop()
+        {
+            Some(Err((_, Code::TopicAlreadyExists))) => Ok(false),
+            Some(Err((name, code))) => Err(delivery_error(code, format!("topic {name}: {code}"), false)),
+            Some(Ok(_)) | None => Ok(true),
+        }
+    }
+
+    async fn admin(&self) -> Result<AdminClient<DefaultClientContext>, DeliveryError> {
+        let config = self.0.settings.client();
+        let created = blocking(move || config.create())
+            .await
+            .map_err(|error| internal(&error))?;
+        created.map_err(|error: KafkaError| not_created(&error))
+    }
+
     /// `max.message.bytes` of a topic; None if it may not be read, or not in time.
     async fn limit(&self, topic: &str, timeout: Duration) -> Option<usize> {
-        let config = self.0.settings.client();
-        let admin: AdminClient<DefaultClientContext> = blocking(move || config.create()).await.ok()?.ok()?;
+        let admin = self.admin().await.ok()?;
         let options = AdminOptions::new().request_timeout(Some(timeout));
         let described = admin
             .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
             .await;
-        // Joins the client's thread.
-        let dropped = blocking(move || drop(admin)).await;
-        debug_assert!(dropped.is_ok());
+        drop_blocking(admin).await;
         let limit = match described.ok()?.pop()? {
             Ok(resource) => resource.get(MAX_MESSAGE_BYTES)?.value.as_deref()?.parse().ok()?,
             Err(code) => {
@@ -101,12 +134,7 @@ impl Broker for KafkaBroker {
         let largest = known(inner.largest_limit.load(Ordering::Relaxed));
         let config = inner.settings.producer(role, smallest, largest);
         let context = Context::new(signals, inner.templated);
-        let producer = create(&config, context).map_err(|error| DeliveryError {
-            class: ErrorClass::Configuration,
-            code: "ClientCreation".to_owned(),
-            detail: error.to_string(),
-            outcome: Outcome::NotWritten,
-        })?;
+        let producer = create(&config, context).map_err(|error| not_created(&error))?;
         Ok(KafkaProducer {
             producer,
             templated: inner.templated,
@@ -212,6 +240,22 @@ impl Producer for KafkaProducer {
 
 fn create(config: &ClientConfig, context: Context) -> Result<ThreadedProducer<Context>, KafkaError> {
     config.create_with_context(context)
+}
+
+fn not_created(error: &KafkaError) -> DeliveryError {
+    DeliveryError {
+        class: ErrorClass::Configuration,
+        code: "ClientCreation".to_owned(),
+        detail: error.to_string(),
+        outcome: Outcome::NotWritten,
+    }
+}
+
+/// Dropping a client joins its threads.
+async fn drop_blocking(client: impl Send + 'static) {
+    if let Err(error) = blocking(move || drop(client)).await {
+        debug!(%error, "a client's thread panicked");
+    }
 }
 
 async fn blocking<T: Send + 'static>(

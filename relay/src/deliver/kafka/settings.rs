@@ -36,7 +36,7 @@ const DEFAULT_MESSAGE_BYTES: usize = 1_000_000;
 const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
 
 /// Connection and limits, secrets included.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct KafkaSettings {
     client: ClientConfig,
     properties: Vec<(String, String)>,
@@ -85,6 +85,11 @@ impl KafkaSettings {
             }
         }
         config
+    }
+
+    /// For dead letters: same brokers, same security, idempotent, and no producer that one failure ends.
+    pub fn dead_letters(&self) -> ClientConfig {
+        self.producer(Role::Isolation, None, None)
     }
 
     /// `smallest` and `largest` are the `max.message.bytes` of the topics, as far as known.
