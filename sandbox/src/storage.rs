@@ -54,3 +54,6 @@ impl Storage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
