@@ -22,6 +22,10 @@ lint: ## format and lints
 test: ## everything that CI runs; installs what it needs, no Docker
 	@scripts/test.sh
 
+.PHONY: conformance
+conformance: ## the CDC cases against a ScyllaDB node, SCYLLA=host:port; without it, against the sandbox
+	$(if $(SCYLLA),SCYLLA_CONTACT_POINT=$(SCYLLA)) cargo test -p outbox-sandbox --test cdc -- on_vnodes on_tablets log_rows
+
 .PHONY: generate
 generate: ## rewrite what is generated from the types: resource definition, reference, error texts
 	UPDATE_GENERATED=1 cargo test -p outbox-relay-crds --features kubernetes --test contract

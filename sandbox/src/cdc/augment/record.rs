@@ -95,9 +95,9 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Starts an image row; `value` and `deleted` fill it, `end` ends it.
+    /// Starts a log row with its keys and operation; `value` and `deleted` fill it, `end` ends it.
     pub(super) fn begin(&mut self, operation: Operation, key: Option<&ClusteringKey>) {
-        // Operation, key columns, and for each changed column about one more; a guess that spares regrowth.
+        // Room for the keys, the operation and about as many changed columns: most rows need no regrowth.
         let columns = 3 + self.layout.partition_key.len() + self.layout.clustering_key.len();
         self.row.cells.reserve(columns * 2);
         for (column, value) in self.layout.partition_key.iter().zip(self.keys) {
