@@ -47,7 +47,7 @@ pub fn type_name(ty: &CqlType) -> String {
 /// Looks up a type as written; user-defined ones belong to `keyspace`.
 ///
 /// # Errors
-/// Invalid: an unknown type, or one that may not stand inside another.
+/// Invalid: an unknown type, or one that may not stand inside another. Syntax: frozen of what cannot be.
 pub fn resolve_type(catalog: &Catalog, keyspace: &str, written: &TypeExpr) -> Result<CqlType, CqlError> {
     let resolver = Resolver {
         keyspace: catalog.keyspace(keyspace).map(Arc::as_ref),
@@ -140,7 +140,7 @@ impl Resolver<'_> {
                         | CqlType::Vector { .. }
                 );
                 if !freezable {
-                    return Err(CqlError::invalid(format!(
+                    return Err(CqlError::syntax(format!(
                         "frozen<> is only allowed on collections, tuples, and user-defined types (got {})",
                         type_name(&ty)
                     )));

@@ -34,7 +34,7 @@ pub(super) fn plan(
             *have == id && !(earlier.is_partial() && operation.is_partial())
         };
         if operations.iter().any(conflicts) {
-            return Err(CqlError::invalid(format!(
+            return Err(CqlError::syntax(format!(
                 "Multiple incompatible setting of column {}",
                 column.name
             )));
