@@ -308,3 +308,42 @@ fn the_report_reads_as_table_and_as_json() {
     );
     assert_eq!(json["lost_examples"].as_array().unwrap().len(), 1);
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Three aggregates of eight events.
+    fn all() -> Vec<(u128, i64)> {
+        (1..=3)
+            .flat_map(|aggregate| (1..=8).map(move |sequence| (aggregate, sequence)))
+            .collect()
+    }
+
+    /// Any sequence of these events: some missing, some repeated, in any order.
+    fn arrivals() -> impl Strategy<Value = Vec<(u128, i64)>> {
+        proptest::collection::vec(proptest::sample::select(all()), 0..40)
+    }
+
+    proptest! {
+        /// The counts are what their definitions say, written down the slow way.
+        #[test]
+        fn counts_are_what_their_definitions_say(arrived in arrivals()) {
+            let ids: Vec<Uuid> = arrived.iter().map(|&(aggregate, sequence)| event(aggregate, sequence)).collect();
+            let report = verify(&journal(&all()), &topic(&ids), &[], &Bounds::default());
+
+            let first = |index: usize| !arrived[..index].contains(&arrived[index]);
+            let overtaken = |index: usize| {
+                let (aggregate, sequence) = arrived[index];
+                arrived[..index].iter().any(|&(other, later)| other == aggregate && later > sequence)
+            };
+            let count = |fits: &dyn Fn(usize) -> bool| (0..arrived.len()).filter(|&index| fits(index)).count() as u64;
+            prop_assert_eq!(report.lost.count, all().iter().filter(|event| !arrived.contains(event)).count() as u64);
+            prop_assert_eq!(report.duplicated.count, count(&|index| !first(index)));
+            prop_assert_eq!(report.reordered.count, count(&|index| first(index) && overtaken(index)));
+            prop_assert_eq!(report.delivered, count(&first));
+            prop_assert_eq!(report.foreign.count, 0);
+        }
+    }
+}
