@@ -1,0 +1,219 @@
+//! The delivering half of a relay on a real broker, fed by hand.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crds::RelayConfig;
+use crds::relay_status::BreakerState;
+use parking_lot::Mutex;
+use rand::{Rng, SeedableRng};
+use relay::clock::SystemClock;
+use relay::deliver::breaker::Breaker;
+use relay::deliver::kafka::{KafkaBroker, KafkaSettings};
+use relay::deliver::lane::Policy;
+use relay::deliver::prepare::Preparer;
+use relay::deliver::shell::{self, Control, Delivery, EVENT_BATCHES, ViewState};
+use relay::event::{EventOperation, SourceEvent};
+use relay::health::Board;
+use relay::ledger::Ledger;
+use relay::metrics::Metrics;
+use relay::model::{CdcTime, SlotId, SourcePosition, StreamId};
+use relay::ports::{Clock, DeadLetter, DeadLetterError, DeadLetters};
+use scylla::value::CqlValue;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Cluster;
+
+/// A start, a fault and a recovery on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Relay {
+    events: mpsc::Sender<Vec<SourceEvent>>,
+    control: Control,
+    metrics: Arc<Metrics>,
+    ledger: Arc<Mutex<Ledger>>,
+    letters: Letters,
+    clock: SystemClock,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// An outbox row.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) number: u64,
+    pub(crate) aggregate: u64,
+    pub(crate) payload: String,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Letters(Arc<Mutex<Vec<DeadLetter>>>);
+
+impl DeadLetters for Letters {
+    async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
+        self.0.lock().extend_from_slice(letters);
+        Ok(())
+    }
+}
+
+impl Row {
+    pub(crate) fn new(number: u64, aggregate: u64, payload: String) -> Self {
+        Self {
+            number,
+            aggregate,
+            payload,
+        }
+    }
+
+    /// Aggregates are spread over slots; the write times rise with the numbers.
+    fn event(&self, base: i64) -> SourceEvent {
+        let position = SourcePosition {
+            stream: StreamId([self.aggregate as u8; 16]),
+            time: CdcTime::min_of(base + self.number as i64),
+            batch_seq_no: 0,
+        };
+        let text = |text: String| Some(CqlValue::Text(text));
+        SourceEvent {
+            position,
+            row_id: position.row_id(),
+            slot: SlotId::new((self.aggregate % 64) as u8).unwrap(),
+            token: 0,
+            values: vec![
+                text(self.number.to_string()),
+                text(self.aggregate.to_string()),
+                text("T".to_owned()),
+                text(self.payload.clone()),
+            ],
+            operation: EventOperation::Insert,
+            late: false,
+        }
+    }
+}
+
+impl Relay {
+    /// With a breaker that opens for a second, and attempts that time out after two.
+    pub(crate) async fn start(cluster: &Cluster, topic: &str) -> Self {
+        let mut config = RelayConfig::default();
+        config.sink.bootstrap_servers = vec![cluster.bootstrap.clone()];
+        config.sink.topic = topic.to_owned();
+        config.circuit_breaker.open_seconds = 1;
+        config.retry.attempt_timeout_milliseconds = 2_000;
+        let clock = SystemClock::start();
+        let settings = KafkaSettings::new(&config.sink, &config.memory, "test").unwrap();
+        let preparer = Preparer::new(&config.source, &config.sink, |_| false).unwrap();
+        let mut ledger = Ledger::default();
+        SlotId::all().for_each(|slot| ledger.open(slot, 0, []));
+        let (ledger, metrics) = (Arc::new(Mutex::new(ledger)), Arc::new(Metrics::new().unwrap()));
+        let (letters, control) = (Letters::default(), Control::default());
+        let delivery = Delivery {
+            broker: KafkaBroker::new(settings, preparer.fixed_topic().is_none()).unwrap(),
+            dead_letters: letters.clone(),
+            clock: clock.clone(),
+            preparer,
+            policy: Policy::new(&config),
+            breaker: Breaker::new(&config.circuit_breaker),
+            ledger: Arc::clone(&ledger),
+            metrics: Arc::clone(&metrics),
+            board: Board::new(0),
+            control: control.clone(),
+            lease: Arc::new(|| Duration::MAX),
+            seed: 1,
+        };
+        let (events, received) = mpsc::channel(EVENT_BATCHES);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(shell::run(delivery, received, stop.clone()));
+        Self {
+            events,
+            control,
+            metrics,
+            ledger,
+            letters,
+            clock,
+            stop,
+            task,
+        }
+    }
+
+    /// Hands rows over as the reader would: taken in the ledger first.
+    pub(crate) async fn offer(&self, rows: Vec<Row>) {
+        let base = self.clock.now() - rows.len() as i64;
+        let events: Vec<_> = rows.iter().map(|row| row.event(base)).collect();
+        {
+            let mut ledger = self.ledger.lock();
+            for event in &events {
+                ledger.take(event.slot, event.time(), event.row_id);
+            }
+        }
+        self.events.send(events).await.expect("the lane runs");
+    }
+
+    pub(crate) async fn offer_in_batches(&self, rows: Vec<Row>, size: usize, pause: Duration) {
+        for batch in rows.chunks(size) {
+            self.offer(batch.to_vec()).await;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    pub(crate) async fn delivered(&self, count: u64) {
+        wait_until("deliveries", PATIENCE, || self.view().totals.processed >= count).await;
+        assert_eq!(self.view().totals.processed, count);
+    }
+
+    /// Delivered or dead-lettered; then nothing is in flight and the ledger says the same.
+    pub(crate) async fn resolved(&self, count: u64) {
+        let resolved = || {
+            let totals = self.view().totals;
+            totals.processed + totals.dead_lettered
+        };
+        wait_until("resolutions", PATIENCE, || resolved() >= count).await;
+        let ledger = self.ledger.lock();
+        let taken: usize = SlotId::all()
+            .filter_map(|slot| ledger.slot(slot))
+            .map(|slot| slot.taken())
+            .sum();
+        assert_eq!((resolved(), taken), (count, 0));
+    }
+
+    pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.letters.0.lock().clone()
+    }
+
+    pub(crate) fn view(&self) -> ViewState {
+        self.control.view()
+    }
+
+    /// The sum over the labels of a metric, as `/metrics` shows it.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.metrics.render();
+        let values = text.lines().filter_map(|line| {
+            let (metric, value) = line.rsplit_once(' ')?;
+            let of_that_name = metric == name || metric.strip_prefix(name)?.starts_with('{');
+            of_that_name.then(|| value.parse::<f64>().ok())?
+        });
+        values.reduce(|a, b| a + b)
+    }
+
+    pub(crate) async fn stop(self) {
+        assert_ne!(self.view().breaker, BreakerState::Open);
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+pub(crate) async fn wait_until(what: &str, limit: Duration, mut there: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < limit, "waited for {what} for {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Text that no compression makes small.
+pub(crate) fn incompressible(seed: u64, length: usize) -> String {
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    (0..length)
+        .map(|_| char::from(random.random_range(b'!'..=b'~')))
+        .collect()
+}

@@ -1,0 +1,192 @@
+//! Delivery against a real Kafka broker, through `scripts/kafka.sh`. Fails where it cannot be had.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod cluster;
+mod fed;
+mod messages;
+
+use std::time::Duration;
+
+use cluster::Cluster;
+use fed::{Relay, Row, incompressible, wait_until};
+
+const A_WHILE: Duration = Duration::from_secs(60);
+
+/// Rows of some aggregates, in order, with numbered payloads.
+fn rows(numbers: std::ops::Range<u64>, aggregates: u64) -> Vec<Row> {
+    let row = |number: u64| Row::new(number, number % aggregates, format!("{{\"n\":{number}}}"));
+    numbers.map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_is_in_the_topic_with_its_headers() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("acknowledged", 4, &[]).await;
+    let relay = Relay::start(&cluster, &topic).await;
+    relay.offer(rows(0..2_000, 7)).await;
+    relay.delivered(2_000).await;
+    let messages = cluster.read(&topic).await;
+    assert_eq!(messages.len(), 2_000);
+    messages.in_order_once(7);
+    let first = &messages.of_aggregate(3)[0];
+    assert_eq!(first.header("event-id"), Some("3"));
+    assert_eq!(first.header("aggregate-id"), Some("3"));
+    assert_eq!(first.header("event-type"), Some("T"));
+    assert!(first.header("source-position").is_some());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_keeps_its_order() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("small", 2, &[("max.message.bytes", "3000")]).await;
+    let relay = Relay::start(&cluster, &topic).await;
+    let mut rows = rows(0..100, 5);
+    for row in rows.iter_mut().filter(|row| row.number % 2 == 1) {
+        row.payload = incompressible(row.number, 5_000);
+    }
+    relay.offer(rows).await;
+    relay.resolved(100).await;
+    let letters = relay.dead_letters();
+    assert_eq!(letters.len(), 50);
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter.error.starts_with("MessageSizeTooLarge: ")),
+        "{:?}",
+        letters[0].error
+    );
+    let messages = cluster.read(&topic).await;
+    assert_eq!(messages.len(), 50);
+    messages.in_order_once(5);
+    relay.stop().await;
+}
+
+/// The limit shrinks after the relay has read it, so that the broker itself refuses whole batches.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_the_broker_refuses_are_isolated() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("shrinking", 1, &[]).await;
+    let relay = Relay::start(&cluster, &topic).await;
+    relay.offer(rows(0..10, 5)).await;
+    relay.delivered(10).await;
+    cluster.alter(&topic, "max.message.bytes", "3000").await;
+    let mut bad = rows(10..110, 5);
+    for row in bad.iter_mut().filter(|row| row.number % 10 == 3) {
+        row.payload = incompressible(row.number, 5_000);
+    }
+    relay.offer(bad).await;
+    relay.resolved(110).await;
+    let letters = relay.dead_letters();
+    let numbers: Vec<_> = letters.iter().map(|letter| letter.event_id.clone()).collect();
+    assert_eq!(numbers.len(), 10, "{numbers:?}");
+    assert!(numbers.iter().all(|number| number.ends_with('3')), "{numbers:?}");
+    let messages = cluster.read(&topic).await;
+    assert_eq!(messages.len(), 100);
+    messages.in_order_once(5);
+    assert_eq!(
+        relay.metric("circuit_breaker_state"),
+        Some(0.0),
+        "the breaker does not count them"
+    );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_broker_delays_and_repeats_nothing() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("paused", 4, &[]).await;
+    let relay = Relay::start(&cluster, &topic).await;
+    relay.offer(rows(0..500, 5)).await;
+    relay.delivered(500).await;
+    cluster.script("pause").await;
+    relay.offer(rows(500..1_000, 5)).await;
+    wait_until("a stalled attempt", A_WHILE, || {
+        relay.metric("retry_attempts_total") >= Some(1.0)
+    })
+    .await;
+    cluster.script("resume").await;
+    relay.delivered(1_000).await;
+    let messages = cluster.read(&topic).await;
+    assert_eq!(messages.len(), 1_000, "idempotence: nothing twice");
+    messages.in_order_once(5);
+    assert_eq!(
+        relay.metric("outbox_relay_producer_generations_total"),
+        Some(0.0),
+        "a stall purges nothing"
+    );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_broker_opens_the_breaker_and_everything_is_delivered_after_its_return() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("killed", 4, &[]).await;
+    let relay = Relay::start(&cluster, &topic).await;
+    relay.offer(rows(0..50, 5)).await;
+    relay.delivered(50).await;
+    cluster.script("kill").await;
+    relay.offer(rows(50..100, 5)).await;
+    wait_until("the breaker opens", A_WHILE, || {
+        relay.metric("circuit_breaker_state") == Some(1.0)
+    })
+    .await;
+    assert_eq!(relay.view().totals.processed, 50);
+    cluster.script("start").await;
+    relay.delivered(100).await;
+    wait_until("the breaker closes", A_WHILE, || {
+        relay.metric("circuit_breaker_state") == Some(0.0)
+    })
+    .await;
+    let messages = cluster.read(&topic).await;
+    messages.in_order_at_least_once(5, 100);
+    assert!(relay.dead_letters().is_empty());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_killed_under_load_loses_and_reorders_nothing() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("load", 8, &[]).await;
+    let relay = Relay::start(&cluster, &topic).await;
+    let total = 60_000;
+    let load = relay.offer_in_batches(rows(0..total, 50), 200, Duration::from_millis(5));
+    let faults = async {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            cluster.script("kill").await;
+            cluster.script("start").await;
+        }
+    };
+    tokio::join!(load, faults);
+    relay.delivered(total).await;
+    cluster.read(&topic).await.in_order_at_least_once(50, total);
+    assert!(relay.dead_letters().is_empty());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_goes_missing_keeps_its_events_until_it_is_back() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("vanishing", 2, &[]).await;
+    let relay = Relay::start(&cluster, &topic).await;
+    relay.offer(rows(0..10, 2)).await;
+    relay.delivered(10).await;
+    cluster.delete(&topic).await;
+    relay.offer(rows(10..20, 2)).await;
+    wait_until("a failed attempt", A_WHILE, || {
+        relay.metric("retry_attempts_total") >= Some(1.0)
+    })
+    .await;
+    cluster.topic("vanishing", 2, &[]).await;
+    relay.delivered(20).await;
+    let messages = cluster.read(&topic).await;
+    assert_eq!(messages.len(), 10);
+    messages.in_order_once(2);
+    assert!(relay.dead_letters().is_empty());
+    relay.stop().await;
+}
