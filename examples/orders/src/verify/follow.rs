@@ -62,7 +62,6 @@ pub struct Progress {
     awaited: HashMap<Uuid, Entry>,
     /// Seen before the journal named them, or never in it.
     early: HashMap<Uuid, Sighting>,
-    dead_lettered: u64,
 }
 
 impl Follow {
@@ -94,7 +93,7 @@ impl Follow {
                     if patience.over(&progress, reader.at_end()) {
                         let dead_letters = self.dead_letters.event_ids().await?;
                         progress.bury(&dead_letters);
-                        if progress.awaited.is_empty() || patience.exhausted() {
+                        if progress.awaited.is_empty() || patience.exhausted(reader.at_end()) {
                             return Ok(verify(journal.entries(), &sightings, &dead_letters, &self.bounds));
                         }
                     }
@@ -157,7 +156,7 @@ impl Progress {
 
     fn bury(&mut self, dead_letters: &[Uuid]) {
         for id in dead_letters {
-            self.dead_lettered += u64::from(self.awaited.remove(id).is_some());
+            self.awaited.remove(id);
         }
     }
 }
@@ -202,15 +201,18 @@ impl Patience {
         }
         self.load_ended.get_or_insert(now);
         let settled = at_end && now - self.last_message >= self.settle;
-        if (!settled && !self.exhausted()) || now < self.next_look {
+        if (!settled && !self.exhausted(at_end)) || now < self.next_look {
             return false;
         }
         self.next_look = now + DEAD_LETTERS_EVERY;
         true
     }
 
-    fn exhausted(&self) -> bool {
-        self.load_ended
-            .is_some_and(|ended| ended.elapsed() >= self.patience)
+    /// A topic that is still being read is not given up, however long it is.
+    fn exhausted(&self, at_end: bool) -> bool {
+        let waited = self
+            .load_ended
+            .is_some_and(|ended| ended.elapsed() >= self.patience);
+        waited && (at_end || self.last_message.elapsed() >= self.patience)
     }
 }
