@@ -1,4 +1,5 @@
 mod fixture;
+mod properties;
 
 use std::sync::Arc;
 
@@ -8,10 +9,15 @@ use super::{Surroundings, layout, log_mutations};
 use crate::cdc::log_schema::log_table;
 use crate::cdc::stream_id::StreamId;
 use crate::schema::{Catalog, CdcOptions, DeltaMode, PreimageMode};
+use crate::storage::mutation::Mutation;
 use fixture::{Before, NOW_SECONDS, T, Write, options, show, table};
 
-fn check(before: &Before, write: Write, expected: &[&str]) {
-    let Write(base) = write;
+fn check(before: &Before, Write(base): Write, expected: &[&str]) {
+    assert_eq!(log_lines(before, &base), expected);
+}
+
+/// The log rows of a write as text.
+fn log_lines(before: &Before, base: &Mutation) -> Vec<String> {
     let log = Arc::new(log_table(&Catalog::default(), &base.table, None, T).unwrap());
     let layout = layout(&base.table, &log).unwrap();
     let stream = StreamId::new(99, 0, &mut StdRng::seed_from_u64(1));
@@ -22,9 +28,11 @@ fn check(before: &Before, write: Write, expected: &[&str]) {
         stream: &|_| Ok(stream),
         random: &|| 0x1234_5678_9abc_def0,
     };
-    let mutations = log_mutations(&base, &around).unwrap();
-    let shown: Vec<String> = mutations.iter().flat_map(show).collect();
-    assert_eq!(shown, expected);
+    log_mutations(base, &around)
+        .unwrap()
+        .iter()
+        .flat_map(show)
+        .collect()
 }
 
 #[test]
