@@ -26,7 +26,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Rows that each read may see again on account of the overlap.
-    pub(super) const REREAD_ROWS: f64 = 16.0;
+    pub(super) const REREAD_ROWS: f64 = 8.0;
 
     pub(super) fn due(&self) -> Micros {
         self.due
