@@ -244,6 +244,12 @@ impl Scene {
         self.sandbox.stop().await;
     }
 
+    fn lowest_bound(&self) -> Micros {
+        let ledger = self.ledger.lock();
+        let bounds = SlotId::all().map(|slot| ledger.slot(slot).unwrap().bound());
+        bounds.min().unwrap()
+    }
+
     fn metric(&self, name: &str) -> f64 {
         let text = self.metrics.render();
         let values = text.lines().filter(|line| line.starts_with(name));
@@ -286,12 +292,7 @@ async fn bounds_follow_what_is_swept_and_resolved() {
     arrived.check(&scene.written);
     let deadline = Instant::now() + Duration::from_secs(30);
     let bound = loop {
-        let ledger = scene.ledger.lock();
-        let bound = SlotId::all()
-            .map(|slot| ledger.slot(slot).unwrap().bound())
-            .min()
-            .unwrap();
-        drop(ledger);
+        let bound = scene.lowest_bound();
         if bound > written || Instant::now() > deadline {
             break bound;
         }

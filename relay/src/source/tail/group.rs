@@ -330,7 +330,7 @@ impl Group {
 
     pub(super) fn failed(&mut self, job: Job) {
         self.failures += 1;
-        if self.failures % SCAN_FAILURES != 0 {
+        if !self.failures.is_multiple_of(SCAN_FAILURES) {
             return;
         }
         match job {
