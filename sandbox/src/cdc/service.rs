@@ -25,8 +25,9 @@ pub const DEFAULT_TABLETS: u32 = 2;
 pub struct CdcService {
     clock: Arc<dyn Clock>,
     streams: RwLock<Streams>,
-    /// By version of the base table; emptied with every schema change.
-    layouts: RwLock<HashMap<Uuid, Arc<LogLayout>>>,
+    /// By version of the whole schema (a log may change without its base) and id of the base table; emptied with
+    /// every schema change.
+    layouts: RwLock<HashMap<(Uuid, Uuid), Arc<LogLayout>>>,
 }
 
 /// What writes are routed by and readers are told.
@@ -132,7 +133,8 @@ impl CdcService {
     }
 
     fn layout(&self, catalog: &Catalog, base: &TableSchema) -> Result<Arc<LogLayout>, CqlError> {
-        if let Some(layout) = self.layouts.read().get(&base.version) {
+        let key = (catalog.version, base.id);
+        if let Some(layout) = self.layouts.read().get(&key) {
             return Ok(layout.clone());
         }
         let name = log_name(&base.name);
@@ -140,7 +142,7 @@ impl CdcService {
             CqlError::server(format!("CDC log table {}.{name} does not exist", base.keyspace))
         })?;
         let layout = Arc::new(augment::layout(base, log)?);
-        self.layouts.write().insert(base.version, layout.clone());
+        self.layouts.write().insert(key, layout.clone());
         Ok(layout)
     }
 }
@@ -335,6 +337,25 @@ mod tests {
         );
         service.schema_changed(&second, &nothing);
         assert_eq!(current(&service), None);
+    }
+
+    #[test]
+    fn a_log_that_changed_without_its_base_is_found_anew() {
+        let (service, _) = service();
+        let before = catalog(None);
+        let mut after = Catalog {
+            version: uuid::Uuid::new_v4(),
+            ..before.clone()
+        };
+        let keyspace = Arc::make_mut(after.keyspaces.get_mut("ks").unwrap());
+        let log = Arc::make_mut(keyspace.tables.get_mut("t_scylla_cdc_log").unwrap());
+        log.version = uuid::Uuid::new_v4();
+        let version = |catalog: &Catalog| service.layout(catalog, &base()).unwrap().log.version;
+        assert_ne!(version(&before), version(&after));
+        assert_eq!(
+            version(&after),
+            after.table("ks", "t_scylla_cdc_log").unwrap().version
+        );
     }
 
     #[test]

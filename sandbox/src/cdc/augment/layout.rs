@@ -8,7 +8,7 @@ use crate::schema::{ColumnId, TableSchema};
 
 #[derive(Debug)]
 pub struct LogLayout {
-    pub(super) log: Arc<TableSchema>,
+    pub(in crate::cdc) log: Arc<TableSchema>,
     pub(super) operation: ColumnId,
     pub(super) ttl: ColumnId,
     pub(super) end_of_batch: ColumnId,
