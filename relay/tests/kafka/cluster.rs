@@ -26,16 +26,35 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Also with TLS, SASL and authorisation; see [`Self::listener`].
+    pub(crate) async fn start_secure() -> Self {
+        Self::start_with(&["--secure"]).await
+    }
+
+    async fn start_with(options: &[&str]) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap().to_owned();
         let owner = std::process::id().to_string();
-        let output = run(&["start", "1", &path, "--owner", &owner]);
+        let arguments = ["start", "1", &path, "--owner", &owner];
+        let output = run(&[&arguments, options].concat());
         Self {
             bootstrap: output.lines().last().expect("the bootstrap address").to_owned(),
             folder,
             _turn: turn,
         }
+    }
+
+    /// What the script says of its secure listeners: `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`, and the authority's `CA`.
+    pub(crate) fn listener(&self, name: &str) -> String {
+        let listeners = std::fs::read_to_string(self.folder.path().join("secure")).unwrap();
+        let value = listeners
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap().to_owned()
     }
 
     /// `kill`, `pause`, `resume`, or `start` again with the same port and data.

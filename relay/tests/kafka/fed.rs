@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::RelayConfig;
 use crds::relay_status::BreakerState;
+use crds::{RelayConfig, Sink};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
 use relay::clock::SystemClock;
@@ -14,7 +14,7 @@ use relay::deliver::lane::Policy;
 use relay::deliver::prepare::Preparer;
 use relay::deliver::shell::{self, Control, Delivery, EVENT_BATCHES, ViewState};
 use relay::event::{EventOperation, SourceEvent};
-use relay::health::Board;
+use relay::health::{Board, Part, PartHealth};
 use relay::ledger::Ledger;
 use relay::metrics::Metrics;
 use relay::model::{CdcTime, SlotId, SourcePosition, StreamId};
@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Relay {
     events: mpsc::Sender<Vec<SourceEvent>>,
     control: Control,
+    board: Board,
     metrics: Arc<Metrics>,
     ledger: Arc<Mutex<Ledger>>,
     letters: Letters,
@@ -94,10 +95,19 @@ impl Row {
 
 impl Relay {
     /// With a breaker that opens for a second, and attempts that time out after two.
-    pub(crate) async fn start(cluster: &Cluster, topic: &str) -> Self {
-        let mut config = RelayConfig::default();
-        config.sink.bootstrap_servers = vec![cluster.bootstrap.clone()];
-        config.sink.topic = topic.to_owned();
+    pub(crate) fn start(cluster: &Cluster, topic: &str) -> Self {
+        Self::start_with(Sink {
+            bootstrap_servers: vec![cluster.bootstrap.clone()],
+            topic: topic.to_owned(),
+            ..Sink::default()
+        })
+    }
+
+    pub(crate) fn start_with(sink: Sink) -> Self {
+        let mut config = RelayConfig {
+            sink,
+            ..RelayConfig::default()
+        };
         config.circuit_breaker.open_seconds = 1;
         config.retry.attempt_timeout_milliseconds = 2_000;
         let clock = SystemClock::start();
@@ -106,7 +116,7 @@ impl Relay {
         let mut ledger = Ledger::default();
         SlotId::all().for_each(|slot| ledger.open(slot, 0, []));
         let (ledger, metrics) = (Arc::new(Mutex::new(ledger)), Arc::new(Metrics::new().unwrap()));
-        let (letters, control) = (Letters::default(), Control::default());
+        let (letters, control, board) = (Letters::default(), Control::default(), Board::new(0));
         let delivery = Delivery {
             broker: KafkaBroker::new(settings, preparer.fixed_topic().is_none()).unwrap(),
             dead_letters: letters.clone(),
@@ -116,7 +126,7 @@ impl Relay {
             breaker: Breaker::new(&config.circuit_breaker),
             ledger: Arc::clone(&ledger),
             metrics: Arc::clone(&metrics),
-            board: Board::new(0),
+            board: board.clone(),
             control: control.clone(),
             lease: Arc::new(|| Duration::MAX),
             seed: 1,
@@ -127,6 +137,7 @@ impl Relay {
         Self {
             events,
             control,
+            board,
             metrics,
             ledger,
             letters,
@@ -182,6 +193,10 @@ impl Relay {
 
     pub(crate) fn view(&self) -> ViewState {
         self.control.view()
+    }
+
+    pub(crate) fn sink_health(&self) -> PartHealth {
+        self.board.part(Part::Sink).unwrap()
     }
 
     /// The sum over the labels of a metric, as `/metrics` shows it.

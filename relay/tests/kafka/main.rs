@@ -8,6 +8,7 @@
 mod cluster;
 mod fed;
 mod messages;
+mod security;
 
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ fn rows(numbers: std::ops::Range<u64>, aggregates: u64) -> Vec<Row> {
 async fn what_is_acknowledged_is_in_the_topic_with_its_headers() {
     let cluster = Cluster::start().await;
     let topic = cluster.topic("acknowledged", 4, &[]).await;
-    let relay = Relay::start(&cluster, &topic).await;
+    let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..2_000, 7)).await;
     relay.delivered(2_000).await;
     let messages = cluster.read(&topic).await;
@@ -44,7 +45,7 @@ async fn what_is_acknowledged_is_in_the_topic_with_its_headers() {
 async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_keeps_its_order() {
     let cluster = Cluster::start().await;
     let topic = cluster.topic("small", 2, &[("max.message.bytes", "3000")]).await;
-    let relay = Relay::start(&cluster, &topic).await;
+    let relay = Relay::start(&cluster, &topic);
     let mut rows = rows(0..100, 5);
     for row in rows.iter_mut().filter(|row| row.number % 2 == 1) {
         row.payload = incompressible(row.number, 5_000);
@@ -71,7 +72,7 @@ async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_ke
 async fn batches_that_the_broker_refuses_are_isolated() {
     let cluster = Cluster::start().await;
     let topic = cluster.topic("shrinking", 1, &[]).await;
-    let relay = Relay::start(&cluster, &topic).await;
+    let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..10, 5)).await;
     relay.delivered(10).await;
     cluster.alter(&topic, "max.message.bytes", "3000").await;
@@ -100,7 +101,7 @@ async fn batches_that_the_broker_refuses_are_isolated() {
 async fn a_paused_broker_delays_and_repeats_nothing() {
     let cluster = Cluster::start().await;
     let topic = cluster.topic("paused", 4, &[]).await;
-    let relay = Relay::start(&cluster, &topic).await;
+    let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..500, 5)).await;
     relay.delivered(500).await;
     cluster.script("pause").await;
@@ -126,7 +127,7 @@ async fn a_paused_broker_delays_and_repeats_nothing() {
 async fn a_killed_broker_opens_the_breaker_and_everything_is_delivered_after_its_return() {
     let cluster = Cluster::start().await;
     let topic = cluster.topic("killed", 4, &[]).await;
-    let relay = Relay::start(&cluster, &topic).await;
+    let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..50, 5)).await;
     relay.delivered(50).await;
     cluster.script("kill").await;
@@ -152,7 +153,7 @@ async fn a_killed_broker_opens_the_breaker_and_everything_is_delivered_after_its
 async fn a_broker_killed_under_load_loses_and_reorders_nothing() {
     let cluster = Cluster::start().await;
     let topic = cluster.topic("load", 8, &[]).await;
-    let relay = Relay::start(&cluster, &topic).await;
+    let relay = Relay::start(&cluster, &topic);
     let total = 60_000;
     let load = relay.offer_in_batches(rows(0..total, 50), 200, Duration::from_millis(5));
     let faults = async {
@@ -173,7 +174,7 @@ async fn a_broker_killed_under_load_loses_and_reorders_nothing() {
 async fn a_topic_that_goes_missing_keeps_its_events_until_it_is_back() {
     let cluster = Cluster::start().await;
     let topic = cluster.topic("vanishing", 2, &[]).await;
-    let relay = Relay::start(&cluster, &topic).await;
+    let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..10, 2)).await;
     relay.delivered(10).await;
     cluster.delete(&topic).await;
