@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod check;
+mod file;
+pub mod run;
+pub mod schema;
+pub mod setup;
 pub mod status;
 
 /// Publishes every event of a ScyllaDB outbox table to Kafka: never lost, in order per aggregate, within milliseconds.

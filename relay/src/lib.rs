@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod model;
 pub mod ports;
 pub mod route;
+pub mod run;
 pub mod secrets;
 pub mod source;
 pub mod state;

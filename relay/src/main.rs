@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use relay::cli::{Cli, Command};
+use relay::cli::{Cli, Command, check, run, schema, setup, status};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let exit = match Cli::parse().command {
-        Command::Status(args) => relay::cli::status::status(&args).await,
-        _ => relay::cli::Exit::Usage,
+        Command::Run(args) => run::run(&args).await,
+        Command::Check(args) => check::check(&args).await,
+        Command::Setup(args) => setup::setup(&args).await,
+        Command::Schema(args) => schema::schema(&args),
+        Command::Status(args) => status::status(&args).await,
     };
     exit.into()
 }

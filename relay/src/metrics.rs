@@ -3,12 +3,14 @@
 
 mod delivery;
 mod labels;
+mod process;
 mod reading;
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use delivery::DeliveryMetrics;
 pub use labels::EventLabel;
+pub use process::ProcessMetrics;
 pub use reading::ReadingMetrics;
 
 /// All metrics of a process. Cheap to share; handles are made once, so that hot paths only add.
@@ -17,6 +19,7 @@ pub struct Metrics {
     registry: Registry,
     pub delivery: DeliveryMetrics,
     pub reading: ReadingMetrics,
+    pub process: ProcessMetrics,
 }
 
 impl Metrics {
@@ -27,6 +30,7 @@ impl Metrics {
         Ok(Self {
             delivery: DeliveryMetrics::register(&registry)?,
             reading: ReadingMetrics::register(&registry)?,
+            process: ProcessMetrics::register(&registry)?,
             registry,
         })
     }

@@ -9,7 +9,7 @@ use scylla::statement::{Consistency, Statement};
 use scylla::value::{CqlTimestamp, CqlValue};
 use uuid::Uuid;
 
-use crate::model::Micros;
+use crate::model::{Micros, SlotSet};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome};
 
 /// Name of the table in the state keyspace unless the configuration names another.
@@ -68,6 +68,7 @@ pub struct TableDeadLetters {
     identity: String,
     target: String,
     insert: PreparedStatement,
+    count: PreparedStatement,
 }
 
 impl TableDeadLetters {
@@ -81,19 +82,25 @@ impl TableDeadLetters {
             COLUMNS.join(", "),
             ["?"; COLUMNS.len()].join(", ")
         );
-        let mut statement = Statement::new(text);
-        statement.set_consistency(Consistency::Quorum);
-        statement.set_is_idempotent(true);
-        let prepared = session.prepare(statement).await;
-        let insert = prepared.map_err(|error| DeadLetterError {
-            target: target.clone(),
-            detail: error.to_string(),
-        })?;
+        let prepare = async |text: String| {
+            let mut statement = Statement::new(text);
+            statement.set_consistency(Consistency::Quorum);
+            statement.set_is_idempotent(true);
+            let prepared = session.prepare(statement).await;
+            prepared.map_err(|error| DeadLetterError {
+                target: target.clone(),
+                detail: error.to_string(),
+            })
+        };
+        let count =
+            format!("SELECT count(*) FROM \"{keyspace}\".\"{table}\" WHERE identity = ? AND slot = ?");
+        let (insert, count) = (prepare(text).await?, prepare(count).await?);
         Ok(Self {
             session,
             identity: config.identity.clone(),
             target,
             insert,
+            count,
         })
     }
 
@@ -107,6 +114,33 @@ impl TableDeadLetters {
             })?;
         }
         Ok(())
+    }
+
+    /// Dead letters that wait in the partitions of these slots.
+    ///
+    /// # Errors
+    /// When they cannot be counted.
+    pub async fn pending(&self, slots: SlotSet) -> Result<u64, DeadLetterError> {
+        let failed = |error: &dyn std::fmt::Display| DeadLetterError {
+            target: self.target.clone(),
+            detail: error.to_string(),
+        };
+        let mut pending = 0;
+        for slot in slots.iter() {
+            let values = (&self.identity, slot.index() as i32);
+            let result = self
+                .session
+                .execute_unpaged(&self.count, values)
+                .await
+                .map_err(|error| failed(&error))?;
+            let rows = result.into_rows_result().map_err(|error| failed(&error))?;
+            pending += rows
+                .single_row::<(i64,)>()
+                .map_err(|error| failed(&error))?
+                .0
+                .max(0) as u64;
+        }
+        Ok(pending)
     }
 
     fn row(&self, letter: &DeadLetter) -> Vec<Option<CqlValue>> {

@@ -97,6 +97,22 @@ impl ReadingMetrics {
         })
     }
 
+    /// The lag as it was last set.
+    pub fn current_lag(&self) -> Option<Micros> {
+        Some((self.lag.get() * SECOND as f64) as Micros)
+    }
+
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed.get()
+    }
+
+    /// Ignored changes of all operations.
+    pub fn ignored(&self) -> u64 {
+        let families = self.ignored.collect();
+        let counts = families.iter().flat_map(|family| family.get_metric());
+        counts.map(|metric| metric.get_counter().get_value() as u64).sum()
+    }
+
     pub fn asked(&self, cursor: &str, partitions: usize) {
         self.queries.with_label_values(&[cursor]).inc();
         self.partitions.inc_by(partitions as u64);

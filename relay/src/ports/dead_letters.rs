@@ -14,6 +14,12 @@ pub trait DeadLetters: Send + Sync + 'static {
     fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send;
 }
 
+impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
+    fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().write(letters)
+    }
+}
+
 /// An event that was given up, with what a person needs to judge it and a replay to send it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {

@@ -38,13 +38,13 @@ const BEATS_PER_LEASE: u32 = 5;
 /// Those who work on slots: told when one is ours, and asked to let go.
 pub trait Holder: Send + Sync + 'static {
     /// The slot is ours; its ledger is open from `bound`.
-    fn opened(&self, slot: SlotId, bound: Micros);
+    fn opened(&self, slot: SlotId, bound: Micros) -> impl Future<Output = ()> + Send;
 
     /// Stop reading the slots and wait until nothing of them is in flight, at most some seconds.
     fn drain(&self, slots: SlotSet) -> impl Future<Output = ()> + Send;
 
     /// The slots are somebody else's: hand nothing more of them over. Their ledgers are closed.
-    fn revoked(&self, slots: SlotSet);
+    fn revoked(&self, slots: SlotSet) -> impl Future<Output = ()> + Send;
 }
 
 /// Until when this process may hand events to the producer, on its monotonic clock.
@@ -225,7 +225,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
             Ok(observed) => observed,
             Err(error) => return note(&self.view, &error),
         };
-        self.drop_lost(&slots);
+        self.drop_lost(&slots).await;
         let now = self.clock.elapsed();
         let Plan {
             claim,
@@ -272,16 +272,16 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     }
 
     /// Slots whose row shows a higher epoch than ours were taken from us.
-    fn drop_lost(&mut self, rows: &[SlotRow]) {
+    async fn drop_lost(&mut self, rows: &[SlotRow]) {
         let higher = |row: &&SlotRow| {
             let ours = self.held.get(&row.slot).map(|held| held.epoch);
             ours.is_some() && row.epoch > ours
         };
         let lost: SlotSet = rows.iter().filter(higher).map(|row| row.slot).collect();
-        self.revoke(lost);
+        self.revoke(lost).await;
     }
 
-    fn revoke(&mut self, lost: SlotSet) {
+    async fn revoke(&mut self, lost: SlotSet) {
         if lost.is_empty() {
             return;
         }
@@ -290,7 +290,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
             self.held.remove(&slot);
             self.ledger.lock().close(slot);
         }
-        self.holder.revoked(lost);
+        self.holder.revoked(lost).await;
         self.show_owned();
         self.view.update(|view| view.fenced += lost.len() as u64);
     }
@@ -323,7 +323,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
                             saved_at: now,
                         },
                     );
-                    self.holder.opened(slot, bound);
+                    self.holder.opened(slot, bound).await;
                     taken.insert(slot);
                 }
                 Ok(None) => {}
@@ -390,7 +390,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
                 }
             }
         }
-        self.revoke(fenced);
+        self.revoke(fenced).await;
         self.view.update(|view| {
             view.saves += saved;
             view.save_failures += failures;

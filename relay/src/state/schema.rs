@@ -1,5 +1,8 @@
 //! The relay's own tables, as CQL. One text serves start-up, `setup` and `schema`. Pure.
 
+/// Refused by databases that know no tablets.
+pub const NO_TABLETS: &str = " AND tablets = {'enabled': false}";
+
 /// Statements that make the state keyspace and its tables, in order. `keyspace` is a validated CQL identifier.
 ///
 /// The keyspace has no tablets: ownership needs lightweight transactions, which ScyllaDB refuses on tablets in many

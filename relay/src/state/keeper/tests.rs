@@ -123,7 +123,7 @@ impl Clock for VirtualClock {
 struct Log(Mutex<Vec<String>>);
 
 impl Holder for Log {
-    fn opened(&self, slot: SlotId, bound: Micros) {
+    async fn opened(&self, slot: SlotId, bound: Micros) {
         self.0.lock().push(format!("opened {slot} at {bound}"));
     }
 
@@ -131,7 +131,7 @@ impl Holder for Log {
         self.0.lock().push(format!("drain {slots}"));
     }
 
-    fn revoked(&self, slots: SlotSet) {
+    async fn revoked(&self, slots: SlotSet) {
         self.0.lock().push(format!("revoked {slots}"));
     }
 }

@@ -1,0 +1,118 @@
+//! `outbox-relay check`: asks ScyllaDB and Kafka what there is, and prints a finding each.
+
+use std::time::Duration;
+
+use crds::RelayConfig;
+use crds::dead_letter::DeadLetterTarget;
+
+use super::{Exit, FileArgs};
+use crate::cdc_log::session::connect;
+use crate::cdc_log::table::OutboxTable;
+use crate::dead_letters::table::TableDeadLetters;
+use crate::deliver::kafka::{KafkaBroker, KafkaSettings};
+use crate::fitness::{Finding, Severity, of_source};
+use crate::ports::Broker;
+use crate::state::scylla::ScyllaState;
+
+/// A cluster that answers at all answers within this.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Exit code 1 if something is an error; warnings are said.
+pub async fn check(args: &FileArgs) -> Exit {
+    let config = match super::file::load(args) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let (scylla, kafka) = tokio::join!(of_scylla(&config), of_kafka(&config));
+    let findings: Vec<_> = scylla.into_iter().chain(kafka).collect();
+    findings.iter().for_each(print);
+    let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
+    if errors { Exit::Failed } else { Exit::Fine }
+}
+
+fn print(finding: &Finding) {
+    let label = match finding.severity {
+        Severity::Fine => "ok     ",
+        Severity::Warning => "warning",
+        Severity::Error => "error  ",
+    };
+    println!("{label}  {}: {}", finding.field, finding.text);
+    if !finding.fix.is_empty() {
+        println!("         fix: {}", finding.fix);
+    }
+}
+
+async fn of_scylla(config: &RelayConfig) -> Vec<Finding> {
+    let session = match connect(&config.source).await {
+        Ok(session) => session,
+        Err(error) => {
+            let text = format!("{:#}", anyhow::Error::from(error));
+            return vec![Finding::error(
+                "source",
+                text,
+                "check contact points, credentials and TLS",
+            )];
+        }
+    };
+    let table = OutboxTable::read(&session, &config.source.keyspace, &config.source.table).await;
+    let mut findings = match table {
+        Ok(table) => of_source(config, table.as_ref()),
+        Err(error) => vec![Finding::error(
+            "source.table",
+            error.to_string(),
+            "grant SELECT on the schema",
+        )],
+    };
+    let setup = "run `outbox-relay setup`, or have its statements run";
+    findings.push(
+        match ScyllaState::open(session.clone(), &config.state.keyspace, &config.identity).await {
+            Ok(_) => Finding::fine("state.keyspace", "the relay's tables are there"),
+            Err(error) => Finding::error("state.keyspace", error.to_string(), setup),
+        },
+    );
+    if config.dead_letter.target != DeadLetterTarget::Topic {
+        findings.push(match TableDeadLetters::open(session, config).await {
+            Ok(_) => Finding::fine("deadLetter.table", "the table for dead letters is there"),
+            Err(error) => Finding::error("deadLetter.table", error.to_string(), setup),
+        });
+    }
+    findings
+}
+
+async fn of_kafka(config: &RelayConfig) -> Vec<Finding> {
+    let broker = KafkaSettings::new(&config.sink, &config.memory, "outbox-relay-check")
+        .and_then(|settings| KafkaBroker::new(settings, config.sink.topic.contains("${")));
+    let broker = match broker {
+        Ok(broker) => broker,
+        Err(error) => {
+            return vec![Finding::error(
+                "sink",
+                format!("{error:#}"),
+                "correct the named property",
+            )];
+        }
+    };
+    let mut findings = Vec::new();
+    let mut topics = Vec::new();
+    if !config.sink.topic.contains("${") {
+        topics.push(("sink.topic", config.sink.topic.as_str()));
+    }
+    topics.extend(
+        config
+            .dead_letter
+            .topic
+            .as_deref()
+            .map(|topic| ("deadLetter.topic", topic)),
+    );
+    for (field, topic) in topics {
+        findings.push(match broker.topic(topic, TOPIC_TIMEOUT).await {
+            Ok(info) => Finding::fine(field, format!("topic {topic} is there, with {} partitions", info.partitions)),
+            Err(error) => Finding::error(
+                field,
+                format!("topic {topic}: {error}"),
+                "create it (`outbox-relay setup --create-topic`), check bootstrapServers, TLS, SASL and permissions",
+            ),
+        });
+    }
+    findings
+}

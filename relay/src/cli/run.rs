@@ -1,0 +1,62 @@
+//! `outbox-relay run`: configuration, log lines, signals.
+
+use crds::relay_config::{Log, LogFormat};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::{Exit, RunArgs};
+
+/// Exit code 2 if the configuration is wrong, 1 if it cannot be run; 0 after a signal.
+pub async fn run(args: &RunArgs) -> Exit {
+    let config = match super::file::load(&args.config) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    if let Err(error) = log_lines(&config.log) {
+        eprintln!("log.level: {error}");
+        return Exit::Usage;
+    }
+    let stop = CancellationToken::new();
+    let mut signals = tokio::task::JoinSet::new();
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            let stop = stop.clone();
+            signals.spawn(async move {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                stop.cancel();
+            });
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("cannot listen for signals: {error}");
+            return Exit::Failed;
+        }
+    }
+    let listen = args.listen.clone().unwrap_or_else(|| config.http.listen.clone());
+    match crate::run::run(config, args.share, &listen, stop).await {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            eprintln!("{:#}", anyhow::Error::from(error));
+            Exit::Failed
+        }
+    }
+}
+
+/// Log lines go to standard error; RUST_LOG wins over the file.
+fn log_lines(log: &Log) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = match EnvFilter::try_from_default_env() {
+        Ok(filter) => filter,
+        Err(_) => EnvFilter::try_new(&log.level)?,
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

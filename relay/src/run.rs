@@ -1,0 +1,107 @@
+//! `run`: composes the parts, keeps them running, and stops them in order.
+//!
+//! `prepare` waits for ScyllaDB and whatever else has to be there; `work` is one life of reader, lane and keeper;
+//! `holder` tells them about slots; `outlook` is what the HTTP endpoints see.
+
+use std::sync::Arc;
+
+use crds::RelayConfig;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::clock::SystemClock;
+use crate::health::{Board, Part};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::ports::Clock;
+use crate::state::ownership::Share;
+use crate::supervise::supervise;
+
+mod holder;
+mod monitor;
+mod outlook;
+mod prepare;
+mod work;
+
+use outlook::Outlook;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("http.listen: cannot listen on {address}; accepted: a free address, also by --listen")]
+    Listen { address: String, source: std::io::Error },
+    #[error("metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    Prepare(#[from] prepare::PrepareError),
+}
+
+/// Runs until `stop`, then stops reading, awaits acknowledgements, saves, releases, and returns.
+///
+/// # Errors
+/// What waiting cannot mend: the port is taken, a secret cannot be read, a property is refused.
+pub async fn run(
+    config: RelayConfig,
+    share: Share,
+    listen: &str,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let unavailable = |source| RunError::Listen {
+        address: listen.to_owned(),
+        source,
+    };
+    let listener = TcpListener::bind(listen).await.map_err(unavailable)?;
+    let address = listener.local_addr().map_err(unavailable)?;
+    let clock = Arc::new(SystemClock::start());
+    let board = Board::new(clock.now());
+    let outlook = Arc::new(Outlook::new(
+        &config,
+        share,
+        clock.clone(),
+        board.clone(),
+        Metrics::new()?,
+    ));
+    info!(%address, identity = %config.identity, share = %crate::status::share_text(share), process = %outlook.process(), "relay starts");
+    let mut serving = tokio::task::JoinSet::new();
+    let http_stop = CancellationToken::new();
+    serving.spawn(http::serve(listener, outlook.clone(), http_stop.clone()));
+    let ended = relay(Arc::new(config), share, &outlook, &stop).await;
+    if let Err(error) = &ended {
+        error!(%error, "relay cannot run");
+    }
+    http_stop.cancel();
+    // Open connections end with the process; nobody waits for a slow reader of metrics.
+    serving.abort_all();
+    info!("relay stopped");
+    ended
+}
+
+async fn relay(
+    config: Arc<RelayConfig>,
+    share: Share,
+    outlook: &Arc<Outlook>,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    let Some(ground) = prepare::prepare(&config, outlook, stop).await? else {
+        return Ok(());
+    };
+    let ground = Arc::new(ground);
+    outlook.prepared(&ground);
+    let monitoring = CancellationToken::new();
+    let mut monitors = tokio::task::JoinSet::new();
+    monitors.spawn(monitor::run(outlook.clone(), ground.clone(), monitoring.clone()));
+    let clock = outlook.clock();
+    supervise(Part::Sink, outlook.board(), clock.as_ref(), stop, || {
+        work::work(
+            config.clone(),
+            share,
+            outlook.clone(),
+            ground.clone(),
+            stop.clone(),
+        )
+    })
+    .await;
+    monitoring.cancel();
+    while monitors.join_next().await.is_some() {}
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Looks now and then at what nobody else watches: retention headroom, stalled checkpoints, dead letters pending.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::relay_status::DataEventKind;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::outlook::Outlook;
+use super::prepare::Ground;
+use crate::model::{Micros, SECOND};
+use crate::ports::Clock;
+
+/// Dead letters are counted by the database, partition by partition: rarely.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Retention is at risk when less than this part of it is left.
+const HEADROOM_AT_RISK: f64 = 0.25;
+
+pub(super) async fn run(outlook: Arc<Outlook>, ground: Arc<Ground>, stop: CancellationToken) {
+    let mut at_risk = false;
+    while !stop.is_cancelled() {
+        at_risk = retention(&outlook, &ground, at_risk);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = pending(&outlook, &ground) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Says once when it becomes so.
+fn retention(outlook: &Outlook, ground: &Ground, was_at_risk: bool) -> bool {
+    let (Some(ttl), Some(oldest)) = (ground.table.cdc.ttl, outlook.oldest_unresolved()) else {
+        return false;
+    };
+    let now = outlook.clock().now();
+    let left = ttl.as_micros() as Micros - (now - oldest);
+    let at_risk = (left as f64) < ttl.as_micros() as f64 * HEADROOM_AT_RISK;
+    if at_risk && !was_at_risk {
+        let text = format!(
+            "the oldest undelivered row expires from the CDC log in {} s",
+            left / SECOND
+        );
+        warn!(seconds = left / SECOND, "retention at risk");
+        outlook.board().event(DataEventKind::RetentionAtRisk, text, now);
+    }
+    at_risk
+}
+
+async fn pending(outlook: &Outlook, ground: &Ground) {
+    let (Some(table), Some(life)) = (&ground.dead_letters.table, outlook.life()) else {
+        return;
+    };
+    match table.pending(life.keeper.get().owned).await {
+        Ok(pending) => {
+            outlook
+                .shared_metrics()
+                .process
+                .dead_letters_pending
+                .set(pending as i64);
+        }
+        Err(error) => warn!(%error, "dead letters cannot be counted"),
+    }
+}

@@ -1,0 +1,248 @@
+//! What has to be there before anything can be read: a session, a fit table, the relay's own tables, the broker's
+//! settings. Waits with back-off for what may come; `/readyz` says what for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::RelayConfig;
+use crds::dead_letter::DeadLetterTarget;
+use scylla::client::session::Session;
+use scylla::statement::Consistency;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::outlook::Outlook;
+use crate::cdc_log::ScyllaLog;
+use crate::cdc_log::session::{ConnectError, connect};
+use crate::cdc_log::table::OutboxTable;
+use crate::cli::setup;
+use crate::dead_letters::Targets;
+use crate::dead_letters::table::TableDeadLetters;
+use crate::dead_letters::topic::TopicDeadLetters;
+use crate::deliver::kafka::{KafkaBroker, KafkaSettings, SettingsError};
+use crate::deliver::prepare::{PrepareError as MappingError, Preparer};
+use crate::fitness::{self, Severity};
+use crate::health::Part;
+use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, StateError};
+use crate::state::scylla::ScyllaState;
+
+/// Waits between two attempts double from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// What the work stands on. Made once; lives as long as the process.
+pub(super) struct Ground {
+    pub(super) table: OutboxTable,
+    pub(super) log: Arc<ScyllaLog>,
+    pub(super) state: Arc<ScyllaState>,
+    pub(super) dead_letters: Arc<Targets>,
+    pub(super) broker: KafkaBroker,
+    pub(super) preparer: Preparer,
+    /// Start of the oldest stream set.
+    pub(super) first_set: Option<crate::model::Micros>,
+    /// Why order cannot be promised.
+    pub(super) order: Option<String>,
+}
+
+/// What waiting cannot mend.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error(transparent)]
+    Connect(ConnectError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    #[error(transparent)]
+    DeadLetters(DeadLetterError),
+}
+
+/// None if `stop` came first.
+pub(super) async fn prepare(
+    config: &RelayConfig,
+    outlook: &Outlook,
+    stop: &CancellationToken,
+) -> Result<Option<Ground>, PrepareError> {
+    let client_id = format!("outbox-relay-{}", config.identity);
+    let settings = KafkaSettings::new(&config.sink, &config.memory, &client_id)?;
+    let templated = config.sink.topic.contains("${");
+    let broker = KafkaBroker::new(settings.clone(), templated)?;
+    let Some(session) = session(config, outlook, stop).await? else {
+        return Ok(None);
+    };
+    let Some(table) = wait(outlook, stop, Part::Source, async || {
+        fit_table(config, &session).await
+    })
+    .await
+    else {
+        return Ok(None);
+    };
+    let preparer = Preparer::new(&config.source, &config.sink, |name| {
+        table.columns.contains_key(name)
+    })?;
+    let log = wait(outlook, stop, Part::Source, async || {
+        open_log(config, &session, &table, &preparer).await
+    });
+    let Some((log, first_set)) = log.await else {
+        return Ok(None);
+    };
+    let state = wait(outlook, stop, Part::State, async || {
+        open_state(config, &session).await
+    });
+    let Some(state) = state.await else { return Ok(None) };
+    let letters = wait(outlook, stop, Part::DeadLetters, async || {
+        open_table(config, &session).await
+    });
+    let Some(table_letters) = letters.await else {
+        return Ok(None);
+    };
+    let topic_letters = match (&config.dead_letter.topic, config.dead_letter.target) {
+        (Some(topic), DeadLetterTarget::Topic | DeadLetterTarget::Both) => {
+            Some(TopicDeadLetters::new(settings.dead_letters(), topic).map_err(PrepareError::DeadLetters)?)
+        }
+        _ => None,
+    };
+    let order = fitness::order(config, &table).err().map(|finding| finding.text);
+    if let Some(reason) = &order {
+        warn!(%reason, "order is not promised");
+    }
+    Ok(Some(Ground {
+        table,
+        log: Arc::new(log),
+        state: Arc::new(state),
+        dead_letters: Arc::new(Targets {
+            table: table_letters,
+            topic: topic_letters,
+        }),
+        broker,
+        preparer,
+        first_set,
+        order,
+    }))
+}
+
+/// An unreachable cluster may come; a secret that cannot be read will not.
+async fn session(
+    config: &RelayConfig,
+    outlook: &Outlook,
+    stop: &CancellationToken,
+) -> Result<Option<Arc<Session>>, PrepareError> {
+    let mut fatal = None;
+    let session = wait(outlook, stop, Part::Source, async || {
+        match connect(&config.source).await {
+            Ok(session) => Ok(Some(session)),
+            Err(error @ ConnectError::Unreachable { .. }) => Err(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => {
+                fatal = Some(error);
+                Ok(None)
+            }
+        }
+    })
+    .await;
+    match fatal {
+        Some(error) => Err(PrepareError::Connect(error)),
+        None => Ok(session.flatten()),
+    }
+}
+
+/// The outbox table, once nothing about it would lose or hide events.
+async fn fit_table(config: &RelayConfig, session: &Session) -> Result<OutboxTable, String> {
+    let table = OutboxTable::read(session, &config.source.keyspace, &config.source.table).await;
+    let table = table.map_err(|error| error.to_string())?;
+    let mut errors = fitness::of_source(config, table.as_ref());
+    errors.retain(|finding| finding.severity == Severity::Error);
+    let texts: Vec<_> = errors
+        .iter()
+        .map(|f| format!("{}: {}; {}", f.field, f.text, f.fix))
+        .collect();
+    table.filter(|_| texts.is_empty()).ok_or_else(|| texts.join("\n"))
+}
+
+async fn open_log(
+    config: &RelayConfig,
+    session: &Arc<Session>,
+    table: &OutboxTable,
+    preparer: &Preparer,
+) -> Result<(ScyllaLog, Option<crate::model::Micros>), String> {
+    let open = async || -> Result<_, LogError> {
+        let consistency = consistency(config.source.consistency);
+        let log = ScyllaLog::open(session.clone(), table, preparer.columns(), consistency).await?;
+        let first_set = log.stream_sets().await?.first().map(|set| set.start);
+        Ok((log, first_set))
+    };
+    open().await.map_err(|error| error.to_string())
+}
+
+/// Opens the state tables, making them first if they are missing and may be made.
+async fn open_state(config: &RelayConfig, session: &Arc<Session>) -> Result<ScyllaState, String> {
+    let open = async || ScyllaState::open(session.clone(), &config.state.keyspace, &config.identity).await;
+    let error = match open().await {
+        Ok(state) => return Ok(state),
+        Err(error @ StateError::Configuration { .. }) => error,
+        Err(error) => return Err(error.to_string()),
+    };
+    match setup::create_tables(session, config, setup::replication(session)).await {
+        Ok(()) => open().await.map_err(|error| error.to_string()),
+        Err(cannot) => Err(format!("{error}; {cannot:#}")),
+    }
+}
+
+async fn open_table(
+    config: &RelayConfig,
+    session: &Arc<Session>,
+) -> Result<Option<TableDeadLetters>, String> {
+    if config.dead_letter.target == DeadLetterTarget::Topic {
+        return Ok(None);
+    }
+    let opened = TableDeadLetters::open(session.clone(), config).await;
+    opened
+        .map(Some)
+        .map_err(|error| format!("{error}; run `outbox-relay setup`"))
+}
+
+/// Tries until it works or `stop` comes; says once why it waits.
+async fn wait<T>(
+    outlook: &Outlook,
+    stop: &CancellationToken,
+    part: Part,
+    mut attempt: impl AsyncFnMut() -> Result<T, String>,
+) -> Option<T> {
+    let mut pause = FIRST_WAIT;
+    let mut told = None;
+    loop {
+        let result = tokio::select! {
+            () = stop.cancelled() => return None,
+            result = attempt() => result,
+        };
+        let reason = match result {
+            Ok(value) => {
+                info!(part = part.name(), "available");
+                outlook.board().healthy(part, outlook.clock().now());
+                return Some(value);
+            }
+            Err(reason) => reason,
+        };
+        if told.as_ref() != Some(&reason) {
+            warn!(part = part.name(), %reason, "waiting");
+            outlook
+                .board()
+                .failed(part, reason.clone(), outlook.clock().now());
+            told = Some(reason);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_WAIT),
+        }
+    }
+}
+
+fn consistency(level: crds::source::Consistency) -> Consistency {
+    use crds::source::Consistency as Configured;
+    match level {
+        Configured::One => Consistency::One,
+        Configured::Quorum => Consistency::Quorum,
+        Configured::LocalQuorum => Consistency::LocalQuorum,
+        Configured::LocalOne => Consistency::LocalOne,
+        Configured::All => Consistency::All,
+    }
+}

@@ -1,0 +1,230 @@
+//! One life of reader, lane and keeper. If the lane or the keeper fails, all three end: what they held is opened again
+//! from the checkpoints, under higher epochs, by the next life.
+
+use std::sync::Arc;
+
+use crds::RelayConfig;
+use crds::source::{OnChange, StartFrom};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::holder::SlotHolder;
+use super::outlook::{Life, Outlook};
+use super::prepare::Ground;
+use crate::deliver::breaker::Breaker;
+use crate::deliver::lane::Policy;
+use crate::deliver::shell::{self, Control, Delivery, EVENT_BATCHES};
+use crate::health::Part;
+use crate::ledger::Ledger;
+use crate::model::{Micros, SECOND, SLOTS};
+use crate::ports::Clock;
+use crate::source::limiter::Limits;
+use crate::source::reader::{Command, Reader};
+use crate::source::record::Rules;
+use crate::source::retention::{Retention, Start};
+use crate::source::tail;
+use crate::state::keeper::{Deadline, Keeper, KeeperConfig};
+use crate::state::ownership::Share;
+use crate::supervise::supervise;
+
+/// Slots that may be opened before the reader looks.
+const COMMANDS: usize = 2 * SLOTS;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{part} ended: {reason}")]
+pub(super) struct WorkError {
+    part: &'static str,
+    reason: String,
+}
+
+/// Lives until `stop`, and then ends in order: reading, delivery, checkpoints, ownership.
+pub(super) async fn work(
+    config: Arc<RelayConfig>,
+    share: Share,
+    outlook: Arc<Outlook>,
+    ground: Arc<Ground>,
+    stop: CancellationToken,
+) -> Result<(), WorkError> {
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let (control, deadline) = (Control::default(), Deadline::default());
+    let (commands, obeyed) = mpsc::channel(COMMANDS);
+    let (events, delivered) = mpsc::channel(EVENT_BATCHES);
+    let retention = Retention {
+        ttl: ground.table.cdc.ttl.map(|ttl| ttl.as_micros() as Micros),
+    };
+    let parts = Parts {
+        config,
+        outlook,
+        ground,
+        ledger,
+        control,
+        deadline,
+        retention,
+    };
+    let keeper = parts.keeper(share, commands);
+    parts.outlook.lives(Life {
+        ledger: parts.ledger.clone(),
+        keeper: keeper.view(),
+        control: parts.control.clone(),
+    });
+    // Each ends when its own token is cancelled: in this order when the process stops.
+    let tokens = [
+        CancellationToken::new(),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    ];
+    let [stop_reading, stop_delivering, stop_keeping] = &tokens;
+    let mut reading = JoinSet::new();
+    reading.spawn(parts.read(events, obeyed, stop_reading.clone()));
+    let mut delivering = JoinSet::new();
+    delivering.spawn(shell::run(parts.delivery(), delivered, stop_delivering.clone()));
+    let mut keeping = JoinSet::new();
+    keeping.spawn(keeper.run(stop_keeping.clone()));
+    let failed = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = delivering.join_next() => Some(("delivery", ended)),
+        ended = keeping.join_next() => Some(("keeper", ended)),
+        ended = reading.join_next() => Some(("reader", ended)),
+    };
+    if stop.is_cancelled() {
+        parts.outlook.draining();
+    }
+    for (token, tasks) in tokens.iter().zip([&mut reading, &mut delivering, &mut keeping]) {
+        token.cancel();
+        while tasks.join_next().await.is_some() {}
+    }
+    match failed {
+        None => Ok(()),
+        Some((part, Some(Err(error)))) => Err(WorkError {
+            part,
+            reason: error.to_string(),
+        }),
+        Some((part, _)) => Err(WorkError {
+            part,
+            reason: "without being asked to".into(),
+        }),
+    }
+}
+
+struct Parts {
+    config: Arc<RelayConfig>,
+    outlook: Arc<Outlook>,
+    ground: Arc<Ground>,
+    ledger: Arc<Mutex<Ledger>>,
+    control: Control,
+    deadline: Deadline,
+    retention: Retention,
+}
+
+impl Parts {
+    fn keeper(
+        &self,
+        share: Share,
+        commands: mpsc::Sender<Command>,
+    ) -> Keeper<crate::state::scylla::ScyllaState, crate::clock::SystemClock, SlotHolder> {
+        let from = match self.config.source.start_from {
+            StartFrom::Oldest => Start::Oldest,
+            StartFrom::Now => Start::Now,
+            StartFrom::At(time) => Start::At(time.milliseconds() as Micros * 1000),
+        };
+        let now = self.outlook.clock().now();
+        let config = KeeperConfig {
+            process: self.outlook.process(),
+            share,
+            lease: self.config.state.lease(),
+            checkpoint_interval: self.config.state.checkpoint_interval(),
+            start: self.retention.start(from, self.ground.first_set, now),
+        };
+        let holder = SlotHolder {
+            commands,
+            control: self.control.clone(),
+            ledger: self.ledger.clone(),
+            outlook: self.outlook.clone(),
+            retention: self.retention,
+            on_gap: self.config.source.on_retention_gap,
+        };
+        let (state, clock) = (self.ground.state.clone(), self.outlook.clock());
+        Keeper::new(
+            config,
+            state,
+            clock,
+            Arc::new(holder),
+            self.ledger.clone(),
+            self.deadline.clone(),
+        )
+    }
+
+    /// A reader that fails starts again on its own: the ledger knows what it has handed on.
+    fn read(
+        &self,
+        events: mpsc::Sender<Vec<crate::event::SourceEvent>>,
+        commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let source = &self.config.source;
+        let reader = Reader {
+            log: self.ground.log.clone(),
+            clock: self.outlook.clock(),
+            ledger: self.ledger.clone(),
+            tail: self.tail(),
+            limits: Limits {
+                max_in_flight: source.load.max_concurrent_queries,
+                queries_per_second: source.load.queries_per_second,
+                ramp: source.load.ramp(),
+            },
+            retention: self.retention,
+            out: events,
+            commands: Arc::new(tokio::sync::Mutex::new(commands)),
+            metrics: self.outlook.shared_metrics(),
+            board: self.outlook.board().clone(),
+        };
+        let (board, clock) = (self.outlook.board().clone(), self.outlook.clock());
+        async move {
+            let make = || reader.clone().run(stop.clone());
+            supervise(Part::Source, &board, clock.as_ref(), &stop, make).await;
+        }
+    }
+
+    fn tail(&self) -> tail::Config {
+        let (source, mapped) = (&self.config.source, self.ground.preparer.columns());
+        let cdc = &self.ground.table.cdc;
+        // Bit i is mapped column i; key columns are always there.
+        let required = (0..mapped.len().min(64)).fold(0_u64, |bits, i| bits | 1 << i);
+        tail::Config {
+            horizon: Micros::from(source.horizon_seconds) * SECOND,
+            duplicate_window: Micros::from(source.duplicate_window_seconds) * SECOND,
+            rules: Rules {
+                forward_changes: source.on_change == OnChange::Forward,
+                required,
+                from_postimage: cdc.delta_keys && cdc.postimage,
+            },
+            id_column: mapped.iter().position(|name| *name == source.columns.id),
+        }
+    }
+
+    fn delivery(
+        &self,
+    ) -> Delivery<
+        crate::deliver::kafka::KafkaBroker,
+        Arc<crate::dead_letters::Targets>,
+        crate::clock::SystemClock,
+    > {
+        let deadline = self.deadline.clone();
+        Delivery {
+            broker: self.ground.broker.clone(),
+            dead_letters: self.ground.dead_letters.clone(),
+            clock: self.outlook.clock().as_ref().clone(),
+            preparer: self.ground.preparer.clone(),
+            policy: Policy::new(&self.config),
+            breaker: Breaker::new(&self.config.circuit_breaker),
+            ledger: self.ledger.clone(),
+            metrics: self.outlook.shared_metrics(),
+            board: self.outlook.board().clone(),
+            control: self.control.clone(),
+            lease: Arc::new(move || deadline.get()),
+            seed: rand::random(),
+        }
+    }
+}
