@@ -49,3 +49,14 @@ impl Metrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_name_of_its_own() {
+        let text = Metrics::new().unwrap().render();
+        assert!(text.contains("circuit_breaker_state 0"), "{text}");
+    }
+}

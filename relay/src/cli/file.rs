@@ -14,7 +14,7 @@ const SECRETS_DIR: &str = "/etc/outbox-relay/secrets";
 ///
 /// # Errors
 /// [`Exit::Usage`], said on standard error.
-pub fn load(args: &FileArgs) -> Result<RelayConfig, Exit> {
+pub(super) fn load(args: &FileArgs) -> Result<RelayConfig, Exit> {
     let text = read(&args.file).map_err(|error| {
         eprintln!("cannot read {}: {error}", args.file.display());
         Exit::Usage

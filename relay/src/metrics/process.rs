@@ -8,11 +8,9 @@ pub struct ProcessMetrics {
     pub owned_slots: IntGauge,
     pub known_rows: IntGauge,
     pub checkpoint_age: Gauge,
-    pub unresolved_age: Gauge,
     pub saves: IntGauge,
     pub save_failures: IntGauge,
     pub fenced: IntGauge,
-    pub dead_letters_pending: IntGauge,
     pub order_preserved: IntGauge,
 }
 
@@ -36,10 +34,6 @@ impl ProcessMetrics {
                 "checkpoint_age_seconds",
                 "Time since nothing was left unsaved; alert when it exceeds some checkpoint intervals.",
             )?,
-            unresolved_age: gauge(
-                "oldest_unresolved_seconds",
-                "Age of the oldest event that is read and neither delivered nor dead-lettered; 0 if there is none.",
-            )?,
             saves: count(
                 "checkpoint_saves",
                 "Checkpoints of single slots written since the start.",
@@ -51,10 +45,6 @@ impl ProcessMetrics {
             fenced: count(
                 "slots_lost",
                 "Slots that other processes took from this one since the start.",
-            )?,
-            dead_letters_pending: count(
-                "dead_letters_pending",
-                "Dead letters of the owned slots that wait in the table; falls as they are replayed or discarded.",
             )?,
             order_preserved: count(
                 "order_preserved",

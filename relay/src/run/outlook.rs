@@ -16,7 +16,7 @@ use crate::health::{Board, timestamp};
 use crate::http::Telltale;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::model::Micros;
+use crate::model::{Micros, SECOND};
 use crate::ports::Clock;
 use crate::state::keeper::KeeperView;
 use crate::state::ownership::Share;
@@ -119,7 +119,7 @@ impl Outlook {
             draining: self.draining.load(Ordering::Relaxed),
             elapsed: self.clock.elapsed(),
             read_lag: self.metrics.reading.current_lag(),
-            dead_letters_pending: self.metrics.process.dead_letters_pending.get().max(0) as u64,
+            dead_letters_pending: self.metrics.delivery.dead_letters_pending.get().max(0) as u64,
             ..View::default()
         };
         let Some(life) = self.life() else {
@@ -161,11 +161,11 @@ impl Telltale for Outlook {
             .saved_at
             .map_or(Duration::ZERO, |at| view.elapsed.saturating_sub(at));
         process.checkpoint_age.set(age.as_secs_f64());
-        process.unresolved_age.set(
-            progress
-                .oldest_unresolved()
-                .map_or(0.0, |at| (now - at).max(0) as f64 / 1e6),
-        );
+        let age = progress.oldest_unresolved().map_or(0, |at| (now - at).max(0));
+        self.metrics
+            .delivery
+            .oldest_unresolved_seconds
+            .set(age as f64 / SECOND as f64);
         process.saves.set(view.keeper.saves as i64);
         process.save_failures.set(view.keeper.save_failures as i64);
         process.fenced.set(view.keeper.fenced as i64);

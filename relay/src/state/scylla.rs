@@ -49,7 +49,7 @@ impl ScyllaState {
         let serial = async |text: &str| prepare(&session, at(text), Consistency::Serial).await;
         let slot = "WHERE identity = ? AND slot = ?";
         Ok(Self {
-            slots: plain("SELECT DISTINCT slot, owner, epoch FROM {ks}.slots WHERE identity = ? AND slot IN ?").await?,
+            slots: plain("SELECT DISTINCT identity, slot, owner, epoch FROM {ks}.slots WHERE identity = ? AND slot IN ?").await?,
             processes: plain("SELECT process, beat, placement FROM {ks}.processes WHERE identity = ?").await?,
             beat: plain("INSERT INTO {ks}.processes (identity, process, beat, placement) VALUES (?, ?, ?, ?)").await?,
             retire: plain("DELETE FROM {ks}.processes WHERE identity = ? AND process = ?").await?,
@@ -112,8 +112,8 @@ impl StateStore for ScyllaState {
             .await;
         let rows = result.map_err(|error| failure(&error).into_error(action))?;
         let mut found: HashMap<usize, (Option<String>, Option<i64>)> = HashMap::new();
-        for row in typed::<(i32, Option<String>, Option<i64>)>(rows, action)? {
-            found.insert(row.0 as usize, (row.1, row.2));
+        for row in typed::<(String, i32, Option<String>, Option<i64>)>(rows, action)? {
+            found.insert(row.1 as usize, (row.2, row.3));
         }
         let row = |slot: SlotId| {
             let (owner, epoch) = found.remove(&slot.index()).unwrap_or_default();
