@@ -60,7 +60,7 @@ async fn pending(outlook: &Outlook, ground: &Ground) {
         Ok(pending) => {
             outlook
                 .shared_metrics()
-                .process
+                .delivery
                 .dead_letters_pending
                 .set(pending as i64);
         }
