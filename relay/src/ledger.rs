@@ -15,6 +15,8 @@ use crate::model::{Micros, RowId, SECOND, SLOTS, SlotId, SlotSet};
 #[derive(Debug)]
 pub struct Ledger {
     slots: Vec<Option<SlotLedger>>,
+    /// Slots opened so far.
+    openings: u64,
 }
 
 /// What a row is to the ledger.
@@ -34,6 +36,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Self {
             slots: (0..SLOTS).map(|_| None).collect(),
+            openings: 0,
         }
     }
 }
@@ -50,7 +53,9 @@ impl Ledger {
             bucket.saved.dedup();
             bucket.saved.shrink_to_fit();
         }
+        self.openings += 1;
         let ledger = SlotLedger {
+            opening: self.openings,
             bound,
             swept: bound,
             saved_bound: bound,
@@ -124,6 +129,8 @@ impl Ledger {
 /// One slot's ledger.
 #[derive(Debug)]
 pub struct SlotLedger {
+    /// Tells this ownership of the slot from earlier ones.
+    opening: u64,
     /// Every row below is swept and resolved. Goes back only by [`SlotLedger::lower`].
     bound: Micros,
     /// Every row below was read by a query that started late enough; some may still be in flight.
@@ -165,6 +172,11 @@ impl SlotLedger {
 
     pub fn swept(&self) -> Micros {
         self.swept
+    }
+
+    /// Differs each time the slot is opened: what was read before says nothing about what this ledger knows.
+    pub fn opening(&self) -> u64 {
+        self.opening
     }
 
     /// No row at or above this time is known.

@@ -261,7 +261,6 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Add(slot) if self.tail.owned().contains(slot) => {}
             Command::Add(slot) => self.tail.add_slot(slot, &self.reader.ledger.lock()),
             Command::Remove(slots, done) => {
                 for slot in slots.iter() {

@@ -75,6 +75,8 @@ pub struct Tail {
     groups: BTreeMap<GroupId, Group>,
     next_group: u32,
     owned: SlotSet,
+    /// Which opening of each slot's ledger is read for.
+    openings: BTreeMap<SlotId, u64>,
     handover: Handover,
     swept_at: Micros,
     idle: Micros,
@@ -88,6 +90,7 @@ impl Tail {
             groups: BTreeMap::new(),
             next_group: 0,
             owned: SlotSet::EMPTY,
+            openings: BTreeMap::new(),
             swept_at: 0,
             idle: IDLE_INTERVAL,
         }
@@ -111,22 +114,19 @@ impl Tail {
         read_to.map(|read_to| (now - read_to).max(0))
     }
 
-    /// The next query that is due, most urgent first.
+    /// The next query that is due, in turn.
     pub fn next_query(&mut self, now: Micros) -> Option<Planned> {
         self.open_groups();
         let mut order: Vec<_> = self
             .groups
             .iter()
             .filter(|(_, group)| !group.busy && group.phase == Phase::Open)
-            .map(|(id, group)| {
-                let behind = group.catching_up(now);
-                let at = if behind { group.read_to } else { group.pace.due() };
-                (behind, at, *id)
-            })
+            .map(|(id, group)| (group.pace.due(), group.read_to, *id))
             .collect();
         order.sort_unstable();
-        order.into_iter().find_map(|(behind, _, id)| {
+        order.into_iter().find_map(|(_, _, id)| {
             let group = self.groups.get_mut(&id)?;
+            let behind = group.catching_up(now);
             let (job, query) = group.plan(now)?;
             group.busy = true;
             Some(Planned {
@@ -160,6 +160,7 @@ impl Tail {
         ledger: &mut Ledger,
     ) -> Vec<SourceEvent> {
         let mut events = Vec::new();
+        self.notice_reopened(ledger);
         let Some(group) = self.groups.get_mut(&planned.group) else {
             return events;
         };

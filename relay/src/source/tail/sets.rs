@@ -15,6 +15,7 @@ impl Tail {
             return;
         };
         self.owned.insert(slot);
+        self.openings.insert(slot, owned.opening());
         self.handover.forget(slot);
         let slots: SlotSet = [slot].into_iter().collect();
         for group in self
@@ -28,9 +29,23 @@ impl Tail {
         self.set_pace();
     }
 
+    /// A ledger that was opened anew knows nothing of what was read for the one before, so its slot is read again.
+    pub(super) fn notice_reopened(&mut self, ledger: &Ledger) {
+        let openings = self.openings.iter();
+        let reopened = openings.filter(|(slot, opening)| {
+            ledger
+                .slot(**slot)
+                .is_some_and(|owned| owned.opening() != **opening)
+        });
+        for slot in reopened.map(|(slot, _)| *slot).collect::<Vec<_>>() {
+            self.add_slot(slot, ledger);
+        }
+    }
+
     /// The slot is not ours any more: its rows are ignored from now on.
     pub fn remove_slot(&mut self, slot: SlotId) {
         self.owned.remove(slot);
+        self.openings.remove(&slot);
         self.handover.forget(slot);
         for group in self.groups.values_mut() {
             group.drop_slots([slot].into_iter().collect());

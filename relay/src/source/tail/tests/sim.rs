@@ -15,7 +15,9 @@ pub(super) use world::World;
 
 pub(super) const MS: Micros = SECOND / 1000;
 pub(super) const START: Micros = 1_800_000_000 * SECOND;
-const HORIZON: Micros = 180 * SECOND;
+
+/// Short, so that virtual hours of polling are not spent on waiting for it.
+const HORIZON: Micros = 30 * SECOND;
 
 /// Queries in flight at once.
 const CONCURRENCY: usize = 6;
@@ -43,6 +45,9 @@ pub(super) struct Sim {
     tail: Tail,
     ledger: Ledger,
     slots: SlotSet,
+    horizon: Micros,
+    /// Bound of the slots at first.
+    start: Micros,
     page_size: usize,
     failures_in_100: u32,
     flights: Vec<Flight>,
@@ -92,9 +97,9 @@ impl Report {
     }
 }
 
-fn new_tail() -> Tail {
+fn new_tail(horizon: Micros) -> Tail {
     Tail::new(Config {
-        horizon: HORIZON,
+        horizon,
         duplicate_window: 0,
         rules: Rules::default(),
         id_column: None,
@@ -108,7 +113,9 @@ impl Sim {
             world,
             rng: rng(seed),
             now: START,
-            tail: new_tail(),
+            tail: new_tail(HORIZON),
+            horizon: HORIZON,
+            start: START,
             ledger: Ledger::default(),
             slots: SlotSet::EMPTY,
             page_size: usize::MAX,
@@ -139,8 +146,15 @@ impl Sim {
     }
 
     fn restart_with(&mut self, slots: SlotSet, bound: Micros) {
-        (self.tail, self.ledger, self.slots) = (new_tail(), Ledger::default(), SlotSet::EMPTY);
+        (self.tail, self.ledger, self.slots) = (new_tail(self.horizon), Ledger::default(), SlotSet::EMPTY);
+        self.start = bound;
         self.add(slots, bound);
+    }
+
+    pub(super) fn with_horizon(mut self, horizon: Micros) -> Self {
+        self.horizon = horizon;
+        self.restart_with(SlotSet::ALL, START);
+        self
     }
 
     pub(super) fn with_pages(mut self, rows: usize) -> Self {
@@ -180,7 +194,7 @@ impl Sim {
         self.flights.clear();
         self.unresolved.clear();
         self.polled = 0;
-        (self.tail, self.ledger) = (new_tail(), Ledger::default());
+        (self.tail, self.ledger) = (new_tail(self.horizon), Ledger::default());
         let known: HashSet<RowId> = self
             .saved
             .values()
@@ -201,6 +215,29 @@ impl Sim {
         self.resolved.retain(|id| kept.contains(id));
         self.repeats_allowed
             .extend(self.seen.keys().filter(|id| !kept.contains(id)));
+    }
+
+    /// A slot is lost and won again at once: its ledger is opened anew, and nobody told the tail yet.
+    pub(super) fn reopen(&mut self, slot: SlotId) {
+        let (bound, ids) = self.saved[&slot].clone();
+        self.unresolved.retain(|(_, event)| event.slot != slot);
+        self.ledger.close(slot);
+        self.ledger.open(slot, bound, ids.iter().copied());
+        let known: HashSet<RowId> = ids.iter().map(|(_, id)| *id).collect();
+        for (_, positions) in self
+            .handed
+            .iter_mut()
+            .filter(|(token, _)| SlotId::of_token(**token) == slot)
+        {
+            let settled = |time: CdcTime, id: RowId| time.micros() < bound || known.contains(&id);
+            let forgotten = positions
+                .extract_if(.., |(time, id)| !settled(*time, *id))
+                .map(|(_, id)| id);
+            for id in forgotten {
+                self.resolved.remove(&id);
+                self.repeats_allowed.insert(id);
+            }
+        }
     }
 
     pub(super) fn run(&mut self, until: Micros) -> Report {
@@ -350,7 +387,8 @@ impl Sim {
             let Some(owned) = self.ledger.slot(slot).filter(|_| row.position.batch_seq_no == 0) else {
                 continue;
             };
-            let passed = row.position.time.micros() < owned.bound() && row.position.time.micros() >= START;
+            let passed =
+                row.position.time.micros() < owned.bound() && row.position.time.micros() >= self.start;
             if passed && !self.resolved.contains(&row.position.row_id()) && published(row.position.stream) {
                 self.report
                     .problems
