@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,14 @@ pub struct SandboxBuilder {
     tablets_by_default: bool,
     lwt_result: LwtResult,
     lwt_with_tablets: bool,
+    tls: Option<TlsFiles>,
+}
+
+/// PEM files of a node's certificate chain and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// A running cluster. It lives on threads of its own, so its time and its load are not the caller's; dropping
@@ -64,6 +74,11 @@ pub enum StartError {
         /// What the address is for: `CQL` or `admin`.
         use_: &'static str,
         source: io::Error,
+    },
+    #[error("TLS cannot use certificate {} and key {}", .files.certificate.display(), .files.key.display())]
+    Tls {
+        files: TlsFiles,
+        source: openssl::error::ErrorStack,
     },
     #[error("no threads for the nodes")]
     Runtime(#[source] io::Error),
@@ -88,6 +103,7 @@ impl Default for SandboxBuilder {
             users: Vec::new(),
             tablets_by_default: false,
             lwt_result: LwtResult::Scylla,
+            tls: None,
             lwt_with_tablets: true,
         }
     }
@@ -162,6 +178,12 @@ impl SandboxBuilder {
         self
     }
 
+    /// Clients must speak TLS; their certificates are not asked for.
+    pub fn tls(mut self, files: TlsFiles) -> Self {
+        self.tls = Some(files);
+        self
+    }
+
     /// Starts all nodes and the admin API.
     ///
     /// # Errors
@@ -191,6 +213,7 @@ impl SandboxBuilder {
 
     /// Runs on the cluster's own threads.
     async fn run(self, stop: CancellationToken) -> Result<(Arc<Parts>, SocketAddr), StartError> {
+        let tls = self.tls.as_ref().map(acceptor).transpose()?;
         let listeners = bind_nodes(self.listen, self.topology.nodes).await?;
         let admin = bind(self.admin, "admin").await?;
         let admin_address = admin
@@ -199,7 +222,7 @@ impl SandboxBuilder {
         let first = listeners[0]
             .local_addr()
             .map_err(|source| listen_error(self.listen, "CQL", source))?;
-        let parts = Arc::new(self.assemble(first));
+        let parts = Arc::new(self.assemble(first, tls));
         for (index, listener) in listeners.into_iter().enumerate() {
             parts.server.serve_node(index, listener)?;
         }
@@ -217,7 +240,7 @@ impl SandboxBuilder {
         Ok((parts, admin_address))
     }
 
-    fn assemble(self, first: SocketAddr) -> Parts {
+    fn assemble(self, first: SocketAddr, tls: Option<SslAcceptor>) -> Parts {
         let cluster = Arc::new(Cluster::new(&self.topology, first));
         let clock = Arc::new(SystemClock);
         let ring = cluster.ring().into_iter().map(|token| RingToken {
@@ -245,7 +268,7 @@ impl SandboxBuilder {
             datacenter: self.topology.datacenter,
         });
         Parts {
-            server: Server::new(engine.clone(), cluster.clone(), roles, faults.clone()),
+            server: Server::new(engine.clone(), cluster.clone(), roles, faults.clone(), tls),
             engine,
             cluster,
             faults,
@@ -345,6 +368,20 @@ impl Drop for Sandbox {
             runtime.shutdown_background();
         }
     }
+}
+
+fn acceptor(files: &TlsFiles) -> Result<SslAcceptor, StartError> {
+    let build = || {
+        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
+        builder.set_certificate_chain_file(&files.certificate)?;
+        builder.set_private_key_file(&files.key, SslFiletype::PEM)?;
+        builder.check_private_key()?;
+        Ok(builder.build())
+    };
+    build().map_err(|source| StartError::Tls {
+        files: files.clone(),
+        source,
+    })
 }
 
 /// Clears away what nobody can read any more, for ever.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use sandbox::cluster::{MAX_NODES, MAX_TOKENS_PER_NODE};
-use sandbox::embed::{DEFAULT_TOKENS_PER_NODE, StartError};
+use sandbox::embed::{DEFAULT_TOKENS_PER_NODE, StartError, TlsFiles};
 use sandbox::system::RELEASE_VERSION;
 use sandbox::{Sandbox, SandboxBuilder};
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +47,14 @@ struct Arguments {
     /// File with a superuser as name:password on each line
     #[arg(long, value_name = "PATH")]
     user_file: Option<PathBuf>,
+
+    /// PEM file of the certificate chain: clients must speak TLS
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+
+    /// PEM file of the certificate's key
+    #[arg(long, value_name = "PATH", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
 
     /// Give tablets to keyspaces of NetworkTopologyStrategy that do not say
     #[arg(long)]
@@ -117,6 +125,9 @@ fn builder(arguments: Arguments) -> anyhow::Result<SandboxBuilder> {
         .datacenter(&arguments.datacenter)
         .release_version(&arguments.release_version)
         .tablets_by_default(arguments.tablets_default);
+    if let (Some(certificate), Some(key)) = (arguments.tls_certificate, arguments.tls_key) {
+        builder = builder.tls(TlsFiles { certificate, key });
+    }
     for user in &users {
         match user.split_once(':') {
             Some((name, password)) if !name.is_empty() && !password.is_empty() => {
@@ -149,7 +160,9 @@ fn explain(error: StartError) -> anyhow::Error {
     let flag = match &error {
         StartError::Listen { use_: "admin", .. } => "--admin IP:PORT",
         StartError::Listen { .. } => "--listen IP:PORT",
-        StartError::Runtime(_) | StartError::Node(_) | StartError::Interrupted => return error.into(),
+        StartError::Tls { .. } | StartError::Runtime(_) | StartError::Node(_) | StartError::Interrupted => {
+            return error.into();
+        }
     };
     anyhow::Error::new(error).context(format!("start failed; another address is chosen with {flag}"))
 }

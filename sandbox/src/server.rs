@@ -8,10 +8,12 @@ mod conversation;
 mod listener;
 mod options;
 mod schema_events;
+mod transport;
 
 use std::io;
 use std::sync::Arc;
 
+use openssl::ssl::SslAcceptor;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, broadcast};
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) faults: Arc<Faults>,
     pub(crate) events: broadcast::Sender<Event>,
     connections: Arc<Semaphore>,
+    /// Every connection by TLS, or none.
+    tls: Option<SslAcceptor>,
 }
 
 /// The nodes that listen. Stopping one drops its connections; what is stored stays.
@@ -63,7 +67,13 @@ pub enum NodeError {
 }
 
 impl Server {
-    pub fn new(engine: Arc<Engine>, cluster: Arc<Cluster>, roles: Arc<Roles>, faults: Arc<Faults>) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        cluster: Arc<Cluster>,
+        roles: Arc<Roles>,
+        faults: Arc<Faults>,
+        tls: Option<SslAcceptor>,
+    ) -> Self {
         let nodes = cluster.nodes().len();
         let shared = Shared {
             engine,
@@ -72,6 +82,7 @@ impl Server {
             faults,
             events: broadcast::Sender::new(EVENT_BACKLOG),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            tls,
         };
         Self {
             shared: Arc::new(shared),

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Shared;
 use super::conversation::{Conversation, HeldRequest, Step};
+use super::transport::Transport;
 use crate::wire::frame::{self, Frame};
 use crate::wire::response::Event;
 
 /// From accept to READY. Drivers need milliseconds.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For the rest of a frame whose beginning is here.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,7 +63,7 @@ pub(super) enum End {
 }
 
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     conversation: Conversation,
     shared: Arc<Shared>,
     events: Option<broadcast::Receiver<Event>>,
@@ -86,7 +86,7 @@ struct Held {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, shared: Arc<Shared>, node: usize) -> Self {
+    pub(super) fn new(stream: Transport, shared: Arc<Shared>, node: usize) -> Self {
         Self {
             stream,
             conversation: Conversation::new(shared.clone(), node),
@@ -249,11 +249,7 @@ impl Connection {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = match self.stream.try_write(&self.output) {
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error.into()),
-        };
+        let written = self.stream.try_write(&self.output)?;
         if written < self.output.len() {
             let rest = self.stream.write_all(&self.output[written..]);
             timeout(WRITE_TIMEOUT, rest).await.map_err(|_| End::Stalled)??;

@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::transport::Transport;
 use super::{Shared, connection};
 
 /// Pause after a failed accept (out of file descriptors, mostly), so that the loop does not spin.
@@ -75,6 +76,12 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>, node: usize) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(node, %error, "TCP_NODELAY not set");
     }
+    let accepting = Transport::accept(stream, shared.tls.as_ref());
+    let stream = match tokio::time::timeout(connection::HANDSHAKE_TIMEOUT, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(node, %error, "no TLS handshake"),
+        Err(_) => return tracing::debug!(node, "no TLS handshake in time"),
+    };
     if let Err(end) = connection::Connection::new(stream, shared, node).run().await {
         tracing::debug!(node, reason = %end, "connection closed");
     }
