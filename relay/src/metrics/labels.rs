@@ -29,44 +29,41 @@ struct Inner<H> {
     handles: Vec<Arc<H>>,
 }
 
-const OTHER_LABEL: EventLabel = EventLabel(0);
-const UNREADABLE_LABEL: EventLabel = EventLabel(1);
-
 impl<H> EventLabels<H> {
     pub(super) fn new(make: impl Fn(&str) -> H + Send + Sync + 'static) -> Self {
-        let handles = vec![Arc::new(make(OTHER)), Arc::new(make(UNREADABLE))];
-        let labels = HashMap::from([(OTHER.into(), OTHER_LABEL), (UNREADABLE.into(), UNREADABLE_LABEL)]);
         Self {
             make: Box::new(make),
-            inner: RwLock::new(Inner { labels, handles }),
+            inner: RwLock::new(Inner {
+                labels: HashMap::new(),
+                handles: Vec::new(),
+            }),
         }
     }
 
     pub(super) fn label(&self, event_type: Option<&str>) -> EventLabel {
-        let Some(event_type) = event_type else {
-            return UNREADABLE_LABEL;
-        };
-        if let Some(label) = self.inner.read().labels.get(event_type) {
-            return *label;
-        }
-        let mut inner = self.inner.write();
-        if let Some(label) = inner.labels.get(event_type) {
-            return *label;
-        }
-        // The two that are there from the start do not count.
-        if inner.handles.len() >= MAX_EVENT_TYPES + 2 {
-            return OTHER_LABEL;
-        }
-        let label = EventLabel(inner.handles.len() as u16);
-        inner.handles.push(Arc::new((self.make)(event_type)));
-        inner.labels.insert(event_type.into(), label);
-        label
+        let event_type = event_type.unwrap_or(UNREADABLE);
+        let known = self.inner.read().labels.get(event_type).copied();
+        known.unwrap_or_else(|| self.add(event_type))
     }
 
     pub(super) fn handle(&self, label: EventLabel) -> Arc<H> {
-        let inner = self.inner.read();
-        let handle = inner.handles.get(usize::from(label.0));
-        Arc::clone(handle.unwrap_or(&inner.handles[0]))
+        let handle = self.inner.read().handles.get(usize::from(label.0)).cloned();
+        // Labels come from here, so there always is one; a default label does not, and counts as `other`.
+        handle.unwrap_or_else(|| Arc::new((self.make)(OTHER)))
+    }
+
+    fn add(&self, event_type: &str) -> EventLabel {
+        let mut inner = self.inner.write();
+        // The two that are not an application's own do not count.
+        let full = inner.handles.len() >= MAX_EVENT_TYPES && event_type != UNREADABLE;
+        let name = if full { OTHER } else { event_type };
+        if let Some(label) = inner.labels.get(name) {
+            return *label;
+        }
+        let label = EventLabel(inner.handles.len() as u16);
+        inner.handles.push(Arc::new((self.make)(name)));
+        inner.labels.insert(name.into(), label);
+        label
     }
 }
 

@@ -46,6 +46,7 @@ pub(crate) struct Relay {
 pub(crate) struct Row {
     pub(crate) number: u64,
     pub(crate) aggregate: u64,
+    pub(crate) event_type: String,
     pub(crate) payload: String,
 }
 
@@ -64,6 +65,7 @@ impl Row {
         Self {
             number,
             aggregate,
+            event_type: "T".to_owned(),
             payload,
         }
     }
@@ -84,7 +86,7 @@ impl Row {
             values: vec![
                 text(self.number.to_string()),
                 text(self.aggregate.to_string()),
-                text("T".to_owned()),
+                text(self.event_type.clone()),
                 text(self.payload.clone()),
             ],
             operation: EventOperation::Insert,
@@ -104,10 +106,13 @@ impl Relay {
     }
 
     pub(crate) fn start_with(sink: Sink) -> Self {
-        let mut config = RelayConfig {
+        Self::start_configured(RelayConfig {
             sink,
             ..RelayConfig::default()
-        };
+        })
+    }
+
+    pub(crate) fn start_configured(mut config: RelayConfig) -> Self {
         config.circuit_breaker.open_seconds = 1;
         config.retry.attempt_timeout_milliseconds = 2_000;
         let clock = SystemClock::start();

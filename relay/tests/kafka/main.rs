@@ -12,6 +12,10 @@ mod security;
 
 use std::time::Duration;
 
+use crds::RelayConfig;
+use crds::dead_letter::DeadLetterWhen;
+use relay::ports::{ErrorClass, Reason};
+
 use cluster::Cluster;
 use fed::{Relay, Row, incompressible, wait_until};
 
@@ -146,6 +150,58 @@ async fn a_killed_broker_opens_the_breaker_and_everything_is_delivered_after_its
     let messages = cluster.read(&topic).await;
     messages.in_order_at_least_once(5, 100);
     assert!(relay.dead_letters().is_empty());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_exhausted_a_long_outage_makes_dead_letters_and_the_rest_is_delivered() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("exhausted", 4, &[]).await;
+    let mut config = RelayConfig::default();
+    config.sink.bootstrap_servers = vec![cluster.bootstrap.clone()];
+    config.sink.topic = topic.clone();
+    config.dead_letter.when = DeadLetterWhen::Exhausted;
+    let relay = Relay::start_configured(config);
+    relay.offer(rows(0..50, 5)).await;
+    relay.delivered(50).await;
+    cluster.script("kill").await;
+    relay.offer(rows(50..100, 5)).await;
+    wait_until("a dead letter", A_WHILE, || !relay.dead_letters().is_empty()).await;
+    cluster.script("start").await;
+    relay.resolved(100).await;
+    let letters = relay.dead_letters();
+    assert_eq!((letters[0].event_id.as_str(), letters[0].failures), ("50", 5));
+    assert_eq!(letters[0].reason, Reason::Exhausted(ErrorClass::Transient));
+    let messages = cluster.read(&topic).await;
+    messages.in_order_once(5);
+    assert_eq!(
+        messages.len() + letters.len(),
+        100,
+        "what is given up is not delivered later"
+    );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_an_event_names_and_nobody_made_concerns_that_event_only() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("T-events", 2, &[]).await;
+    let relay = Relay::start(&cluster, "${event_type}-events");
+    let mut rows = rows(0..20, 2);
+    rows[4].event_type = "Unheard-of".to_owned();
+    relay.offer(rows).await;
+    relay.resolved(20).await;
+    let letters = relay.dead_letters();
+    assert_eq!((letters.len(), letters[0].event_id.as_str()), (1, "4"));
+    assert_eq!(&*letters[0].message.topic, "Unheard-of-events");
+    let messages = cluster.read(&topic).await;
+    assert_eq!(messages.len(), 19);
+    messages.in_order_once(2);
+    assert_eq!(
+        relay.metric("retry_attempts_total"),
+        None,
+        "no fault of the broker"
+    );
     relay.stop().await;
 }
 

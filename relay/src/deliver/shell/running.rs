@@ -16,6 +16,7 @@ use crate::deliver::lane::{Action, Event, Generation, Lane, Note, Now, Resolved}
 use crate::deliver::prepare::{TopicKnowledge, check_topic};
 use crate::deliver::topics::{Advice, Topics};
 use crate::event::SourceEvent;
+use crate::ledger::Known;
 use crate::ports::{
     Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role,
     Signal,
@@ -51,6 +52,8 @@ pub(super) struct Running<B: Broker, D, C> {
     signals: Vec<(Generation, Signal)>,
     pub(super) resolved: Vec<Resolved>,
     pub(super) notes: Vec<Note>,
+    /// Health says so until something is delivered.
+    pub(super) sink_is_degraded: bool,
 }
 
 /// A task that has ended.
@@ -76,6 +79,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             signals: Vec::new(),
             resolved: Vec::new(),
             notes: Vec::new(),
+            sink_is_degraded: false,
         }
     }
 
@@ -107,7 +111,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             tokio::select! {
                 () = self.inbox.filled() => {}
                 batch = events.recv(), if takes && !stop.is_cancelled() => match batch {
-                    Some(batch) => self.backlog = batch.into_iter(),
+                    Some(batch) => self.receive(batch),
                     None => open = false,
                 },
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
@@ -141,6 +145,15 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         }
         self.publish(now);
         offered == OFFERS_PER_TURN || sent == SENDS_PER_TURN
+    }
+
+    /// What was on its way here when its slot was lost is not in the ledger any more, and goes no further.
+    fn receive(&mut self, mut batch: Vec<SourceEvent>) {
+        {
+            let ledger = self.delivery.ledger.lock();
+            batch.retain(|event| ledger.known(event.slot, event.time(), event.row_id) == Known::Taken);
+        }
+        self.backlog = batch.into_iter();
     }
 
     fn offer(&mut self, now: Now) -> usize {

@@ -69,12 +69,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                     view.last_error = Some(error.to_string());
                 });
             }
-            Note::RetrySucceeded => {
-                metrics.retry_succeeded();
-                if self.lane.breaker().state() == BreakerState::Closed {
-                    self.sink_health(Health::Healthy, None, now);
-                }
-            }
+            Note::RetrySucceeded => metrics.retry_succeeded(),
             Note::RetriesExhausted => metrics.retries_exhausted(),
             Note::Breaker(transition) => self.tell_breaker(transition, now),
             Note::DeadLettered { label, reason } => metrics.dead_lettered(label, reason),
@@ -145,7 +140,8 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         });
     }
 
-    fn sink_health(&self, health: Health, message: Option<String>, now: Now) {
+    fn sink_health(&mut self, health: Health, message: Option<String>, now: Now) {
+        self.sink_is_degraded = health == Health::Degraded;
         let board = &self.delivery.board;
         let message = message.unwrap_or_default();
         match health {
