@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crds::relay_status::{BreakerState, Health};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::labels::{EventLabel, EventLabels};
@@ -43,7 +44,9 @@ pub struct DeliveryMetrics {
     queue_full: IntCounter,
     pub in_flight_messages: IntGauge,
     pub in_flight_bytes: IntGauge,
+    pub dead_letters_pending: IntGauge,
     pub held_aggregates: IntGauge,
+    pub oldest_unresolved_seconds: Gauge,
 }
 
 #[derive(Debug)]
@@ -114,6 +117,14 @@ impl DeliveryMetrics {
             in_flight_bytes: make.gauge(
                 "outbox_relay_in_flight_bytes",
                 "Bytes of events read and not resolved",
+            )?,
+            dead_letters_pending: make.gauge(
+                "outbox_relay_dead_letters_pending",
+                "Dead letters of the owned slots that wait for a decision",
+            )?,
+            oldest_unresolved_seconds: make.float(
+                "outbox_relay_oldest_unresolved_seconds",
+                "Age of the oldest event that is read and not resolved",
             )?,
             held_aggregates: make.gauge(
                 "outbox_relay_held_aggregates",
@@ -257,6 +268,10 @@ impl Make<'_> {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn float(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.add(Gauge::new(name, help)?)
     }
 
     fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
