@@ -113,15 +113,20 @@ impl Ledger {
         }
     }
 
-    /// A taken row goes back to New: what held it was torn down before it was resolved.
+    /// A taken row goes back to New: what held it was torn down before it was resolved. It counts as unread again, and
+    /// so does the slot from its bound on.
     pub fn release(&mut self, slot: SlotId, time: Micros, id: RowId) {
-        let bucket = self
-            .slot_mut(slot)
-            .and_then(|ledger| ledger.buckets.get_mut(&second_of(time)));
-        if let Some(bucket) = bucket
-            && matches!(bucket.open.get(&id), Some(State::Taken(_)))
-        {
+        let Some(ledger) = self.slots[slot.index()].as_mut() else {
+            return;
+        };
+        let Some(bucket) = ledger.buckets.get_mut(&second_of(time)) else {
+            return;
+        };
+        if matches!(bucket.open.get(&id), Some(State::Taken(_))) {
             bucket.open.remove(&id);
+            ledger.swept = ledger.swept.min(time);
+            self.openings += 1;
+            ledger.opening = self.openings;
         }
     }
 }
@@ -174,7 +179,7 @@ impl SlotLedger {
         self.swept
     }
 
-    /// Differs each time the slot is opened: what was read before says nothing about what this ledger knows.
+    /// Differs each time the slot is opened, and after a release: what was read before says nothing about what this ledger knows.
     pub fn opening(&self) -> u64 {
         self.opening
     }
@@ -405,7 +410,17 @@ mod tests {
     fn a_released_row_is_new_again_and_a_resolved_one_is_not() {
         let mut ledger = open(0);
         ledger.take(slot(), 1, RowId(1));
+        let owned = ledger.slot_mut(slot()).unwrap();
+        owned.sweep(SECOND);
+        let opening = owned.opening();
         ledger.release(slot(), 1, RowId(1));
+        let owned = ledger.slot_mut(slot()).unwrap();
+        assert_eq!(
+            owned.delta().map(|delta| delta.bound),
+            Some(1),
+            "the bound does not pass it"
+        );
+        assert_ne!(owned.opening(), opening);
         assert_eq!(ledger.take(slot(), 1, RowId(1)), Known::New);
         ledger.resolve(slot(), 1, RowId(1));
         ledger.release(slot(), 1, RowId(1));

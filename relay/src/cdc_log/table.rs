@@ -83,7 +83,8 @@ impl OutboxTable {
 
 async fn cdc_options(session: &Session, keyspace: &str, name: &str) -> Result<CdcOptions, LogError> {
     let text = "SELECT extensions FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
-    let rows: Vec<(Option<HashMap<String, Vec<u8>>>,)> = select(session, text, (keyspace, name)).await?;
+    type Extensions = HashMap<String, Vec<u8>>;
+    let rows: Vec<(Option<Extensions>,)> = select(session, text, (keyspace, name)).await?;
     let blob = rows
         .into_iter()
         .find_map(|row| row.0)

@@ -134,6 +134,16 @@ struct Running<L, C> {
     held_back: Option<Duration>,
 }
 
+/// What was taken and nobody got is read again by the next reader.
+impl<L, C> Drop for Running<L, C> {
+    fn drop(&mut self) {
+        let mut ledger = self.reader.ledger.lock();
+        for event in self.pending.iter().flatten() {
+            ledger.release(event.slot, event.time(), event.row_id);
+        }
+    }
+}
+
 struct Answered {
     planned: Planned,
     started: Micros,

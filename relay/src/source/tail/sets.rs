@@ -29,7 +29,8 @@ impl Tail {
         self.set_pace();
     }
 
-    /// A ledger that was opened anew knows nothing of what was read for the one before, so its slot is read again.
+    /// A ledger that was opened anew knows nothing of what was read for the one before, and one that rows went back to
+    /// has to get them again: their slots are read again.
     pub(super) fn notice_reopened(&mut self, ledger: &Ledger) {
         let openings = self.openings.iter();
         let reopened = openings.filter(|(slot, opening)| {

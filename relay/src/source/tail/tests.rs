@@ -198,6 +198,17 @@ fn a_slot_that_was_lost_and_won_again_is_read_from_its_checkpoint() {
 }
 
 #[test]
+fn released_events_come_again() {
+    let mut world = World::one_set(4);
+    write(&mut world, START - 60 * SECOND, 10 * MS, 10_000, |_| 2 * MS);
+    Sim::new(world, 16)
+        .starting_at(START - 100 * SECOND)
+        .with_releases(5)
+        .run(START + 100 * SECOND)
+        .check();
+}
+
+#[test]
 fn a_crash_repeats_only_what_was_not_saved() {
     for seed in 20..26 {
         let mut world = World::one_set(4);

@@ -50,6 +50,7 @@ pub(super) struct Sim {
     start: Micros,
     page_size: usize,
     failures_in_100: u32,
+    releases_in_1000: u32,
     flights: Vec<Flight>,
     polled: Micros,
     /// Events whose acknowledgement is on its way.
@@ -120,6 +121,7 @@ impl Sim {
             slots: SlotSet::EMPTY,
             page_size: usize::MAX,
             failures_in_100: 0,
+            releases_in_1000: 0,
             flights: Vec::new(),
             polled: 0,
             unresolved: Vec::new(),
@@ -164,6 +166,12 @@ impl Sim {
 
     pub(super) fn with_failures(mut self, in_100: u32) -> Self {
         self.failures_in_100 = in_100;
+        self
+    }
+
+    /// Events that nobody keeps.
+    pub(super) fn with_releases(mut self, in_1000: u32) -> Self {
+        self.releases_in_1000 = in_1000;
         self
     }
 
@@ -329,6 +337,12 @@ impl Sim {
         *self.seen.entry(event.row_id).or_default() += 1;
         if self.seen[&event.row_id] > 1 && !self.repeats_allowed.remove(&event.row_id) {
             self.report.problems.push(format!("twice: {told}"));
+        }
+        if self.rng.random_range(0..1000) < self.releases_in_1000 {
+            self.ledger.release(event.slot, event.time(), event.row_id);
+            self.handed.entry(event.token).or_default().pop();
+            self.repeats_allowed.insert(event.row_id);
+            return;
         }
         self.report.late += usize::from(event.late);
         let shown = self.now - event.time();
