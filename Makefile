@@ -46,6 +46,10 @@ demo-failures: ## broker outages, refused batches, kill -9, poison events; the v
 integration-test: ## each part of the flow once: PASS or FAIL
 	@scripts/integration.sh
 
+.PHONY: bench
+bench: ## speed and memory of the relay beside bare librdkafka and driver; some 15 minutes on a quiet machine
+	@scripts/bench.sh
+
 .PHONY: metrics
 metrics: ## what the relay of `make dev` counts
 	@scripts/metrics.sh

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod bench;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use orders::cql::Nodes;
 use orders::kafka::Cluster;
 use orders::load::Plan;
 use orders::verify::Bounds;
+
+pub(crate) use bench::Bench;
 
 /// An order service with a transactional outbox; with load generator, consumer and verifier.
 #[derive(Debug, Parser)]
@@ -30,6 +34,9 @@ pub(crate) enum Command {
     Consume(Consume),
     /// Compare the journal with the topic and the dead letters. Exit code 0: clean, 1: not, 2: could not be told.
     Verify(Verify),
+    /// Measure a relay, and the same machine without one; see `make bench`.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]

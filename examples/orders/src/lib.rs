@@ -6,6 +6,7 @@
 //! The text of an error carries its cause and the cause is not linked as a source too: the drivers' errors repeat
 //! their own causes, and a chain of them says everything three times.
 
+pub mod bench;
 pub mod broker;
 pub mod clock;
 pub mod commands;

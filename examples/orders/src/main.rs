@@ -38,6 +38,7 @@ async fn main() -> ExitCode {
         Command::Load(args) => run_load(args).await,
         Command::Consume(args) => run_consumer(args).await,
         Command::Verify(args) => verify(args).await,
+        Command::Bench(bench) => bench.run().await.map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("orders: {error:#}");

@@ -1,7 +1,7 @@
 //! Latencies of delivered events, on the machine's one wall clock.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Sighting;
 use crate::journal::Entry;
@@ -18,7 +18,7 @@ pub struct Latency {
 }
 
 /// Milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     pub count: u64,
     pub p50: f64,
@@ -27,7 +27,7 @@ pub struct Percentiles {
 }
 
 /// Every distribution that has values.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
     /// From the answer to the writer until a live consumer had the event. An event that arrived before that answer
     /// counts as 0.

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# bench.sh        speed and memory of the relay on this machine, beside what the same machine does without one:
+#                 first drains of a full log, then a steady load. Table on stdout, JSON in $OUTBOX_CACHE/run/bench/bench.json
+#
+#   ROUNDS=5 EVENTS=1000000     drains, and events of each
+#   RATE=2000 STEADY_SECONDS=60 the steady load; 0 seconds: none
+#   WARM=500000                 messages that the broker gets before anything is measured, at least
+#   PROFILE=release             the build; dev for trying the benchmark itself
+#   RELAY=no                    only the baselines
+#
+# The sandbox and one broker of its own; nothing else should run. Latencies: every process reads the same clock.
+set -euo pipefail
+COMMAND="make bench ROUNDS=${ROUNDS:=5} EVENTS=${EVENTS:=1000000} RATE=${RATE:=2000} STEADY_SECONDS=${STEADY_SECONDS:=60}"
+[[ -z ${SCYLLA:-}${KAFKA:-} ]] || { echo "bench.sh: SCYLLA and KAFKA cannot be chosen: their CPU time is part of it" >&2; exit 1; }
+source "$(dirname "${BASH_SOURCE[0]}")/stack.sh"
+
+WARM=${WARM:-500000}
+PROFILE=${PROFILE:-release}
+RELAY=${RELAY:-yes}
+PARTITIONS=8
+# Writers of the load that fills the log; the rows of an order are one partition.
+FILL=(--writers 256 --orders 20000 --payload-bytes 300)
+# The relay's first seconds under load are not yet steady: caches and pools fill.
+SETTLE_SECONDS=5
+case $PROFILE in
+  release) BIN=${CARGO_TARGET_DIR:-$ROOT/target}/release ;;
+  dev) BIN=${CARGO_TARGET_DIR:-$ROOT/target}/debug ;;
+  *) die "PROFILE is release or dev, not $PROFILE" ;;
+esac
+
+main() {
+  check_ports
+  build_for_bench
+  open_stack bench
+  LINES_FILE=$RUN/lines.jsonl
+  : >"$LINES_FILE"
+  progress "starting Kafka; logs in $RUN"
+  "$ROOT/scripts/kafka.sh" start 1 "$RUN/kafka" --port "$KAFKA_PORT" --owner $$ --bench >/dev/null
+  BROKER_PID=$(cat "$RUN/kafka/node-1/pid")
+  drains
+  if [[ $RELAY == yes && $STEADY_SECONDS != 0 ]]; then steady; fi
+  report
+}
+
+# What happens goes to stderr: stdout is for the table.
+progress() { say "$(date +%T) $*" >&2; }
+
+build_for_bench() {
+  "$ROOT/scripts/need.sh" rust build java maven
+  progress "building ($PROFILE)"
+  (cd "$ROOT" && cargo build --quiet --profile "$PROFILE" -p outbox-relay -p outbox-sandbox -p orders --bins)
+  "$ROOT/scripts/kafka.sh" install
+}
+
+# A sandbox without data, and the tables.
+fresh_sandbox() {
+  stop sandbox KILL
+  start_sandbox
+  "$BIN/orders" setup >>"$RUN/setup.log" 2>&1 || die "orders setup failed: $(tail -n 3 "$RUN/setup.log")"
+  WATCH=(--watch "sandbox=${PIDS[sandbox]}" --watch "broker=$BROKER_PID")
+}
+
+# measure COMMAND...: its line is kept.
+measure() { "$BIN/orders" bench "$@" >>"$LINES_FILE" 2>>"$RUN/bench.log" || die "bench $1 failed: $(tail -n 3 "$RUN/bench.log")"; }
+
+drains() {
+  local round
+  fresh_sandbox
+  progress "writing $EVENTS events"
+  "$BIN/orders" load --direct --rate 0 --events "$EVENTS" --journal "$RUN/journal.jsonl" "${FILL[@]}" 2>&1 |
+    tee "$RUN/fill.log" >&2
+  warm
+  for ((round = 1; round <= ROUNDS; round++)); do
+    local common=(--round "$round" --events "$EVENTS" "${WATCH[@]}")
+    progress "round $round of $ROUNDS: A, B, C"
+    measure produce --topic "bench-produce-$round" "${common[@]}"
+    measure read "${common[@]}"
+    measure pipe --topic "bench-pipe-$round" "${common[@]}"
+    [[ $RELAY != yes ]] || drain_by_relay "$round"
+  done
+}
+
+warm() {
+  local number
+  progress "warming the broker"
+  for ((number = 0; number * EVENTS < WARM; number++)); do
+    "$BIN/orders" bench pipe --topic "bench-warm-$number" --events "$EVENTS" "${WATCH[@]}" >/dev/null 2>>"$RUN/bench.log" ||
+      die "warming failed: $(tail -n 3 "$RUN/bench.log")"
+  done
+}
+
+# relay_for IDENTITY: a relay that knows nothing, on a topic that holds nothing.
+relay_for() {
+  TOPIC=$1
+  relay_config
+  sed -i "s/^identity: .*/identity: $1/" "$RUN/relay.yaml"
+  "$BIN/outbox-relay" setup -f "$RUN/relay.yaml" --create-topic --partitions "$PARTITIONS" --replication-factor 1 \
+    >>"$RUN/setup.log" 2>&1 || die "outbox-relay setup failed: $(tail -n 3 "$RUN/setup.log")"
+}
+
+drain_by_relay() {
+  local round=$1
+  relay_for "bench-drain-$round"
+  progress "round $round of $ROUNDS: the relay"
+  measure drain --round "$round" --events "$EVENTS" "${WATCH[@]}" --topic "$TOPIC" --metrics "$RELAY_URL/metrics" \
+    -- "$BIN/outbox-relay" run -f "$RUN/relay.yaml" --listen "127.0.0.1:$RELAY_PORT"
+  "$BIN/orders" verify --topic "$TOPIC" --journal "$RUN/journal.jsonl" \
+    --dead-letter-table orders_ks.dead_letter_queue >"$RUN/verified-$round.txt" 2>>"$RUN/bench.log" ||
+    die "the verifier found fault with the drain of round $round; see $RUN/verified-$round.txt"
+  "$BIN/orders" bench delete-topic --topic "$TOPIC" 2>>"$RUN/bench.log"
+}
+
+steady() {
+  fresh_sandbox
+  relay_for bench-steady
+  start_relay
+  progress "steady load: $RATE/s for $STEADY_SECONDS s after $SETTLE_SECONDS s"
+  local journal=$RUN/steady.jsonl load verifier
+  "$BIN/orders" verify --follow --json --topic "$TOPIC" --journal "$journal" \
+    --dead-letter-table orders_ks.dead_letter_queue >"$RUN/steady-verified.json" 2>>"$RUN/bench.log" &
+  verifier=$!
+  PIDS[verifier]=$verifier
+  "$BIN/orders" load --direct --rate "$RATE" --duration $((SETTLE_SECONDS + STEADY_SECONDS + 1)) --journal "$journal" \
+    --payload-bytes 300 >"$RUN/steady-load.log" 2>&1 &
+  load=$!
+  PIDS[load]=$load
+  sleep "$SETTLE_SECONDS"
+  measure steady --seconds "$STEADY_SECONDS" --pid "${PIDS[relay]}" --metrics "$RELAY_URL/metrics" "${WATCH[@]}"
+  wait "$load" || die "the load failed: $(tail -n 3 "$RUN/steady-load.log")"
+  wait "$verifier" || die "the verifier found fault with the steady load; see $RUN/steady-verified.json"
+  stop relay
+}
+
+report() {
+  local arguments=(--lines "$LINES_FILE" --json "$RUN/bench.json" --profile "$PROFILE" --rate "$RATE" --command "$COMMAND")
+  [[ ! -f $RUN/steady.jsonl ]] || arguments+=(--verified "$RUN/steady-verified.json" --journal "$RUN/steady.jsonl")
+  "$BIN/orders" bench report "${arguments[@]}"
+  progress "as JSON: $RUN/bench.json"
+}
+
+main "$@"
