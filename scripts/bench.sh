@@ -11,17 +11,17 @@
 # The sandbox and one broker of its own; nothing else should run. Latencies: every process reads the same clock.
 set -euo pipefail
 COMMAND="make bench ROUNDS=${ROUNDS:=5} EVENTS=${EVENTS:=1000000} RATE=${RATE:=2000} STEADY_SECONDS=${STEADY_SECONDS:=60}"
+COMMAND+=" WARM=${WARM:=500000} PROFILE=${PROFILE:=release}"
 [[ -z ${SCYLLA:-}${KAFKA:-} ]] || { echo "bench.sh: SCYLLA and KAFKA cannot be chosen: their CPU time is part of it" >&2; exit 1; }
 source "$(dirname "${BASH_SOURCE[0]}")/stack.sh"
 
-WARM=${WARM:-500000}
-PROFILE=${PROFILE:-release}
 RELAY=${RELAY:-yes}
 PARTITIONS=8
 # Writers of the load that fills the log; the rows of an order are one partition.
 FILL=(--writers 256 --orders 20000 --payload-bytes 300)
-# The relay's first seconds under load are not yet steady: caches and pools fill.
+# The relay's first seconds under load are not yet steady: caches and pools fill. The load lasts longer than it is watched.
 SETTLE_SECONDS=5
+OVERLAP_SECONDS=3
 case $PROFILE in
   release) BIN=${CARGO_TARGET_DIR:-$ROOT/target}/release ;;
   dev) BIN=${CARGO_TARGET_DIR:-$ROOT/target}/debug ;;
@@ -120,12 +120,13 @@ steady() {
     --dead-letter-table orders_ks.dead_letter_queue >"$RUN/steady-verified.json" 2>>"$RUN/bench.log" &
   verifier=$!
   PIDS[verifier]=$verifier
-  "$BIN/orders" load --direct --rate "$RATE" --duration $((SETTLE_SECONDS + STEADY_SECONDS + 1)) --journal "$journal" \
+  "$BIN/orders" load --direct --rate "$RATE" --duration $((SETTLE_SECONDS + STEADY_SECONDS + OVERLAP_SECONDS)) --journal "$journal" \
     --payload-bytes 300 >"$RUN/steady-load.log" 2>&1 &
   load=$!
   PIDS[load]=$load
   sleep "$SETTLE_SECONDS"
-  measure steady --seconds "$STEADY_SECONDS" --pid "${PIDS[relay]}" --metrics "$RELAY_URL/metrics" "${WATCH[@]}"
+  measure steady --seconds "$STEADY_SECONDS" --pid "${PIDS[relay]}" --metrics "$RELAY_URL/metrics" "${WATCH[@]}" \
+    --watch "load=$load" --watch "verifier=$verifier"
   wait "$load" || die "the load failed: $(tail -n 3 "$RUN/steady-load.log")"
   wait "$verifier" || die "the verifier found fault with the steady load; see $RUN/steady-verified.json"
   stop relay
