@@ -23,8 +23,9 @@ test: ## everything that CI runs; installs what it needs, no Docker
 	@scripts/test.sh
 
 .PHONY: conformance
-conformance: ## the CDC cases against a ScyllaDB node, SCYLLA=host:port; without it, against the sandbox
-	$(if $(SCYLLA),SCYLLA_CONTACT_POINT=$(SCYLLA)) cargo test -p outbox-sandbox --test cdc -- on_vnodes on_tablets log_rows
+conformance: ## CDC cases, clients, drivers against a ScyllaDB node: SCYLLA=host:port; without it, against the sandbox
+	$(if $(SCYLLA),SCYLLA_CONTACT_POINT=$(SCYLLA)) \
+	  cargo test -p outbox-sandbox --no-fail-fast --test cdc --test clients --test driver
 
 .PHONY: generate
 generate: ## rewrite what is generated from the types: resource definition, reference, error texts

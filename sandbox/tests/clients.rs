@@ -1,25 +1,37 @@
 //! Clients that we did not write, from their registries, against the sandbox. A missing client fails.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::process::Command;
 
-/// Runs a client's tests, with and without a password where that is another code path.
+/// Runs a client's tests on a sandbox, with and without a password where that is another code path; or on the node
+/// that `SCYLLA_CONTACT_POINT` names, as `SCYLLA_USER` with `SCYLLA_PASSWORD` if it wants one.
 async fn check(client: &'static str, credentials: Option<(&str, &str)>) {
-    let mut builder = sandbox::Sandbox::builder();
-    if client == "cqlsh" {
-        // It sends DESCRIBE only to what calls itself 4.0 or later, which ScyllaDB does not.
-        builder = builder.release_version("4.0.0");
+    if let Ok(address) = std::env::var("SCYLLA_CONTACT_POINT") {
+        let (host, port) = address
+            .rsplit_once(':')
+            .expect("SCYLLA_CONTACT_POINT is host:port");
+        let user = std::env::var("SCYLLA_USER").ok();
+        let password = std::env::var("SCYLLA_PASSWORD").unwrap_or_default();
+        let credentials = user.as_deref().map(|user| (user, password.as_str()));
+        return run(client, host, port, credentials).await;
     }
+    let mut builder = sandbox::Sandbox::builder();
     if let Some((user, password)) = credentials {
-        builder = builder.user(user, password);
+        // From 4.0 on cqlsh sends DESCRIBE; to what calls itself as ScyllaDB does, it sends none.
+        builder = builder.user(user, password).release_version("4.0.0");
     }
     let node = builder.start().await.unwrap();
+    let (host, port) = (node.addr().ip().to_string(), node.addr().port().to_string());
+    run(client, &host, &port, credentials).await;
+}
+
+async fn run(client: &'static str, host: &str, port: &str, credentials: Option<(&str, &str)>) {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/clients.sh"));
-    command.args([
-        client,
-        &node.addr().ip().to_string(),
-        &node.addr().port().to_string(),
-    ]);
+    command.args([client, host, port]);
     if let Some((user, password)) = credentials {
         command.args([user, password]);
     }

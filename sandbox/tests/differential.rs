@@ -4,6 +4,11 @@
 //! Statements stand in `differential/*.cql`, one a line. `-- @page n` reads the next one in pages of n rows and compares
 //! each page; `-- @loose i` allows column i (from 0) to differ by a few units, for remaining TTLs. What may differ
 //! stands in `differential/differences.txt` with its reason; an entry that no longer differs fails too.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

