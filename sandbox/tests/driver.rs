@@ -326,8 +326,7 @@ async fn tls_for_those_who_trust_the_certificate() {
     context.set_ca_file(&files.certificate).unwrap();
     let builder = SessionBuilder::new().known_node_addr(sandbox.addr());
     let session = builder.tls_context(Some(context.build())).build().await.unwrap();
-    session.query_unpaged(KEYSPACE, ()).await.unwrap();
-    session.query_unpaged(TABLE, ()).await.unwrap();
+    make_table(&session, "ks").await;
     let long = "outbox ".repeat(100_000);
     let insert = "INSERT INTO ks.t (pk, ck, v) VALUES (1, 1, ?)";
     session.query_unpaged(insert, (&long,)).await.unwrap();
