@@ -51,8 +51,11 @@ build() {
   local tools=(rust build)
   [[ $OWN_KAFKA ]] || tools+=(java maven)
   "$ROOT/scripts/need.sh" "${tools[@]}"
-  say "building (the first time takes some minutes)"
-  (cd "$ROOT" && cargo build --quiet -p outbox-relay -p outbox-sandbox -p orders --bins)
+  # `make test` has built the programs already, for its own tests.
+  if [[ ! ${BUILT:-} ]]; then
+    say "building (the first time takes some minutes)"
+    (cd "$ROOT" && cargo build --quiet -p outbox-relay -p outbox-sandbox -p orders --bins)
+  fi
   [[ $OWN_KAFKA ]] || "$ROOT/scripts/kafka.sh" install
 }
 

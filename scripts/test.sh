@@ -17,3 +17,9 @@ step "lints" cargo clippy --workspace --all-targets --all-features -- -D warning
 step "Kafka" scripts/kafka.sh install
 step "build" cargo test --workspace --all-features --no-run
 step "tests" cargo test --workspace --all-features
+
+# The whole flow, on ports that a running `make dev` does not use.
+export BUILT=yes SCYLLA_PORT=19042 ADMIN_PORT=19000 KAFKA_PORT=19092 ORDERS_PORT=18080 RELAY_PORT=19090
+unset SCYLLA KAFKA
+step "integration" scripts/integration.sh
+step "failures" scripts/failures.sh
