@@ -147,7 +147,7 @@ impl Log {
         Ok(())
     }
 
-    async fn read<V, F>(&self, stream: &Vec<u8>, visit: &V) -> Result<(), BenchError>
+    async fn read<V, F>(&self, stream: &[u8], visit: &V) -> Result<(), BenchError>
     where
         V: Fn(QueryRowsResult) -> F,
         F: Future<Output = Result<(), BenchError>>,
