@@ -98,9 +98,10 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let sandbox = builder(arguments)?.start().await.map_err(explain)?;
-    announce(&sandbox)?;
+    // Before the ready line: whoever reads it may stop us at once.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    announce(&sandbox)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
