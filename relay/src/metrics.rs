@@ -6,6 +6,7 @@ mod labels;
 mod process;
 mod reading;
 
+use prometheus::core::Collector;
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use delivery::DeliveryMetrics;
@@ -48,6 +49,15 @@ impl Metrics {
             Err(error) => format!("# metrics could not be rendered: {error}\n"),
         }
     }
+}
+
+/// Registers a metric and gives it back.
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 #[cfg(test)]

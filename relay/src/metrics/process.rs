@@ -1,6 +1,8 @@
 //! Metrics of the process as a whole: ownership, checkpoints, what is kept in memory.
 
-use prometheus::{Gauge, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{Gauge, IntGauge, Opts, Registry};
+
+use super::registered;
 
 /// Set when metrics are asked for.
 #[derive(Debug)]
@@ -12,14 +14,6 @@ pub struct ProcessMetrics {
     pub save_failures: IntGauge,
     pub fenced: IntGauge,
     pub order_preserved: IntGauge,
-}
-
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: C,
-) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }
 
 impl ProcessMetrics {

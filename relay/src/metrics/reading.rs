@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
-};
+use prometheus::core::Collector as _;
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use super::registered;
 use crate::model::{Micros, SECOND};
 use crate::source::tail::Counts;
 
@@ -29,14 +29,6 @@ pub struct ReadingMetrics {
     errors: IntCounterVec,
     partitions: IntCounter,
     rows: IntCounter,
-}
-
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: C,
-) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }
 
 impl ReadingMetrics {

@@ -1,0 +1,217 @@
+//! The program as people meet it: exit codes, findings, what it waits for. ScyllaDB is the sandbox; Kafka is not there.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use sandbox::Sandbox;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+
+/// Far beyond what anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const OUTBOX: &str = "CREATE TABLE app.outbox (aggregate_id uuid, sequence bigint, id uuid, event_type text, payload text, \
+                      PRIMARY KEY (aggregate_id, sequence))";
+
+fn relay(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+async fn output(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+/// A configuration for this node; nothing listens at its Kafka.
+fn config(scylla: SocketAddr) -> tempfile::NamedTempFile {
+    let kafka = free_address();
+    file(&format!(
+        "identity: test.relay\nsource: {{contactPoints: [\"{scylla}\"], keyspace: app, table: outbox}}\n\
+         sink: {{bootstrapServers: [\"{kafka}\"], topic: events}}\n"
+    ))
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+async fn node() -> (Sandbox, Session) {
+    let node = Sandbox::builder().start().await.unwrap();
+    let session = SessionBuilder::new()
+        .known_node_addr(node.addr())
+        .build()
+        .await
+        .unwrap();
+    let keyspace = "CREATE KEYSPACE app WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1}";
+    session.query_unpaged(keyspace, ()).await.unwrap();
+    (node, session)
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_refused_whole_with_exit_code_2() {
+    let wrong = file(
+        "identity: test.relay\nsource: {contactPoints: [], keyspace: app, table: outbox, horizonSeconds: -1}\n\
+         sink: {bootstrapServers: [\"broker\"], topic: \"not a topic\", guarantee: ExactlyOnce}\nretries: 7\n",
+    );
+    for command in ["run", "check", "setup"] {
+        let refused = output(relay(&[command, "-f", wrong.path().to_str().unwrap()])).await;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{command}: {said}");
+        for field in [
+            "source.contactPoints",
+            "source.horizonSeconds",
+            "sink.topic",
+            "sink.guarantee",
+            "retries",
+        ] {
+            assert!(said.contains(field), "{command} should name {field}: {said}");
+        }
+    }
+    let missing = output(relay(&["run", "-f", "/nonexistent/relay.yaml"])).await;
+    assert_eq!(missing.status.code(), Some(2));
+    assert_eq!(
+        output(relay(&["run", "--share", "5/4", "-f", "x"]))
+            .await
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_what_is_unfit_and_names_the_fix() {
+    let (node, session) = node().await;
+    let config = config(node.addr());
+    let check = async |expected: &[&str]| {
+        let found = output(relay(&["check", "-f", config.path().to_str().unwrap()])).await;
+        let said = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(
+            found.status.code(),
+            Some(1),
+            "{said}{}",
+            String::from_utf8_lossy(&found.stderr)
+        );
+        for part in expected {
+            assert!(said.contains(part), "should say {part}: {said}");
+        }
+    };
+    check(&[
+        "there is no table app.outbox",
+        "state.keyspace",
+        "topic events",
+        "fix:",
+    ])
+    .await;
+    session.query_unpaged(OUTBOX, ()).await.unwrap();
+    check(&["CDC is not enabled", "ALTER TABLE app.outbox WITH cdc"]).await;
+    let hidden = "ALTER TABLE app.outbox WITH cdc = {'enabled': true, 'delta': 'keys'}";
+    session.query_unpaged(hidden, ()).await.unwrap();
+    check(&["hides column payload"]).await;
+    let shown = "ALTER TABLE app.outbox WITH cdc = {'enabled': true, 'delta': 'full'}";
+    session.query_unpaged(shown, ()).await.unwrap();
+    let made = output(relay(&["setup", "-f", config.path().to_str().unwrap()])).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    check(&[
+        "ok       state.keyspace",
+        "ok       deadLetter.table",
+        "keep their order",
+        "error    sink.topic",
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_waits_for_what_is_not_there_and_readyz_says_what() {
+    let nobody = free_address();
+    let config = config(nobody);
+    let listen = free_address();
+    let arguments = [
+        "run",
+        "-f",
+        config.path().to_str().unwrap(),
+        "--listen",
+        &listen.to_string(),
+    ]
+    .map(str::to_owned);
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let mut running = Running(relay(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    let answer = tokio::task::spawn_blocking(move || until(listen, "/readyz", "source: "))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains(&nobody.to_string()),
+        "it names the contact point: {answer}"
+    );
+    let lives = tokio::task::spawn_blocking(move || get(listen, "/livez").unwrap())
+        .await
+        .unwrap();
+    assert!(lives.starts_with("HTTP/1.1 200"), "{lives}");
+    let taken = output(relay(&arguments)).await;
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&taken.stderr).contains(&listen.to_string()));
+    running.stop();
+}
+
+struct Running(Child);
+
+impl Running {
+    /// SIGTERM ends it well, whatever it waits for.
+    fn stop(&mut self) {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed.
+        let _ = self.0.kill();
+    }
+}
+
+fn until(address: SocketAddr, path: &str, part: &str) -> String {
+    let started = Instant::now();
+    loop {
+        let answer = get(address, path).unwrap_or_default();
+        if answer.contains(part) && !answer.contains("starting") {
+            return answer;
+        }
+        assert!(started.elapsed() < PATIENCE, "{path} never said {part}: {answer}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
