@@ -250,8 +250,7 @@ impl Make<'_> {
         &self,
         metric: M,
     ) -> Result<M, prometheus::Error> {
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
+        super::registered(self.registry, metric)
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {

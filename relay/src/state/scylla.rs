@@ -217,13 +217,7 @@ impl StateStore for ScyllaState {
             Step::Refused => false,
             Step::Unknown => {
                 let found = self.partition(slot, action).await?;
-                if found.epoch == Some(epoch) && found.owner.is_some() {
-                    return Err(StateError::Unavailable {
-                        action,
-                        detail: "no answer, and not applied".into(),
-                    });
-                }
-                found.epoch == Some(epoch)
+                settled(found.epoch == Some(epoch), found.owner.is_none(), action)?
             }
         };
         Ok(if applied {
@@ -251,13 +245,7 @@ impl StateStore for ScyllaState {
             Step::Unknown => {
                 let found = self.partition(slot, action).await?;
                 let revision = found.checkpoint.map_or(0, |checkpoint| checkpoint.revision);
-                if found.epoch == Some(epoch) && revision != save.revision {
-                    return Err(StateError::Unavailable {
-                        action,
-                        detail: "no answer, and not applied".into(),
-                    });
-                }
-                found.epoch == Some(epoch)
+                settled(found.epoch == Some(epoch), revision == save.revision, action)?
             }
         };
         Ok(if applied {
@@ -308,6 +296,18 @@ enum Step {
     Refused,
     /// No answer: only a linearizable read tells.
     Unknown,
+}
+
+/// The outcome of a step without an answer, from a linearizable read after it: whether the epoch is still ours, and
+/// whether what was to be written stands there.
+fn settled(ours: bool, written: bool, action: &'static str) -> Result<bool, StateError> {
+    if ours && !written {
+        return Err(StateError::Unavailable {
+            action,
+            detail: "no answer, and not applied".into(),
+        });
+    }
+    Ok(ours)
 }
 
 fn step(result: Result<QueryResult, Failure>, action: &'static str) -> Result<Step, StateError> {
