@@ -14,7 +14,7 @@ use crate::clock::SystemClock;
 use crate::health::{Board, Part};
 use crate::http;
 use crate::metrics::Metrics;
-use crate::ports::Clock;
+use crate::ports::{Broker, ChangeLog, Clock, DeadLetters, StateStore};
 use crate::state::ownership::Share;
 use crate::supervise::supervise;
 
@@ -24,7 +24,8 @@ mod outlook;
 mod prepare;
 mod work;
 
-use outlook::Outlook;
+pub use outlook::Outlook;
+pub use prepare::Ground;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -57,6 +58,7 @@ pub async fn run(
     let outlook = Arc::new(Outlook::new(
         &config,
         share,
+        outlook::process_name(),
         clock.clone(),
         board.clone(),
         Metrics::new()?,
@@ -90,6 +92,27 @@ async fn relay(
     let monitoring = CancellationToken::new();
     let mut monitors = tokio::task::JoinSet::new();
     monitors.spawn(monitor::run(outlook.clone(), ground.clone(), monitoring.clone()));
+    operate(config, share, outlook, ground, stop).await;
+    monitoring.cancel();
+    while monitors.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Reads, delivers and remembers until `stop`, whatever fails: everything between the ports. The simulation drives it
+/// with models.
+pub async fn operate<L, S, B, D, C>(
+    config: Arc<RelayConfig>,
+    share: Share,
+    outlook: &Arc<Outlook<C>>,
+    ground: Arc<Ground<L, S, B, D>>,
+    stop: &CancellationToken,
+) where
+    L: ChangeLog,
+    S: StateStore,
+    B: Broker + Clone,
+    D: DeadLetters,
+    C: Clock + Clone,
+{
     let clock = outlook.clock();
     supervise(Part::Sink, outlook.board(), clock.as_ref(), stop, || {
         work::work(
@@ -101,7 +124,4 @@ async fn relay(
         )
     })
     .await;
-    monitoring.cancel();
-    while monitors.join_next().await.is_some() {}
-    Ok(())
 }

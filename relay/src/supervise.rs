@@ -45,6 +45,7 @@ pub async fn supervise<F, E>(
         board.failed(part, reason, clock.now());
         board.restarted(part);
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(delay) => delay = (delay * 2).min(LAST_DELAY),
         }

@@ -41,7 +41,7 @@ struct Inner {
     largest_limit: AtomicUsize,
 }
 
-/// One librdkafka producer. Dropping it blocks for up to a second, so drop it where that may be.
+/// One librdkafka producer. Dropping it blocks for up to a second, so it is to be closed.
 pub struct KafkaProducer {
     producer: ThreadedProducer<Context>,
     templated: bool,
@@ -235,6 +235,10 @@ impl Producer for KafkaProducer {
 
     fn purge(&self) {
         self.producer.purge(PurgeConfig::default().queue().inflight());
+    }
+
+    async fn close(self) {
+        drop_blocking(self).await;
     }
 }
 

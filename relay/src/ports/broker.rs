@@ -54,6 +54,9 @@ pub trait Producer: Send + Sync + 'static {
 
     /// Gives up what is queued and in flight; each message still gets its report.
     fn purge(&self);
+
+    /// Ends the producer, which takes up to a second. No report is awaited.
+    fn close(self) -> impl Future<Output = ()> + Send;
 }
 
 /// Why a message was not taken. No report follows.

@@ -24,16 +24,16 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often a drain looks.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
-pub(super) struct SlotHolder {
+pub(super) struct SlotHolder<C> {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) control: Control,
     pub(super) ledger: Arc<Mutex<Ledger>>,
-    pub(super) outlook: Arc<Outlook>,
+    pub(super) outlook: Arc<Outlook<C>>,
     pub(super) retention: Retention,
     pub(super) on_gap: OnRetentionGap,
 }
 
-impl Holder for SlotHolder {
+impl<C: Clock> Holder for SlotHolder<C> {
     async fn opened(&self, slot: SlotId, bound: Micros) {
         if self.must_stop(slot, bound) {
             return;
@@ -71,7 +71,7 @@ impl Holder for SlotHolder {
     }
 }
 
-impl SlotHolder {
+impl<C: Clock> SlotHolder<C> {
     async fn stop_reading(&self, slots: SlotSet) {
         let (done, obeyed) = oneshot::channel();
         if self.commands.send(Command::Remove(slots, done)).await.is_ok() {

@@ -22,9 +22,9 @@ use crate::state::keeper::KeeperView;
 use crate::state::ownership::Share;
 use crate::status::{About, Progress, View, document};
 
-pub(super) struct Outlook {
+pub struct Outlook<C = SystemClock> {
     about: Mutex<About>,
-    clock: Arc<SystemClock>,
+    clock: Arc<C>,
     board: Board,
     metrics: Arc<Metrics>,
     /// Of the current life of reader, lane and keeper.
@@ -40,18 +40,20 @@ pub(super) struct Life {
     pub(super) control: Control,
 }
 
-impl Outlook {
-    pub(super) fn new(
+impl<C: Clock> Outlook<C> {
+    /// `process` is unique per start: a restarted process is another owner.
+    pub fn new(
         config: &RelayConfig,
         share: Share,
-        clock: Arc<SystemClock>,
+        process: String,
+        clock: Arc<C>,
         board: Board,
         metrics: Metrics,
     ) -> Self {
         let about = About {
             identity: config.identity.clone(),
             share,
-            process: process_name(),
+            process,
             started: clock.now(),
             retention: None,
             order: None,
@@ -71,7 +73,7 @@ impl Outlook {
         self.about.lock().process.clone()
     }
 
-    pub(super) fn clock(&self) -> Arc<SystemClock> {
+    pub(super) fn clock(&self) -> Arc<C> {
         self.clock.clone()
     }
 
@@ -83,7 +85,7 @@ impl Outlook {
         self.metrics.clone()
     }
 
-    pub(super) fn prepared(&self, ground: &Ground) {
+    pub(super) fn prepared<L, S, B, D>(&self, ground: &Ground<L, S, B, D>) {
         let mut about = self.about.lock();
         about.retention = ground.table.cdc.ttl;
         about.order = ground.order.clone();
@@ -147,7 +149,7 @@ impl Outlook {
     }
 }
 
-impl Telltale for Outlook {
+impl<C: Clock> Telltale for Outlook<C> {
     fn metrics(&self) -> String {
         let (view, progress) = self.view();
         let now = self.clock.now();
@@ -196,8 +198,8 @@ fn known_rows(ledger: &Ledger) -> i64 {
         .sum()
 }
 
-/// Another one with every start: a restarted process is another owner.
-fn process_name() -> String {
+/// Another one with every start.
+pub(super) fn process_name() -> String {
     let host = std::env::var("HOSTNAME")
         .ok()
         .or_else(|| std::fs::read_to_string("/etc/hostname").ok());

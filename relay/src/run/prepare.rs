@@ -31,17 +31,19 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// What the work stands on. Made once; lives as long as the process.
-pub(super) struct Ground {
-    pub(super) table: OutboxTable,
-    pub(super) log: Arc<ScyllaLog>,
-    pub(super) state: Arc<ScyllaState>,
-    pub(super) dead_letters: Arc<Targets>,
-    pub(super) broker: KafkaBroker,
-    pub(super) preparer: Preparer,
+pub struct Ground<L = ScyllaLog, S = ScyllaState, B = KafkaBroker, D = Targets> {
+    pub table: OutboxTable,
+    pub log: Arc<L>,
+    pub state: Arc<S>,
+    pub dead_letters: Arc<D>,
+    pub broker: B,
+    pub preparer: Preparer,
     /// Start of the oldest stream set.
-    pub(super) first_set: Option<crate::model::Micros>,
+    pub first_set: Option<crate::model::Micros>,
     /// Why order cannot be promised.
-    pub(super) order: Option<String>,
+    pub order: Option<String>,
+    /// For jitter.
+    pub seed: u64,
 }
 
 /// What waiting cannot mend.
@@ -118,6 +120,7 @@ pub(super) async fn prepare(
         preparer,
         first_set,
         order,
+        seed: rand::random(),
     }))
 }
 

@@ -19,7 +19,7 @@ use crate::deliver::shell::{self, Control, Delivery, EVENT_BATCHES};
 use crate::health::Part;
 use crate::ledger::Ledger;
 use crate::model::{Micros, SECOND, SLOTS};
-use crate::ports::Clock;
+use crate::ports::{Broker, ChangeLog, Clock, DeadLetters, StateStore};
 use crate::source::limiter::Limits;
 use crate::source::reader::{Command, Reader};
 use crate::source::record::Rules;
@@ -40,13 +40,20 @@ pub(super) struct WorkError {
 }
 
 /// Lives until `stop`, and then ends in order: reading, delivery, checkpoints, ownership.
-pub(super) async fn work(
+pub(super) async fn work<L, S, B, D, C>(
     config: Arc<RelayConfig>,
     share: Share,
-    outlook: Arc<Outlook>,
-    ground: Arc<Ground>,
+    outlook: Arc<Outlook<C>>,
+    ground: Arc<Ground<L, S, B, D>>,
     stop: CancellationToken,
-) -> Result<(), WorkError> {
+) -> Result<(), WorkError>
+where
+    L: ChangeLog,
+    S: StateStore,
+    B: Broker + Clone,
+    D: DeadLetters,
+    C: Clock + Clone,
+{
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let (control, deadline) = (Control::default(), Deadline::default());
     let (commands, obeyed) = mpsc::channel(COMMANDS);
@@ -83,6 +90,7 @@ pub(super) async fn work(
     let mut keeping = JoinSet::new();
     keeping.spawn(keeper.run(stop_keeping.clone()));
     let failed = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         ended = delivering.join_next() => Some(("delivery", ended)),
         ended = keeping.join_next() => Some(("keeper", ended)),
@@ -108,22 +116,25 @@ pub(super) async fn work(
     }
 }
 
-struct Parts {
+struct Parts<L, S, B, D, C> {
     config: Arc<RelayConfig>,
-    outlook: Arc<Outlook>,
-    ground: Arc<Ground>,
+    outlook: Arc<Outlook<C>>,
+    ground: Arc<Ground<L, S, B, D>>,
     ledger: Arc<Mutex<Ledger>>,
     control: Control,
     deadline: Deadline,
     retention: Retention,
 }
 
-impl Parts {
-    fn keeper(
-        &self,
-        share: Share,
-        commands: mpsc::Sender<Command>,
-    ) -> Keeper<crate::state::scylla::ScyllaState, crate::clock::SystemClock, SlotHolder> {
+impl<L, S, B, D, C> Parts<L, S, B, D, C>
+where
+    L: ChangeLog,
+    S: StateStore,
+    B: Broker + Clone,
+    D: DeadLetters,
+    C: Clock + Clone,
+{
+    fn keeper(&self, share: Share, commands: mpsc::Sender<Command>) -> Keeper<S, C, SlotHolder<C>> {
         let from = match self.config.source.start_from {
             StartFrom::Oldest => Start::Oldest,
             StartFrom::Now => Start::Now,
@@ -162,7 +173,7 @@ impl Parts {
         events: mpsc::Sender<Vec<crate::event::SourceEvent>>,
         commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    ) -> impl Future<Output = ()> + Send + use<L, S, B, D, C> {
         let source = &self.config.source;
         let reader = Reader {
             log: self.ground.log.clone(),
@@ -204,13 +215,7 @@ impl Parts {
         }
     }
 
-    fn delivery(
-        &self,
-    ) -> Delivery<
-        crate::deliver::kafka::KafkaBroker,
-        Arc<crate::dead_letters::Targets>,
-        crate::clock::SystemClock,
-    > {
+    fn delivery(&self) -> Delivery<B, Arc<D>, C> {
         let deadline = self.deadline.clone();
         Delivery {
             broker: self.ground.broker.clone(),
@@ -224,7 +229,7 @@ impl Parts {
             board: self.outlook.board().clone(),
             control: self.control.clone(),
             lease: Arc::new(move || deadline.get()),
-            seed: rand::random(),
+            seed: self.ground.seed,
         }
     }
 }

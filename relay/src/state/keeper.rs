@@ -153,6 +153,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     pub async fn run(mut self, stop: CancellationToken) {
         // Side by side: a slow save must not hold up the heartbeat.
         tokio::select! {
+            biased;
             () = self.beats() => {}
             () = self.work(&stop) => {}
         }
@@ -178,6 +179,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
             }
             self.save(false).await;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }

@@ -1,6 +1,6 @@
 //! The loop of a running lane.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Running<B: Broker, D, C> {
     pub(super) delivery: Delivery<B, Arc<D>, C>,
     pub(super) lane: Lane,
-    producers: HashMap<Generation, B::Producer>,
+    producers: BTreeMap<Generation, B::Producer>,
     inbox: Inbox,
     topics: Topics,
     asking: bool,
@@ -61,7 +61,12 @@ enum Done {
     Checked(Result<(), DeliveryError>),
     LettersWritten(Result<(), DeadLetterError>),
     Asked(Arc<str>, TopicKnowledge),
-    Dropped,
+    Closed,
+}
+
+async fn close(producer: impl Producer) -> Done {
+    producer.close().await;
+    Done::Closed
 }
 
 impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
@@ -69,7 +74,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         Self {
             delivery: delivery.share_dead_letters(),
             lane,
-            producers: HashMap::new(),
+            producers: BTreeMap::new(),
             inbox: Inbox::default(),
             topics: Topics::default(),
             asking: false,
@@ -108,13 +113,16 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             let wake = self.lane.next_deadline(now).unwrap_or(Duration::MAX);
             let sleep = wake.saturating_sub(now.elapsed).min(LONGEST_SLEEP);
             let takes = open && self.backlog.len() == 0 && self.next.is_none() && self.lane.accepts();
+            // Each of these leads to a turn, which looks at everything; so what comes first matters only in that the
+            // rare come before the frequent.
             tokio::select! {
-                () = self.inbox.filled() => {}
+                biased;
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
                 batch = events.recv(), if takes && !stop.is_cancelled() => match batch {
                     Some(batch) => self.receive(batch),
                     None => open = false,
                 },
-                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
+                () = self.inbox.filled() => {}
                 () = self.delivery.control.changed() => {}
                 () = stop.cancelled(), if !stop.is_cancelled() => {}
                 () = tokio::time::sleep(sleep) => {}
@@ -228,12 +236,8 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         match action {
             Action::Open(role, generation) => self.open(role, generation, now),
             Action::Close(generation) => {
-                // librdkafka joins its threads.
                 if let Some(producer) = self.producers.remove(&generation) {
-                    self.tasks.spawn_blocking(move || {
-                        drop(producer);
-                        Done::Dropped
-                    });
+                    self.tasks.spawn(close(producer));
                 }
             }
             Action::Purge(generation) => {
@@ -294,7 +298,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 self.asking = false;
                 self.topics.learn(topic, knowledge, now.elapsed);
             }
-            Ok(Done::Dropped) => {}
+            Ok(Done::Closed) => {}
             Err(panic) => self.task_panicked(&panic, now),
         }
     }
@@ -328,11 +332,8 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     }
 
     async fn end(&mut self) {
-        for (_, producer) in self.producers.drain() {
-            self.tasks.spawn_blocking(move || {
-                drop(producer);
-                Done::Dropped
-            });
+        for producer in std::mem::take(&mut self.producers).into_values() {
+            self.tasks.spawn(close(producer));
         }
         while self.tasks.join_next().await.is_some() {}
     }

@@ -26,6 +26,7 @@ pub(super) async fn wait_for_sink<B: Broker, D: DeadLetters, C: Clock>(
     let mut told = None;
     loop {
         let asked = tokio::select! {
+            biased;
             () = stop.cancelled() => return false,
             asked = ask(delivery) => asked,
         };
@@ -55,6 +56,7 @@ pub(super) async fn wait_for_sink<B: Broker, D: DeadLetters, C: Clock>(
             told = Some(error);
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return false,
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(LAST_WAIT),
         }
