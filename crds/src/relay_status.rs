@@ -89,7 +89,7 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Slots {
-    /// How many slots the process should own: all of its share; for `auto`, those it owns.
+    /// How many slots the process should own: all of its share; for `auto`, a fair part.
     pub wanted: u16,
     /// How many it owns.
     pub owned: u16,
@@ -198,7 +198,7 @@ pub struct Totals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lag {
-    /// Now minus `oldest_unresolved`; 0 when everything that was read is resolved.
+    /// Age of the oldest event that is not resolved, or of the oldest part of the log that is not read.
     pub milliseconds: u64,
     /// Write time of the oldest event that is read and not resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]

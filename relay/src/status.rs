@@ -74,7 +74,8 @@ impl Progress {
         self.slots.iter().filter_map(|(_, _, oldest)| *oldest).min()
     }
 
-    fn lowest_bound(&self) -> Option<Micros> {
+    /// Everything written before this time is read and resolved.
+    pub fn lowest_bound(&self) -> Option<Micros> {
         self.slots.iter().map(|(_, bound, _)| *bound).min()
     }
 }
@@ -97,11 +98,12 @@ pub fn document(about: &About, view: &View, progress: &Progress, board: &Board, 
         components: components(board),
         breaker: view.breaker.clone(),
         totals: view.totals,
-        lag: lag(progress, now),
+        lag: lag(view, progress, now),
         retention: retention(about, progress, now),
         checkpoint_age_milliseconds: view
             .keeper
             .saved_at
+            .filter(|_| !view.keeper.owned.is_empty())
             .map(|at| view.elapsed.saturating_sub(at).as_millis() as u64),
         dead_letters_pending: view.dead_letters_pending,
         order: Order {
@@ -114,21 +116,21 @@ pub fn document(about: &About, view: &View, progress: &Progress, board: &Board, 
 
 /// Ready is: every slot of the share owned, reading, and able to deliver.
 fn not_ready_because(about: &About, view: &View, board: &Board) -> Option<String> {
-    use crds::relay_status::{BreakerState, Health};
+    use crds::relay_status::BreakerState;
     if let Some(reason) = &view.stopped {
         return Some(reason.clone());
     }
     if let Some(other) = &view.keeper.conflict {
+        let (ours, theirs) = match about.share {
+            Share::Pinned { .. } => ("--share i/n", "--share auto"),
+            Share::Auto => ("--share auto", "--share i/n"),
+        };
         return Some(format!(
-            "process {other} of this identity takes its slots the other way (pinned or auto)"
+            "refused: process {other} of identity {} runs with {theirs}, this one with {ours}; use one of them for all",
+            about.identity
         ));
     }
-    let unwell = |part: Part| {
-        let health = board.part(part)?;
-        let message = health.message.unwrap_or_else(|| "starting".into());
-        (health.health != Health::Healthy).then(|| format!("{}: {message}", part.name()))
-    };
-    if let Some(reason) = Part::ALL.into_iter().find_map(unwell) {
+    if let Some(reason) = unwell(board) {
         return Some(reason);
     }
     if view.draining {
@@ -137,14 +139,44 @@ fn not_ready_because(about: &About, view: &View, board: &Board) -> Option<String
     if view.breaker.state != BreakerState::Closed {
         return Some("the circuit breaker is not closed".into());
     }
+    if view.keeper.lapsed(view.elapsed) {
+        return Some("the heartbeat was not renewed in time, so nothing is handed over until it is".into());
+    }
+    if !view.keeper.planned {
+        return Some("ownership is not known yet".into());
+    }
     let missing = wanted(about, view).saturating_sub(view.keeper.owned.len());
-    (missing > 0).then(|| format!("{missing} slots are not owned yet"))
+    (missing > 0).then(|| format!("{missing} of {} slots are not owned yet", wanted(about, view)))
+}
+
+/// What is said of parts that are not healthy: those that fail, or else those that still start.
+fn unwell(board: &Board) -> Option<String> {
+    use crds::relay_status::Health;
+    let parts = board.parts();
+    let failing: Vec<_> = parts
+        .iter()
+        .filter(|(_, part)| !matches!(part.health, Health::Healthy | Health::Starting))
+        .map(|(part, health)| {
+            format!(
+                "{}: {}",
+                part.name(),
+                health.message.as_deref().unwrap_or("not well")
+            )
+        })
+        .collect();
+    let starting: Vec<_> = parts
+        .iter()
+        .filter(|(_, part)| part.health == Health::Starting)
+        .map(|(part, _)| format!("{}: starting", part.name()))
+        .collect();
+    let said = if failing.is_empty() { starting } else { failing };
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 fn wanted(about: &About, view: &View) -> usize {
     match about.share {
         Share::Pinned { index, count } => SlotSet::of_share(index, count).len(),
-        Share::Auto => view.keeper.owned.len(),
+        Share::Auto => view.keeper.wanted,
     }
 }
 
@@ -152,13 +184,13 @@ fn phase(view: &View, progress: &Progress, now: Micros) -> Phase {
     use crds::relay_status::BreakerState;
     if view.draining {
         Phase::Draining
-    } else if view.stopped.is_some() {
+    } else if view.stopped.is_some() || !view.keeper.refused.is_empty() {
         Phase::Stopped
     } else if view.keeper.owned.is_empty() {
-        if view.keeper.waiting.is_empty() {
-            Phase::Starting
-        } else {
+        if view.keeper.planned {
             Phase::Standby
+        } else {
+            Phase::Starting
         }
     } else if view.breaker.state == BreakerState::Open {
         Phase::CircuitOpen
@@ -206,10 +238,16 @@ fn components(board: &Board) -> Vec<Component> {
     board.parts().into_iter().map(component).collect()
 }
 
-fn lag(progress: &Progress, now: Micros) -> Lag {
+/// What was not read yet is behind as well.
+fn lag(view: &View, progress: &Progress, now: Micros) -> Lag {
     let oldest = progress.oldest_unresolved();
+    let undelivered = oldest.map_or(0, |oldest| now - oldest);
+    let unread = view
+        .read_lag
+        .filter(|_| !view.keeper.owned.is_empty())
+        .unwrap_or_default();
     Lag {
-        milliseconds: oldest.map_or(0, |oldest| millis(now - oldest)),
+        milliseconds: millis(undelivered.max(unread)),
         oldest_unresolved: oldest.map(timestamp),
         in_flight: progress.in_flight,
     }
@@ -260,6 +298,8 @@ mod tests {
         let owned: SlotSet = SlotSet::of_share(1, 32);
         let keeper = KeeperState {
             owned,
+            planned: true,
+            lease_until: Duration::from_secs(8),
             ..KeeperState::default()
         };
         let mut ledger = Ledger::default();
@@ -300,8 +340,10 @@ mod tests {
         };
         check(
             &|view, _| view.keeper.owned = SlotSet::EMPTY,
-            "2 slots are not owned",
+            "2 of 2 slots are not owned",
         );
+        check(&|view, _| view.keeper.planned = false, "not known yet");
+        check(&|view, _| view.elapsed = Duration::from_secs(8), "heartbeat");
         check(
             &|_, board| board.failed(Part::Sink, "no broker", 2),
             "sink: no broker",
@@ -315,6 +357,51 @@ mod tests {
             "rows expired",
         );
         check(&|view, _| view.keeper.conflict = Some("x".into()), "process x");
+    }
+
+    #[test]
+    fn every_part_that_fails_is_named_and_none_that_merely_starts_hides_it() {
+        let (view, ledger, _) = working();
+        let board = Board::new(0);
+        let because = || {
+            let status = document(&about(), &view, &Progress::of(&ledger), &board, NOW);
+            status.not_ready_because.unwrap()
+        };
+        assert!(because().contains("sink: starting"), "{}", because());
+        board.healthy(Part::Source, 1);
+        board.failed(Part::State, "no such keyspace", 1);
+        board.failed(Part::DeadLetters, "no such table", 1);
+        assert_eq!(because(), "state: no such keyspace; dead_letters: no such table");
+    }
+
+    #[test]
+    fn an_automatic_share_is_ready_with_its_part_and_stands_by_without_one() {
+        let (mut view, ledger, board) = working();
+        let about = About {
+            share: Share::Auto,
+            ..about()
+        };
+        let status = |view: &View| document(&about, view, &Progress::of(&ledger), &board, NOW);
+        view.keeper.wanted = 3;
+        assert!(
+            !status(&view).ready,
+            "a dead process's slots are still to be taken"
+        );
+        view.keeper.wanted = 2;
+        assert!(status(&view).ready);
+        (view.keeper.owned, view.keeper.wanted) = (SlotSet::EMPTY, 0);
+        assert_eq!((status(&view).ready, status(&view).phase), (true, Phase::Standby));
+    }
+
+    #[test]
+    fn what_is_not_read_is_lag_too() {
+        let (mut view, ledger, board) = working();
+        view.read_lag = Some(60 * SECOND);
+        let status = document(&about(), &view, &Progress::of(&ledger), &board, NOW);
+        assert_eq!(
+            (status.lag.milliseconds, status.phase),
+            (60_000, Phase::CatchingUp)
+        );
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! `outbox-relay setup`: makes the relay's own tables, and the topic when asked to.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
 use scylla::client::session::Session;
+use scylla::errors::ExecutionError;
 
 use super::{Exit, SetupArgs};
 use crate::cdc_log::session::connect;
@@ -55,33 +58,94 @@ async fn create_topic(config: &RelayConfig, args: &SetupArgs) -> anyhow::Result<
     Ok(())
 }
 
-/// Replicas that the state keyspace gets where nobody says: three, or as many as there are nodes.
+/// Replicas that the state keyspace gets in each datacenter where nobody says: three, or as many as there are nodes.
 pub fn replication(session: &Session) -> usize {
-    session.get_cluster_state().get_nodes_info().len().clamp(1, 3)
+    let state = session.get_cluster_state();
+    let mut nodes: HashMap<&str, usize> = HashMap::new();
+    for node in state.get_nodes_info() {
+        *nodes
+            .entry(node.datacenter.as_deref().unwrap_or_default())
+            .or_default() += 1;
+    }
+    nodes.into_values().min().unwrap_or(1).clamp(1, 3)
 }
 
 /// Makes what is missing.
 ///
 /// # Errors
-/// The exact statement that has to be executed by somebody who may.
+/// The exact statements that have to be executed by somebody who may.
 pub async fn create_tables(session: &Session, config: &RelayConfig, replicas: usize) -> anyhow::Result<()> {
     let replication = format!("{{'class': 'NetworkTopologyStrategy', 'replication_factor': {replicas}}}");
-    for statement in statements(config, &replication) {
-        execute(session, &statement).await?;
+    let statements = missing(session, statements(config, &replication)).await?;
+    for (done, statement) in statements.iter().enumerate() {
+        if let Err(error) = execute(session, &statement.text).await {
+            let left: String = statements[done..]
+                .iter()
+                .map(|statement| format!("  {};\n", statement.text))
+                .collect();
+            anyhow::bail!(
+                "the relay's tables are missing; have them made by someone who may:\n\n{left}\n{error}"
+            );
+        }
     }
     Ok(())
 }
 
-fn statements(config: &RelayConfig, replication: &str) -> Vec<String> {
-    let mut statements = schema::statements(&config.state.keyspace, replication, true);
+/// Makes a keyspace, or a table in it.
+struct Creation {
+    keyspace: String,
+    table: Option<String>,
+    text: String,
+}
+
+fn statements(config: &RelayConfig, replication: &str) -> Vec<Creation> {
+    let keyspace = &config.state.keyspace;
+    let texts = schema::statements(keyspace, replication, true);
+    let tables = [None, Some("slots"), Some("processes")];
+    let mut statements: Vec<_> = tables
+        .into_iter()
+        .zip(texts)
+        .map(|(table, text)| Creation {
+            keyspace: keyspace.clone(),
+            table: table.map(str::to_owned),
+            text,
+        })
+        .collect();
     if config.dead_letter.target != DeadLetterTarget::Topic {
         let (keyspace, table) = table::name(config);
-        statements.push(table::create_table(&keyspace, &table));
+        statements.push(Creation {
+            text: table::create_table(&keyspace, &table),
+            keyspace,
+            table: Some(table),
+        });
     }
     statements
 }
 
-async fn execute(session: &Session, statement: &str) -> anyhow::Result<()> {
+/// Those that make something that is not there: who may use the tables need not be allowed to make them.
+async fn missing(session: &Session, statements: Vec<Creation>) -> anyhow::Result<Vec<Creation>> {
+    let mut missing = Vec::new();
+    for creation in statements {
+        let rows = match &creation.table {
+            None => {
+                let text = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+                session.query_unpaged(text, (&creation.keyspace,)).await
+            }
+            Some(table) => {
+                let text =
+                    "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+                session.query_unpaged(text, (&creation.keyspace, table)).await
+            }
+        };
+        let rows = rows.context("the schema cannot be read")?;
+        if rows.into_rows_result()?.rows_num() == 0 {
+            missing.push(creation);
+        }
+    }
+    Ok(missing)
+}
+
+async fn execute(session: &Session, statement: &str) -> Result<(), ExecutionError> {
     let Err(error) = session.query_unpaged(statement, ()).await else {
         return Ok(());
     };
@@ -90,5 +154,5 @@ async fn execute(session: &Session, statement: &str) -> anyhow::Result<()> {
     if plain != statement && session.query_unpaged(plain, ()).await.is_ok() {
         return Ok(());
     }
-    anyhow::bail!("could not execute; have it executed by someone who may:\n\n  {statement};\n\n{error}")
+    Err(error)
 }

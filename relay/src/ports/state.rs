@@ -13,11 +13,12 @@ pub trait StateStore: Send + Sync + 'static {
 
     fn processes(&self) -> impl Future<Output = Result<Vec<ProcessRow>, StateError>> + Send;
 
-    /// Renews this process's heartbeat.
+    /// Renews this process's heartbeat. Beats that arrive out of order, or later than a retirement of an earlier one,
+    /// count by their number.
     fn beat(&self, row: &ProcessRow) -> impl Future<Output = Result<(), StateError>> + Send;
 
-    /// Removes a process that has ended.
-    fn retire(&self, process: &str) -> impl Future<Output = Result<(), StateError>> + Send;
+    /// Removes a process that has ended, as it was last seen: if it beats after all, it is back.
+    fn retire(&self, last_seen: &ProcessRow) -> impl Future<Output = Result<(), StateError>> + Send;
 
     /// Takes a slot whose epoch is still `seen`, raising it by one.
     fn claim(
@@ -37,7 +38,8 @@ pub trait StateStore: Send + Sync + 'static {
     /// Reads a slot's checkpoint, linearizably; None if there never was one. Call it only after a claim.
     fn load(&self, slot: SlotId) -> impl Future<Output = Result<Option<Checkpoint>, StateError>> + Send;
 
-    /// Writes a slot's checkpoint if its epoch is still `epoch`.
+    /// Writes a slot's checkpoint if its epoch is still `epoch` and the checkpoint is the one that `save` follows: each
+    /// save takes place once or not at all, in order, however late a lost one arrives.
     fn save(
         &self,
         slot: SlotId,
@@ -62,7 +64,7 @@ pub struct SlotRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessRow {
     pub process: String,
-    /// Renewed by one each time. Only that it moves means something.
+    /// Rises with each renewal. To others only that it moves means something.
     pub beat: i64,
     pub placement: Placement,
 }
@@ -105,6 +107,8 @@ pub struct SegmentKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Save {
     pub bound: Micros,
+    /// The revision that this one takes the place of; 0: there is none.
+    pub follows: i64,
     pub revision: i64,
     pub add: Vec<(SegmentKey, Vec<RowId>)>,
     pub remove: Vec<SegmentKey>,
@@ -118,6 +122,9 @@ pub enum StateError {
     /// Table missing, permission denied, tablets where LWT is refused: somebody has to act.
     #[error("state store cannot {action}: {detail}")]
     Configuration { action: &'static str, detail: String },
+    /// A save whose answer was lost took place after it seemed not to have: read the checkpoint before the next save.
+    #[error("checkpoint of slot {slot} was saved by an earlier attempt whose answer was lost")]
+    Superseded { slot: SlotId },
     /// Corrupt, of a newer version, or another identity's: refused, never guessed at.
     #[error("checkpoint of slot {slot} refused: {detail}")]
     Unreadable { slot: SlotId, detail: String },
@@ -129,6 +136,7 @@ impl StateError {
         match self {
             Self::Unavailable { .. } => "StateUnavailable",
             Self::Configuration { .. } => "StateConfiguration",
+            Self::Superseded { .. } => "CheckpointSuperseded",
             Self::Unreadable { .. } => "CheckpointUnreadable",
         }
     }

@@ -18,10 +18,14 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// Retention is at risk when less than this part of it is left.
 const HEADROOM_AT_RISK: f64 = 0.25;
 
+/// Checkpoints that are this old do not get through: many intervals, and more than a slow store takes.
+const CHECKPOINT_STALLED: Duration = Duration::from_secs(30);
+
 pub(super) async fn run(outlook: Arc<Outlook>, ground: Arc<Ground>, stop: CancellationToken) {
-    let mut at_risk = false;
+    let (mut at_risk, mut stalled) = (false, false);
     while !stop.is_cancelled() {
         at_risk = retention(&outlook, &ground, at_risk);
+        stalled = checkpoints(&outlook, stalled);
         tokio::select! {
             () = stop.cancelled() => return,
             () = pending(&outlook, &ground) => {}
@@ -35,11 +39,12 @@ pub(super) async fn run(outlook: Arc<Outlook>, ground: Arc<Ground>, stop: Cancel
 
 /// Says once when it becomes so.
 fn retention(outlook: &Outlook, ground: &Ground, was_at_risk: bool) -> bool {
-    let (Some(ttl), Some(oldest)) = (ground.table.cdc.ttl, outlook.oldest_unresolved()) else {
+    // The bound, not the oldest event in flight: what cannot be read expires as well.
+    let (Some(ttl), Some(bound)) = (ground.table.cdc.ttl, outlook.lowest_bound()) else {
         return false;
     };
     let now = outlook.clock().now();
-    let left = ttl.as_micros() as Micros - (now - oldest);
+    let left = ttl.as_micros() as Micros - (now - bound);
     let at_risk = (left as f64) < ttl.as_micros() as f64 * HEADROOM_AT_RISK;
     if at_risk && !was_at_risk {
         let text = format!(
@@ -50,6 +55,23 @@ fn retention(outlook: &Outlook, ground: &Ground, was_at_risk: bool) -> bool {
         outlook.board().event(DataEventKind::RetentionAtRisk, text, now);
     }
     at_risk
+}
+
+/// Says once when it becomes so.
+fn checkpoints(outlook: &Outlook, were_stalled: bool) -> bool {
+    let Some(age) = outlook.checkpoint_age() else {
+        return false;
+    };
+    let stalled = age >= CHECKPOINT_STALLED;
+    if stalled && !were_stalled {
+        let seconds = age.as_secs();
+        warn!(seconds, "checkpoints are stalled");
+        let text =
+            format!("no complete checkpoint for {seconds} s: a crash now would repeat the events since");
+        let now = outlook.clock().now();
+        outlook.board().event(DataEventKind::CheckpointStalled, text, now);
+    }
+    stalled
 }
 
 async fn pending(outlook: &Outlook, ground: &Ground) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crds::RelayConfig;
-use crds::relay_status::{Breaker, RelayStatus};
+use crds::relay_status::{Breaker, RelayStatus, Totals};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -29,6 +29,8 @@ pub struct Outlook<C = SystemClock> {
     metrics: Arc<Metrics>,
     /// Of the current life of reader, lane and keeper.
     life: Mutex<Option<Life>>,
+    /// What former lives counted.
+    before: Mutex<Counted>,
     stopped: Mutex<Option<String>>,
     draining: AtomicBool,
 }
@@ -64,6 +66,7 @@ impl<C: Clock> Outlook<C> {
             board,
             metrics: Arc::new(metrics),
             life: Mutex::default(),
+            before: Mutex::default(),
             stopped: Mutex::default(),
             draining: AtomicBool::new(false),
         }
@@ -100,7 +103,10 @@ impl<C: Clock> Outlook<C> {
     }
 
     pub(super) fn lives(&self, life: Life) {
-        *self.life.lock() = Some(life);
+        if let Some(former) = self.life.lock().replace(life) {
+            let mut before = self.before.lock();
+            *before = before.plus(&Counted::by(&former));
+        }
     }
 
     pub(super) fn life(&self) -> Option<Life> {
@@ -135,17 +141,67 @@ impl<C: Clock> Outlook<C> {
             since: lane.breaker_since.map(timestamp),
             last_error: lane.last_error,
         };
-        view.totals = lane.totals;
+        let counted = self.before.lock().plus(&Counted::by(&life));
+        view.totals = counted.totals;
+        (view.keeper.saves, view.keeper.save_failures, view.keeper.fenced) =
+            (counted.saves, counted.save_failures, counted.fenced);
         view.totals.duplicates_suppressed = self.metrics.reading.suppressed();
         view.totals.changes_ignored = self.metrics.reading.ignored();
         let progress = Progress::of(&life.ledger.lock());
         (view, progress)
     }
 
-    /// Age of the oldest event that is not resolved, or of the oldest part of the log that is not read.
-    pub(super) fn oldest_unresolved(&self) -> Option<Micros> {
+    /// Everything written before this time is read and resolved.
+    pub(super) fn lowest_bound(&self) -> Option<Micros> {
         self.life()
-            .and_then(|life| Progress::of(&life.ledger.lock()).oldest_unresolved())
+            .and_then(|life| Progress::of(&life.ledger.lock()).lowest_bound())
+    }
+
+    /// Time since nothing was left unsaved; None before the first time, and while no slot is owned.
+    pub(super) fn checkpoint_age(&self) -> Option<Duration> {
+        let keeper = self.life()?.keeper.get();
+        let saved_at = keeper.saved_at.filter(|_| !keeper.owned.is_empty())?;
+        Some(self.clock.elapsed().saturating_sub(saved_at))
+    }
+}
+
+/// Counters that a life begins anew and the process does not.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    totals: Totals,
+    saves: u64,
+    save_failures: u64,
+    fenced: u64,
+}
+
+impl Counted {
+    fn by(life: &Life) -> Self {
+        let keeper = life.keeper.get();
+        Self {
+            totals: life.control.view().totals,
+            saves: keeper.saves,
+            save_failures: keeper.save_failures,
+            fenced: keeper.fenced,
+        }
+    }
+
+    fn plus(&self, other: &Self) -> Self {
+        let (a, b) = (&self.totals, &other.totals);
+        Self {
+            totals: Totals {
+                processed: a.processed + b.processed,
+                failed: a.failed + b.failed,
+                retries: a.retries + b.retries,
+                dead_lettered: a.dead_lettered + b.dead_lettered,
+                late: a.late + b.late,
+                // Counted by the metrics, which live as long as the process.
+                duplicates_suppressed: 0,
+                changes_ignored: 0,
+            },
+            saves: self.saves + other.saves,
+            save_failures: self.save_failures + other.save_failures,
+            fenced: self.fenced + other.fenced,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::deliver::kafka::{KafkaBroker, KafkaSettings, SettingsError};
 use crate::deliver::prepare::{PrepareError as MappingError, Preparer};
 use crate::fitness::{self, Severity};
 use crate::health::Part;
-use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, StateError};
+use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError};
 use crate::state::scylla::ScyllaState;
 
 /// Waits between two attempts double from the first to the last.
@@ -176,18 +176,13 @@ async fn open_log(
     open().await.map_err(|error| error.to_string())
 }
 
-/// Opens the state tables, making them first if they are missing and may be made.
+/// Opens the state tables, making first what is missing and may be made.
 async fn open_state(config: &RelayConfig, session: &Arc<Session>) -> Result<ScyllaState, String> {
-    let open = async || ScyllaState::open(session.clone(), &config.state.keyspace, &config.identity).await;
-    let error = match open().await {
-        Ok(state) => return Ok(state),
-        Err(error @ StateError::Configuration { .. }) => error,
-        Err(error) => return Err(error.to_string()),
-    };
-    match setup::create_tables(session, config, setup::replication(session)).await {
-        Ok(()) => open().await.map_err(|error| error.to_string()),
-        Err(cannot) => Err(format!("{error}; {cannot:#}")),
-    }
+    setup::create_tables(session, config, setup::replication(session))
+        .await
+        .map_err(|error| format!("{error:#}"))?;
+    let opened = ScyllaState::open(session.clone(), &config.state.keyspace, &config.identity).await;
+    opened.map_err(|error| error.to_string())
 }
 
 async fn open_table(

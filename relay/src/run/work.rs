@@ -140,13 +140,14 @@ where
             StartFrom::Now => Start::Now,
             StartFrom::At(time) => Start::At(time.milliseconds() as Micros * 1000),
         };
-        let now = self.outlook.clock().now();
+        let (retention, first_set) = (self.retention, self.ground.first_set);
+        let wall = self.outlook.clock();
         let config = KeeperConfig {
             process: self.outlook.process(),
             share,
             lease: self.config.state.lease(),
             checkpoint_interval: self.config.state.checkpoint_interval(),
-            start: self.retention.start(from, self.ground.first_set, now),
+            start: Box::new(move || retention.start(from, first_set, wall.now())),
         };
         let holder = SlotHolder {
             commands,

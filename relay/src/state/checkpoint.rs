@@ -7,8 +7,23 @@ use crate::ports::{Checkpoint, Save, SegmentKey};
 /// The layout that this version writes, and the newest that it reads.
 pub const FORMAT: i32 = 1;
 
+/// Ids per save: 2 MiB, of which lightweight transactions write several copies, far from ScyllaDB's limit of 16 MiB for
+/// one mutation. What is beyond waits for the next save.
+const SAVE_IDS_MAX: usize = 32 * SEGMENT_IDS_MAX;
+
 /// Ids per segment row: 64 KiB of blob, small beside ScyllaDB's advice of at most 1 MiB a cell.
 const SEGMENT_IDS_MAX: usize = 8192;
+
+/// As much of `delta` as one save may hold, from the oldest second on.
+pub fn limited(mut delta: Delta) -> Delta {
+    let mut left = SAVE_IDS_MAX;
+    for (_, ids) in &mut delta.resolved {
+        ids.truncate(left);
+        left -= ids.len();
+    }
+    delta.resolved.retain(|(_, ids)| !ids.is_empty());
+    delta
+}
 
 /// Follows one slot's checkpoint: which segments exist, and the next revision.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +58,7 @@ impl Book {
         let remove = self.segments.iter().filter(obsolete).copied().collect();
         Save {
             bound: delta.bound,
+            follows: self.revision,
             revision,
             add,
             remove,
@@ -180,5 +196,21 @@ mod tests {
         let sizes: Vec<_> = save.add.iter().map(|(_, ids)| ids.len()).collect();
         assert_eq!(sizes, [SEGMENT_IDS_MAX, 1]);
         assert!(save.add[0].0 < save.add[1].0);
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_save_waits_for_the_next() {
+        let ids = |count: usize| (0..count as u64).map(RowId).collect::<Vec<_>>();
+        let delta = Delta {
+            bound: 0,
+            resolved: vec![(1, ids(SAVE_IDS_MAX - 1)), (2, ids(7)), (3, ids(1))],
+            obsolete_below: 0,
+        };
+        let sizes: Vec<_> = limited(delta)
+            .resolved
+            .iter()
+            .map(|(second, ids)| (*second, ids.len()))
+            .collect();
+        assert_eq!(sizes, [(1, SAVE_IDS_MAX - 1), (2, 1)]);
     }
 }

@@ -1,21 +1,31 @@
 //! The task that keeps ownership alive and checkpoints written: heartbeat, claims, saves, releases.
+//!
+//! `lease` says how long this process may act as an owner, `slots` wins and gives up slots, `saves` writes checkpoints,
+//! `view` is what others see.
+
+mod lease;
+mod saves;
+mod slots;
+mod view;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use crds::relay_status::Health;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::ledger::{Delta, Ledger};
+use crate::ledger::Ledger;
 use crate::model::{Micros, SlotId, SlotSet};
-use crate::ports::{Clock, Conditional, Epoch, Placement, ProcessRow, Save, SlotRow, StateError, StateStore};
+use crate::ports::{Clock, Epoch, Placement, ProcessRow, SlotRow, StateError, StateStore};
 use crate::state::checkpoint::Book;
 use crate::state::ownership::{Ownership, Plan, Share};
+
+pub use lease::Deadline;
+pub use view::{KeeperState, KeeperView};
 
 /// Conditional statements in flight at once: enough to open or save 64 slots within a few round trips.
 const CONCURRENCY: usize = 16;
@@ -26,86 +36,68 @@ const PLAN_INTERVAL_WAITING: Duration = Duration::from_millis(500);
 /// How often ownership is looked at when everything is owned.
 const PLAN_INTERVAL_SETTLED: Duration = Duration::from_secs(2);
 
-/// A slot whose bound alone has moved is saved this rarely: nothing would be repeated without it.
-const IDLE_SAVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the heartbeats of the others are looked at, where slots may have to be taken over: one partition. Twice
+/// this is what a takeover takes beyond the lease.
+const PEERS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How soon the first heartbeat's success is noticed.
-const FIRST_BEAT_POLL: Duration = Duration::from_millis(20);
+/// How soon the first heartbeat's success, or the one after a break, is noticed.
+const BEAT_POLL: Duration = Duration::from_millis(20);
 
-/// Lease fraction between two heartbeats, and the margin within which an owner that could not renew stops sending.
-const BEATS_PER_LEASE: u32 = 5;
+/// How long what is under way when the stop comes may still take: a few lightweight transactions.
+const ROUND_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the last save and the release may take, with a store that does not answer. Beyond it the slots are free
+/// after the lease, and what was not saved is delivered again.
+const FINISH_LIMIT: Duration = Duration::from_secs(5);
 
 /// Those who work on slots: told when one is ours, and asked to let go.
 pub trait Holder: Send + Sync + 'static {
-    /// The slot is ours; its ledger is open from `bound`.
-    fn opened(&self, slot: SlotId, bound: Micros) -> impl Future<Output = ()> + Send;
+    /// The slots are ours; their ledgers are open.
+    fn opened(&self, openings: &[Opening]) -> impl Future<Output = ()> + Send;
 
     /// Stop reading the slots and wait until nothing of them is in flight, at most some seconds.
     fn drain(&self, slots: SlotSet) -> impl Future<Output = ()> + Send;
 
     /// The slots are somebody else's: hand nothing more of them over. Their ledgers are closed.
     fn revoked(&self, slots: SlotSet) -> impl Future<Output = ()> + Send;
+
+    /// How ownership and checkpoints do. Told when it changes.
+    fn health(&self, health: Health, message: Option<&str>);
 }
 
-/// Until when this process may hand events to the producer, on its monotonic clock.
-#[derive(Debug, Clone, Default)]
-pub struct Deadline(Arc<AtomicU64>);
-
-impl Deadline {
-    pub fn get(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::Acquire))
-    }
-
-    fn set(&self, deadline: Duration) {
-        self.0.store(deadline.as_millis() as u64, Ordering::Release);
-    }
+/// A slot that has become ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    pub slot: SlotId,
+    /// From here on it is read.
+    pub bound: Micros,
+    /// It had a checkpoint.
+    pub resumed: bool,
+    /// The process that it was taken from, which had stopped renewing.
+    pub from: Option<String>,
 }
 
-#[derive(Debug, Clone)]
 pub struct KeeperConfig {
     /// Unique per process start: a restarted process is another owner.
     pub process: String,
     pub share: Share,
     pub lease: Duration,
     pub checkpoint_interval: Duration,
-    /// The bound of a slot that has no checkpoint yet.
-    pub start: Micros,
-}
-
-/// What others want to know of the keeper.
-#[derive(Debug, Clone, Default)]
-pub struct KeeperView(Arc<Mutex<KeeperState>>);
-
-#[derive(Debug, Clone, Default)]
-pub struct KeeperState {
-    pub owned: SlotSet,
-    /// By index of the owned slots.
-    pub epochs: BTreeMap<usize, u64>,
-    /// Slots of our share that a live process still owns.
-    pub waiting: SlotSet,
-    pub conflict: Option<String>,
-    /// Monotonic time of the last time that nothing was left unsaved.
-    pub saved_at: Option<Duration>,
-    pub last_error: Option<(&'static str, String)>,
-    pub saves: u64,
-    pub save_failures: u64,
-    pub fenced: u64,
-}
-
-impl KeeperView {
-    pub fn get(&self) -> KeeperState {
-        self.0.lock().clone()
-    }
-
-    fn update(&self, change: impl FnOnce(&mut KeeperState)) {
-        change(&mut self.0.lock());
-    }
+    /// The bound of a slot that has no checkpoint yet, asked when it is claimed.
+    pub start: Box<dyn Fn() -> Micros + Send + Sync>,
 }
 
 struct Held {
     epoch: Epoch,
     book: Book,
     saved_at: Duration,
+}
+
+/// A slot whose checkpoint cannot be read.
+struct RefusedSlot {
+    detail: String,
+    /// When it is tried again.
+    until: Duration,
 }
 
 pub struct Keeper<S, C, H> {
@@ -118,6 +110,17 @@ pub struct Keeper<S, C, H> {
     view: KeeperView,
     ownership: Ownership,
     held: BTreeMap<SlotId, Held>,
+    /// Held, and not read any more: they go, whatever later plans say.
+    leaving: SlotSet,
+    refused: BTreeMap<SlotId, RefusedSlot>,
+    told: Option<(Health, Option<String>)>,
+}
+
+/// When to look next.
+#[derive(Default)]
+struct Agenda {
+    plan: Duration,
+    peers: Duration,
 }
 
 impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
@@ -130,17 +133,19 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         deadline: Deadline,
     ) -> Self {
         let ownership = Ownership::new(config.process.clone(), config.share, config.lease);
-        let view = KeeperView::default();
         Self {
             config,
             store,
             clock,
             holder,
             ledger,
+            view: KeeperView::new(deadline.clone()),
             deadline,
-            view,
             ownership,
             held: BTreeMap::new(),
+            leaving: SlotSet::EMPTY,
+            refused: BTreeMap::new(),
+            told: None,
         }
     }
 
@@ -151,33 +156,43 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     /// Works until `stop`, then saves and releases everything that it holds. Call it after reading has stopped and
     /// nothing is in flight any more; what is still unresolved then will be delivered again by the next owner.
     pub async fn run(mut self, stop: CancellationToken) {
+        let heartbeat = lease::Heartbeat {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            deadline: self.deadline.clone(),
+            view: self.view.clone(),
+            lease: self.config.lease,
+        };
+        let process = self.config.process.clone();
+        let placement = self.config.share.placement();
         // Side by side: a slow save must not hold up the heartbeat.
         tokio::select! {
             biased;
-            () = self.beats() => {}
+            () = heartbeat.run(process, placement) => {}
             () = self.work(&stop) => {}
         }
         self.finish().await;
     }
 
     async fn work(&mut self, stop: &CancellationToken) {
-        let mut next_plan = Duration::ZERO;
+        let too_long = async {
+            stop.cancelled().await;
+            tokio::time::sleep(ROUND_LIMIT).await;
+        };
+        tokio::pin!(too_long);
+        let mut agenda = Agenda::default();
         while !stop.is_cancelled() {
-            let now = self.clock.elapsed();
-            let mut pause = self.config.checkpoint_interval.min(PLAN_INTERVAL_WAITING);
-            if !self.may_claim() {
-                pause = FIRST_BEAT_POLL;
-            } else if now >= next_plan {
-                self.plan().await;
-                let settled = self.view.get().waiting.is_empty() && !self.held.is_empty();
-                next_plan = now
-                    + if settled {
-                        PLAN_INTERVAL_SETTLED
-                    } else {
-                        PLAN_INTERVAL_WAITING
-                    };
+            // What is dropped here may yet take place: conditions on epoch and revision keep it harmless.
+            tokio::select! {
+                biased;
+                () = &mut too_long => return,
+                () = self.round(&mut agenda) => {}
             }
-            self.save(false).await;
+            let pause = if self.may_act() {
+                self.config.checkpoint_interval.min(PLAN_INTERVAL_WAITING)
+            } else {
+                BEAT_POLL
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -186,36 +201,49 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         }
     }
 
-    /// Renews the heartbeat for ever. The deadline counts from when a successful renewal was sent.
-    fn beats(&self) -> impl Future<Output = ()> + Send + use<S, C, H> {
-        let (store, clock, deadline, view) = (
-            self.store.clone(),
-            self.clock.clone(),
-            self.deadline.clone(),
-            self.view.clone(),
-        );
-        let (lease, placement) = (self.config.lease, self.config.share.placement());
-        let mut row = ProcessRow {
-            process: self.config.process.clone(),
-            beat: 0,
-            placement,
-        };
-        async move {
-            loop {
-                let sent = clock.elapsed();
-                row.beat += 1;
-                match store.beat(&row).await {
-                    Ok(()) => deadline.set(sent + lease - lease / BEATS_PER_LEASE),
-                    Err(error) => note(&view, &error),
-                }
-                tokio::time::sleep(lease / BEATS_PER_LEASE).await;
-            }
+    async fn round(&mut self, agenda: &mut Agenda) {
+        if let Some(gap) = self.deadline.unconfirmed(self.clock.elapsed()) {
+            self.confirm(gap).await;
         }
+        if self.may_act() && self.plan_is_due(agenda).await {
+            let now = self.clock.elapsed();
+            self.plan().await;
+            let view = self.view.get();
+            let settled = view.waiting.is_empty() && !self.held.is_empty() && self.held.len() >= view.wanted;
+            let interval = if settled {
+                PLAN_INTERVAL_SETTLED
+            } else {
+                PLAN_INTERVAL_WAITING
+            };
+            (agenda.plan, agenda.peers) = (now + interval, now + PEERS_INTERVAL);
+        }
+        if self.deadline.is_confirmed() {
+            self.save(false).await;
+        }
+        self.tell_health();
     }
 
     /// A process whose heartbeat is not known to be fresh claims nothing.
-    fn may_claim(&self) -> bool {
+    fn may_act(&self) -> bool {
         self.clock.elapsed() < self.deadline.get()
+    }
+
+    async fn plan_is_due(&mut self, agenda: &mut Agenda) -> bool {
+        let now = self.clock.elapsed();
+        if now >= agenda.plan {
+            return true;
+        }
+        if self.config.share != Share::Auto || now < agenda.peers {
+            return false;
+        }
+        agenda.peers = now + PEERS_INTERVAL;
+        match self.store.processes().await {
+            Ok(processes) => self.ownership.has_changed(&processes, self.clock.elapsed()),
+            Err(error) => {
+                self.view.troubled(view::OBSERVE, &error);
+                false
+            }
+        }
     }
 
     fn mine(&self) -> SlotSet {
@@ -225,37 +253,51 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     async fn plan(&mut self) {
         let (slots, processes) = match self.observe().await {
             Ok(observed) => observed,
-            Err(error) => return note(&self.view, &error),
+            Err(error) => return self.view.troubled(view::OBSERVE, &error),
         };
+        self.view.well(view::OBSERVE);
         self.drop_lost(&slots).await;
         let now = self.clock.elapsed();
-        let Plan {
-            claim,
-            release,
-            retire,
-            conflict,
-            waiting,
-        } = self.ownership.plan(&slots, &processes, self.mine(), now);
-        if let Some(other) = &conflict
-            && self.view.get().conflict.is_none()
-        {
-            warn!(process = %other, ours = ?self.config.share.placement(), theirs = ?opposite(self.config.share.placement()),
-                "another process of this identity takes its slots the other way; use --share i/n everywhere or auto everywhere");
+        let plan = self.ownership.plan(&slots, &processes, self.mine(), now);
+        self.show_plan(&plan);
+        let leave = plan.release.union(self.leaving).intersection(self.mine());
+        if !leave.is_empty() {
+            self.give_up(leave).await;
         }
-        self.view.update(|view| {
-            (view.conflict, view.waiting) = (conflict, waiting);
-            view.last_error = None;
-        });
-        if !release.is_empty() {
-            self.give_up(release).await;
-        }
-        self.claim(claim).await;
-        for process in retire {
-            if let Err(error) = self.store.retire(&process).await {
-                note(&self.view, &error);
+        self.disown(plan.disown).await;
+        self.claim(plan.claim).await;
+        for process in plan.retire {
+            match self.store.retire(&process).await {
+                Ok(()) => self.view.well(view::RETIRE),
+                Err(error) => self.view.troubled(view::RETIRE, &error),
             }
         }
         self.show_owned();
+    }
+
+    async fn observe(&self) -> Result<(Vec<SlotRow>, Vec<ProcessRow>), StateError> {
+        Ok((self.store.slots().await?, self.store.processes().await?))
+    }
+
+    fn show_plan(&self, plan: &Plan) {
+        let known = self.view.get().conflict.is_some();
+        match &plan.conflict {
+            Some(other) if !known => {
+                let theirs = match self.config.share.placement() {
+                    Placement::Pinned => Placement::Auto,
+                    Placement::Auto => Placement::Pinned,
+                };
+                error!(process = %other, ours = ?self.config.share.placement(), ?theirs,
+                    "refused: another process of this identity takes its slots the other way; use --share i/n for all of \
+                     them, or --share auto for all");
+            }
+            None if known => info!("no process takes its slots the other way any more"),
+            _ => {}
+        }
+        self.view.update(|view| {
+            view.conflict.clone_from(&plan.conflict);
+            (view.waiting, view.wanted, view.planned) = (plan.waiting, plan.wanted, true);
+        });
     }
 
     fn show_owned(&self) {
@@ -265,242 +307,49 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
             .iter()
             .map(|(slot, held)| (slot.index(), held.epoch.0 as u64))
             .collect();
-        self.view
-            .update(|view| (view.owned, view.epochs) = (owned, epochs));
-    }
-
-    async fn observe(&self) -> Result<(Vec<SlotRow>, Vec<ProcessRow>), StateError> {
-        Ok((self.store.slots().await?, self.store.processes().await?))
-    }
-
-    /// Slots whose row shows a higher epoch than ours were taken from us.
-    async fn drop_lost(&mut self, rows: &[SlotRow]) {
-        let higher = |row: &&SlotRow| {
-            let ours = self.held.get(&row.slot).map(|held| held.epoch);
-            ours.is_some() && row.epoch > ours
-        };
-        let lost: SlotSet = rows.iter().filter(higher).map(|row| row.slot).collect();
-        self.revoke(lost).await;
-    }
-
-    async fn revoke(&mut self, lost: SlotSet) {
-        if lost.is_empty() {
-            return;
-        }
-        warn!(slots = %lost, "slots were taken by another process");
-        for slot in lost.iter() {
-            self.held.remove(&slot);
-            self.ledger.lock().close(slot);
-        }
-        self.holder.revoked(lost).await;
-        self.show_owned();
-        self.view.update(|view| view.fenced += lost.len() as u64);
-    }
-
-    async fn claim(&mut self, claims: Vec<(SlotId, Option<Epoch>)>) {
-        let (store, process) = (&self.store, &self.config.process);
-        let start = self.config.start;
-        let opened: Vec<_> = stream::iter(claims)
-            .map(|(slot, seen)| async move { (slot, open(store.as_ref(), slot, seen, process, start).await) })
-            .buffer_unordered(CONCURRENCY)
-            .collect()
-            .await;
-        let now = self.clock.elapsed();
-        let mut taken = SlotSet::EMPTY;
-        for (slot, result) in opened {
-            match result {
-                Ok(Some(opened)) => {
-                    let Opened {
-                        epoch,
-                        book,
-                        bound,
-                        resolved,
-                    } = opened;
-                    self.ledger.lock().open(slot, bound, resolved);
-                    self.held.insert(
-                        slot,
-                        Held {
-                            epoch,
-                            book,
-                            saved_at: now,
-                        },
-                    );
-                    self.holder.opened(slot, bound).await;
-                    taken.insert(slot);
-                }
-                Ok(None) => {}
-                Err(error) => note(&self.view, &error),
-            }
-        }
-        if !taken.is_empty() {
-            info!(slots = %taken, "slots claimed");
-        }
-    }
-
-    /// Drains, saves and releases slots that are ours no longer by right.
-    async fn give_up(&mut self, slots: SlotSet) {
-        self.holder.drain(slots).await;
-        self.save(true).await;
-        self.release(slots).await;
-    }
-
-    async fn release(&mut self, slots: SlotSet) {
-        let store = &self.store;
-        let held = slots
+        let refused = self
+            .refused
             .iter()
-            .filter_map(|slot| self.held.get(&slot).map(|held| (slot, held.epoch)));
-        let results: Vec<_> = stream::iter(held.collect::<Vec<_>>())
-            .map(|(slot, epoch)| async move { (slot, store.release(slot, epoch).await) })
-            .buffer_unordered(CONCURRENCY)
-            .collect()
-            .await;
-        for (slot, result) in results {
-            // Released, fenced or unknown: in each case it is not ours from here on; after the lease it is free.
-            if let Err(error) = result {
-                note(&self.view, &error);
-            }
-            self.held.remove(&slot);
-            self.ledger.lock().close(slot);
-        }
-        info!(slots = %slots, "slots released");
+            .map(|(slot, refused)| (*slot, refused.detail.clone()))
+            .collect();
+        self.view
+            .update(|view| (view.owned, view.epochs, view.refused) = (owned, epochs, refused));
     }
 
-    /// Saves every slot that has something to save; with `all`, also those whose bound alone has moved.
-    async fn save(&mut self, all: bool) {
-        let saves = self.due(all);
-        let store = &self.store;
-        let results: Vec<_> = stream::iter(saves)
-            .map(|(slot, epoch, delta, save)| async move {
-                let result = store.save(slot, epoch, &save).await;
-                (slot, delta, save, result)
-            })
-            .buffer_unordered(CONCURRENCY)
-            .collect()
-            .await;
-        let now = self.clock.elapsed();
-        let (mut fenced, mut failures, mut saved) = (SlotSet::EMPTY, 0, 0);
-        for (slot, delta, save, result) in results {
-            match result {
-                Ok(Conditional::Applied(())) => {
-                    saved += 1;
-                    self.saved(slot, &delta, &save, now);
-                }
-                Ok(Conditional::Fenced) => fenced.insert(slot),
-                Err(error) => {
-                    failures += 1;
-                    note(&self.view, &error);
-                }
-            }
-        }
-        self.revoke(fenced).await;
-        self.view.update(|view| {
-            view.saves += saved;
-            view.save_failures += failures;
-            if failures == 0 {
-                view.saved_at = Some(now);
-            }
-        });
-    }
-
-    fn due(&self, all: bool) -> Vec<(SlotId, Epoch, Delta, Save)> {
-        let now = self.clock.elapsed();
-        let mut ledger = self.ledger.lock();
-        let due = self.held.iter().filter_map(|(slot, held)| {
-            let age = now.saturating_sub(held.saved_at);
-            if !all && age < self.config.checkpoint_interval {
-                return None;
-            }
-            let delta = ledger.slot_mut(*slot)?.delta()?;
-            let rare = delta.resolved.is_empty() && !all && age < IDLE_SAVE_INTERVAL;
-            (!rare).then(|| {
-                let save = held.book.save(&delta);
-                (*slot, held.epoch, delta, save)
-            })
-        });
-        due.collect()
-    }
-
-    fn saved(&mut self, slot: SlotId, delta: &Delta, save: &Save, now: Duration) {
-        if let Some(ledger) = self.ledger.lock().slot_mut(slot) {
-            ledger.saved(delta);
-        }
-        if let Some(held) = self.held.get_mut(&slot) {
-            held.book.saved(save);
-            held.saved_at = now;
+    fn tell_health(&mut self) {
+        let (health, message) = self.view.get().health(self.clock.elapsed());
+        let now = (health, message);
+        if self.told.as_ref() != Some(&now) {
+            self.holder.health(now.0, now.1.as_deref());
+            self.told = Some(now);
         }
     }
 
     async fn finish(mut self) {
-        self.save(true).await;
-        self.release(self.mine()).await;
-        self.deadline.set(Duration::ZERO);
-        if let Err(error) = self.store.retire(&self.config.process).await {
-            note(&self.view, &error);
+        self.deadline.end();
+        let orderly = async {
+            while !self.save(true).await.is_empty() {
+                tokio::time::sleep(PLAN_INTERVAL_WAITING).await;
+            }
+            self.release(self.mine()).await;
+            self.retire_myself().await;
+        };
+        if tokio::time::timeout(FINISH_LIMIT, orderly).await.is_err() {
+            warn!(slots = %self.mine(), "the state store does not answer; the slots are free when the lease is over");
         }
         self.show_owned();
     }
-}
 
-struct Opened {
-    epoch: Epoch,
-    book: Book,
-    bound: Micros,
-    resolved: Vec<(i64, crate::model::RowId)>,
-}
-
-/// Claims a slot, then reads its checkpoint: in that order, or a save of the former owner could be missed. A slot
-/// without a checkpoint gets one at once, so that a restart does not start from a later "now".
-async fn open<S: StateStore>(
-    store: &S,
-    slot: SlotId,
-    seen: Option<Epoch>,
-    process: &str,
-    start: Micros,
-) -> Result<Option<Opened>, StateError> {
-    let Conditional::Applied(epoch) = store.claim(slot, seen, process).await? else {
-        return Ok(None);
-    };
-    if let Some(checkpoint) = store.load(slot).await? {
-        let book = Book::open(&checkpoint);
-        return Ok(Some(Opened {
-            epoch,
-            book,
-            bound: checkpoint.bound,
-            resolved: checkpoint.resolved,
-        }));
-    }
-    let mut book = Book::default();
-    let save = book.save(&Delta {
-        bound: start,
-        resolved: Vec::new(),
-        obsolete_below: i64::MIN,
-    });
-    let Conditional::Applied(()) = store.save(slot, epoch, &save).await? else {
-        return Ok(None);
-    };
-    book.saved(&save);
-    Ok(Some(Opened {
-        epoch,
-        book,
-        bound: start,
-        resolved: Vec::new(),
-    }))
-}
-
-/// Errors of the store are handled by trying again; said once per change of kind.
-fn note(view: &KeeperView, error: &StateError) {
-    let category = error.category();
-    let known = view.get().last_error.is_some_and(|(last, _)| last == category);
-    if !known {
-        warn!(category, %error, "state store");
-    }
-    view.update(|view| view.last_error = Some((category, error.to_string())));
-}
-
-fn opposite(placement: Placement) -> Placement {
-    match placement {
-        Placement::Pinned => Placement::Auto,
-        Placement::Auto => Placement::Pinned,
+    async fn retire_myself(&self) {
+        // Above every beat of this process, so that one that is still on its way does not bring it back.
+        let last = ProcessRow {
+            process: self.config.process.clone(),
+            beat: lease::beat_at(self.clock.elapsed()),
+            placement: self.config.share.placement(),
+        };
+        if let Err(error) = self.store.retire(&last).await {
+            self.view.troubled(view::RETIRE, &error);
+        }
     }
 }
 

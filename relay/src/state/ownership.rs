@@ -3,7 +3,7 @@
 //! A slot may be taken when it was released, or when its owner's heartbeat has not moved for the lease, measured on
 //! this process's own monotonic clock since it first saw that beat. No clocks are compared.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::model::{SLOTS, SlotId, SlotSet};
@@ -37,21 +37,36 @@ pub struct Ownership {
     beats: HashMap<String, (i64, Duration)>,
     /// Owners without a heartbeat row: when that was first seen.
     missing: HashMap<String, Duration>,
+    /// Who lived when the last plan was made.
+    planned_for: BTreeSet<String>,
 }
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Slots to claim, with the epoch that was seen.
-    pub claim: Vec<(SlotId, Option<Epoch>)>,
+    /// How many slots this process should own.
+    pub wanted: usize,
+    pub claim: Vec<Claim>,
     /// Slots of ours to drain and release.
     pub release: SlotSet,
+    /// Slots that carry our name and are neither held nor wanted: a claim or a release whose answer was lost.
+    pub disown: Vec<(SlotId, Epoch)>,
     /// Ended processes that own nothing any more: their rows can go.
-    pub retire: Vec<String>,
-    /// A live process of the other placement: nothing may be claimed beside it.
+    pub retire: Vec<ProcessRow>,
+    /// A live process of the other placement that goes first: nothing may be claimed beside it.
     pub conflict: Option<String>,
     /// Slots that are ours by right and still owned by a live process.
     pub waiting: SlotSet,
+}
+
+/// A slot to claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub slot: SlotId,
+    /// The epoch that was seen.
+    pub seen: Option<Epoch>,
+    /// Another process, which has stopped renewing.
+    pub from: Option<String>,
 }
 
 impl Ownership {
@@ -62,7 +77,16 @@ impl Ownership {
             lease,
             beats: HashMap::new(),
             missing: HashMap::new(),
+            planned_for: BTreeSet::new(),
         }
+    }
+
+    /// Whether processes have come or gone since the last plan.
+    pub fn has_changed(&mut self, processes: &[ProcessRow], now: Duration) -> bool {
+        self.observe_beats(processes, now);
+        let live = self.live(processes, now);
+        live.len() != self.planned_for.len()
+            || live.iter().any(|process| !self.planned_for.contains(*process))
     }
 
     /// Decides from what was read. `mine` are the slots that this process holds, `now` its monotonic clock.
@@ -73,57 +97,110 @@ impl Ownership {
         mine: SlotSet,
         now: Duration,
     ) -> Plan {
-        self.observe(slots, processes, now);
+        self.observe_beats(processes, now);
+        self.observe_owners(slots, now);
+        self.planned_for = self.live(processes, now).into_iter().map(str::to_owned).collect();
         let live = self.live(processes, now);
-        let conflict = processes.iter().find(|p| {
-            p.process != self.process
-                && p.placement != self.share.placement()
-                && live.contains(p.process.as_str())
-        });
-        if let Some(other) = conflict {
+        if let Some(other) = self.goes_first(slots, processes, &live, mine) {
             return Plan {
-                conflict: Some(other.process.clone()),
+                conflict: Some(other),
+                release: mine,
                 ..Plan::default()
             };
         }
-        let free = |row: &&SlotRow| match &row.owner {
-            None => true,
-            Some(owner) if *owner == self.process => !mine.contains(row.slot),
-            Some(owner) => self.expired(owner, now),
-        };
         let free: Vec<_> = slots
             .iter()
-            .filter(free)
-            .map(|row| (row.slot, row.epoch))
+            .filter_map(|row| self.claim_of(row, mine, now))
             .collect();
-        let free_set: SlotSet = free.iter().map(|(slot, _)| *slot).collect();
-        let (wanted, release) = match self.share {
+        let free_set: SlotSet = free.iter().map(|claim| claim.slot).collect();
+        let part = match self.share {
             Share::Pinned { index, count } => {
                 let share = SlotSet::of_share(index, count);
-                (share.difference(mine), mine.difference(share))
+                Part {
+                    wanted: share.len(),
+                    take: share.difference(mine),
+                    release: mine.difference(share),
+                }
             }
-            Share::Auto => self.fair_part(&live, mine, free_set),
+            Share::Auto => self.fair_part(slots, processes, &live, mine, free_set),
         };
-        let claim = free
-            .into_iter()
-            .filter(|(slot, _)| wanted.contains(*slot))
-            .collect();
-        let owners: HashSet<_> = slots.iter().filter_map(|row| row.owner.as_deref()).collect();
-        let retire = processes
+        let ours = |row: &&SlotRow| {
+            row.owner.as_ref() == Some(&self.process)
+                && !mine.contains(row.slot)
+                && !part.take.contains(row.slot)
+        };
+        let disown = slots
             .iter()
-            .map(|p| p.process.clone())
-            .filter(|p| *p != self.process && !live.contains(p.as_str()) && !owners.contains(p.as_str()))
+            .filter(ours)
+            .filter_map(|row| Some((row.slot, row.epoch?)))
             .collect();
         Plan {
-            claim,
-            release,
-            retire,
+            wanted: part.wanted,
+            claim: free
+                .into_iter()
+                .filter(|claim| part.take.contains(claim.slot))
+                .collect(),
+            release: part.release,
+            disown,
+            retire: self.ended(slots, processes, &live),
             conflict: None,
-            waiting: wanted.difference(free_set),
+            waiting: part.take.difference(free_set),
         }
     }
 
-    fn observe(&mut self, slots: &[SlotRow], processes: &[ProcessRow], now: Duration) {
+    /// How a slot can be claimed, if it is free.
+    fn claim_of(&self, row: &SlotRow, mine: SlotSet, now: Duration) -> Option<Claim> {
+        let from = match &row.owner {
+            None => None,
+            Some(owner) if *owner == self.process && !mine.contains(row.slot) => None,
+            Some(owner) if *owner != self.process && self.expired(owner, now) => Some(owner.clone()),
+            Some(_) => return None,
+        };
+        Some(Claim {
+            slot: row.slot,
+            seen: row.epoch,
+            from,
+        })
+    }
+
+    /// Pinned and automatic shares cannot divide the slots between them. Whoever owns some already goes first; if both
+    /// do, or neither, the pinned ones. A process of the other placement that goes first, if there is one.
+    fn goes_first(
+        &self,
+        slots: &[SlotRow],
+        processes: &[ProcessRow],
+        live: &HashSet<&str>,
+        mine: SlotSet,
+    ) -> Option<String> {
+        let owners: HashSet<_> = slots.iter().filter_map(|row| row.owner.as_deref()).collect();
+        let others = || {
+            processes
+                .iter()
+                .filter(|p| p.process != self.process && live.contains(p.process.as_str()))
+        };
+        let owns = |p: &&ProcessRow| owners.contains(p.process.as_str());
+        let theirs = |p: &&ProcessRow| p.placement != self.share.placement();
+        let ours_own = !mine.is_empty() || others().filter(|p| !theirs(p)).any(|p| owns(&p));
+        let owner = others().filter(theirs).find(owns);
+        let first = match (owner, ours_own) {
+            (Some(owner), false) => Some(owner),
+            (None, true) => None,
+            _ if self.share == Share::Auto => owner.or_else(|| others().find(theirs)),
+            _ => None,
+        };
+        first.map(|p| p.process.clone())
+    }
+
+    fn ended(&self, slots: &[SlotRow], processes: &[ProcessRow], live: &HashSet<&str>) -> Vec<ProcessRow> {
+        let owners: HashSet<_> = slots.iter().filter_map(|row| row.owner.as_deref()).collect();
+        processes
+            .iter()
+            .filter(|p| !live.contains(p.process.as_str()) && !owners.contains(p.process.as_str()))
+            .cloned()
+            .collect()
+    }
+
+    fn observe_beats(&mut self, processes: &[ProcessRow], now: Duration) {
         self.beats
             .retain(|process, _| processes.iter().any(|p| p.process == *process));
         for row in processes {
@@ -132,6 +209,9 @@ impl Ownership {
                 *seen = (row.beat, now);
             }
         }
+    }
+
+    fn observe_owners(&mut self, slots: &[SlotRow], now: Duration) {
         let owners: HashSet<_> = slots.iter().filter_map(|row| row.owner.as_deref()).collect();
         self.missing
             .retain(|owner, _| owners.contains(owner.as_str()) && !self.beats.contains_key(owner));
@@ -161,160 +241,56 @@ impl Ownership {
     }
 
     /// Of n live processes, in order of their names, the first 64 mod n get one slot more than the others; more than
-    /// 64 leave some standing by. A process above its part gives up its highest slots, one below claims free ones.
-    fn fair_part(&self, live: &HashSet<&str>, mine: SlotSet, free: SlotSet) -> (SlotSet, SlotSet) {
-        let rank = live
+    /// 64 leave some standing by. A process above its part gives up its highest slots. Those below theirs are dealt the
+    /// free ones in order of their names, so that processes that see the same claim different ones.
+    fn fair_part(
+        &self,
+        slots: &[SlotRow],
+        processes: &[ProcessRow],
+        live: &HashSet<&str>,
+        mine: SlotSet,
+        free: SlotSet,
+    ) -> Part {
+        let mut names: BTreeSet<&str> = processes
             .iter()
-            .filter(|process| **process < self.process.as_str())
-            .count();
-        let part = SLOTS / live.len() + usize::from(rank < SLOTS % live.len());
-        let missing = part.saturating_sub(mine.len());
-        let surplus = mine.len().saturating_sub(part);
-        let release: Vec<_> = mine.iter().collect();
-        let release = release.into_iter().rev().take(surplus).collect();
-        (free.iter().take(missing).collect(), release)
+            .filter(|p| p.placement == Placement::Auto && live.contains(p.process.as_str()))
+            .map(|p| p.process.as_str())
+            .collect();
+        names.insert(&self.process);
+        let owned = |name: &str| {
+            slots
+                .iter()
+                .filter(|row| row.owner.as_deref() == Some(name))
+                .count()
+        };
+        let part = |rank: usize| SLOTS / names.len() + usize::from(rank < SLOTS % names.len());
+        let before = names.iter().take_while(|name| **name != self.process);
+        let (mut rank, mut dealt) = (0, 0);
+        for name in before {
+            dealt += part(rank).saturating_sub(owned(name));
+            rank += 1;
+        }
+        let wanted = part(rank);
+        let missing = wanted.saturating_sub(mine.len());
+        let surplus = mine.len().saturating_sub(wanted);
+        let mine: Vec<_> = mine.iter().collect();
+        let mut free: Vec<_> = free.iter().collect();
+        let dealt = dealt % free.len().max(1);
+        free.rotate_left(dealt);
+        Part {
+            wanted,
+            take: free.into_iter().take(missing).collect(),
+            release: mine.into_iter().rev().take(surplus).collect(),
+        }
     }
+}
+
+/// What a process should own: how many, which of those that it lacks, and what it has too much.
+struct Part {
+    wanted: usize,
+    take: SlotSet,
+    release: SlotSet,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEASE: Duration = Duration::from_secs(10);
-
-    fn secs(s: u64) -> Duration {
-        Duration::from_secs(s)
-    }
-
-    fn owned_by(owner: impl Fn(usize) -> Option<&'static str>) -> Vec<SlotRow> {
-        let row = |slot: SlotId| {
-            let owner = owner(slot.index()).map(str::to_owned);
-            SlotRow {
-                slot,
-                epoch: owner.as_ref().map(|_| Epoch(1)),
-                owner,
-            }
-        };
-        SlotId::all().map(row).collect()
-    }
-
-    fn alive(process: &str, beat: i64, placement: Placement) -> ProcessRow {
-        ProcessRow {
-            process: process.into(),
-            beat,
-            placement,
-        }
-    }
-
-    fn claimed(plan: &Plan) -> String {
-        plan.claim
-            .iter()
-            .map(|(slot, _)| *slot)
-            .collect::<SlotSet>()
-            .to_string()
-    }
-
-    #[test]
-    fn a_pinned_share_claims_its_own_free_slots_only() {
-        let mut us = Ownership::new("us".into(), Share::Pinned { index: 2, count: 4 }, LEASE);
-        let plan = us.plan(&owned_by(|_| None), &[], SlotSet::EMPTY, secs(0));
-        assert_eq!(claimed(&plan), "16-31");
-        let plan = us.plan(&owned_by(|_| Some("us")), &[], SlotSet::of_share(2, 4), secs(1));
-        assert_eq!((claimed(&plan).as_str(), plan.release), ("", SlotSet::EMPTY));
-    }
-
-    #[test]
-    fn a_live_owner_keeps_its_slots_and_a_silent_one_loses_them_after_the_lease() {
-        let mut us = Ownership::new("us".into(), Share::Pinned { index: 1, count: 1 }, LEASE);
-        let slots = owned_by(|_| Some("them"));
-        let mut plan_at = |beat, at| {
-            us.plan(
-                &slots,
-                &[alive("them", beat, Placement::Pinned)],
-                SlotSet::EMPTY,
-                secs(at),
-            )
-        };
-        assert_eq!(plan_at(1, 0).waiting, SlotSet::ALL);
-        assert_eq!(claimed(&plan_at(1, 9)), "");
-        assert_eq!(claimed(&plan_at(2, 10)), "", "it moved");
-        assert_eq!(claimed(&plan_at(2, 19)), "");
-        assert_eq!(claimed(&plan_at(2, 20)), "0-63");
-    }
-
-    #[test]
-    fn an_owner_without_heartbeat_row_loses_its_slots_after_the_lease_too() {
-        let mut us = Ownership::new("us".into(), Share::Pinned { index: 1, count: 1 }, LEASE);
-        let slots = owned_by(|_| Some("ghost"));
-        assert_eq!(claimed(&us.plan(&slots, &[], SlotSet::EMPTY, secs(5))), "");
-        assert_eq!(claimed(&us.plan(&slots, &[], SlotSet::EMPTY, secs(14))), "");
-        assert_eq!(claimed(&us.plan(&slots, &[], SlotSet::EMPTY, secs(15))), "0-63");
-    }
-
-    #[test]
-    fn auto_processes_share_evenly_and_give_up_what_is_too_much() {
-        let mut a = Ownership::new("a".into(), Share::Auto, LEASE);
-        let alone = a.plan(&owned_by(|_| None), &[], SlotSet::EMPTY, secs(0));
-        assert_eq!(claimed(&alone), "0-63");
-        let both = [alive("a", 1, Placement::Auto), alive("b", 1, Placement::Auto)];
-        let crowded = a.plan(&owned_by(|_| Some("a")), &both, SlotSet::ALL, secs(1));
-        assert_eq!(crowded.release.to_string(), "32-63");
-        let mut b = Ownership::new("b".into(), Share::Auto, LEASE);
-        let half = owned_by(|slot| (slot < 32).then_some("a"));
-        assert_eq!(claimed(&b.plan(&half, &both, SlotSet::EMPTY, secs(1))), "32-63");
-    }
-
-    #[test]
-    fn surplus_auto_processes_stand_by() {
-        let names: Vec<String> = (0..SLOTS).map(|i| format!("p{i:02}")).collect();
-        let rows: Vec<_> = names.iter().map(|name| alive(name, 1, Placement::Auto)).collect();
-        let mut last = Ownership::new("z".into(), Share::Auto, LEASE);
-        assert_eq!(
-            claimed(&last.plan(&owned_by(|_| None), &rows, SlotSet::EMPTY, secs(0))),
-            ""
-        );
-    }
-
-    #[test]
-    fn pinned_and_auto_are_never_mixed() {
-        let mut us = Ownership::new("us".into(), Share::Auto, LEASE);
-        let plan = us.plan(
-            &owned_by(|_| None),
-            &[alive("them", 1, Placement::Pinned)],
-            SlotSet::EMPTY,
-            secs(0),
-        );
-        assert_eq!((plan.conflict.as_deref(), plan.claim.len()), (Some("them"), 0));
-    }
-
-    #[test]
-    fn ended_processes_are_retired_once_they_own_nothing() {
-        let mut us = Ownership::new("us".into(), Share::Pinned { index: 1, count: 2 }, LEASE);
-        let dead = [alive("dead", 1, Placement::Pinned)];
-        let still_owns = owned_by(|slot| (slot == 63).then_some("dead"));
-        assert!(
-            us.plan(&still_owns, &dead, SlotSet::EMPTY, secs(0))
-                .retire
-                .is_empty()
-        );
-        assert!(
-            us.plan(&still_owns, &dead, SlotSet::EMPTY, secs(11))
-                .retire
-                .is_empty()
-        );
-        assert_eq!(
-            us.plan(&owned_by(|_| None), &dead, SlotSet::EMPTY, secs(12))
-                .retire,
-            ["dead"]
-        );
-    }
-
-    #[test]
-    fn a_slot_that_carries_our_name_but_is_not_held_is_claimed_again() {
-        let mut us = Ownership::new("us".into(), Share::Pinned { index: 1, count: 1 }, LEASE);
-        assert_eq!(
-            claimed(&us.plan(&owned_by(|_| Some("us")), &[], SlotSet::EMPTY, secs(0))),
-            "0-63"
-        );
-    }
-}
+mod tests;

@@ -22,7 +22,9 @@ pub fn statements(keyspace: &str, replication: &str, tablets_option: bool) -> Ve
 
 /// Ownership and checkpoint of a slot share a partition, so that one conditional batch on the epoch guards both.
 /// The static columns are the owner and the checkpoint's base, the rows its segments. Only lightweight transactions
-/// write here: mixing them with plain writes would break their order.
+/// write here: mixing them with plain writes would break their order. A deletion that a replica missed and that comes
+/// back to life does no harm (ids below the bound, an owner whose epoch has passed), so tombstones, one per segment, need
+/// no days: without them a takeover reads quickly.
 fn slots_table(keyspace: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS \"{keyspace}\".slots (\
@@ -30,11 +32,11 @@ fn slots_table(keyspace: &str) -> String {
          owner text static, epoch bigint static, transactional_id text static, \
          format int static, bound bigint static, saved_revision bigint static, checksum bigint static, \
          second bigint, revision bigint, ids blob, \
-         PRIMARY KEY ((identity, slot), second, revision))"
+         PRIMARY KEY ((identity, slot), second, revision)) WITH gc_grace_seconds = 600"
     )
 }
 
-/// Heartbeats. Plain writes; that a counter moves is all that is read from it.
+/// Heartbeats. Plain writes, whose timestamp is the beat itself: which one is the newest must not depend on clocks.
 fn processes_table(keyspace: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS \"{keyspace}\".processes (\
