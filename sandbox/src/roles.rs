@@ -135,12 +135,16 @@ mod tests {
     use crate::query::api::Session;
     use crate::schema::Catalog;
 
+    fn user(name: &str, password: &str) -> User {
+        User {
+            name: name.into(),
+            password: password.into(),
+        }
+    }
+
     #[test]
     fn plain_tokens() {
-        let roles = Roles::new(vec![User {
-            name: "ann".into(),
-            password: "secret".into(),
-        }]);
+        let roles = Roles::new(vec![user("ann", "secret")]);
         let check = |token: &[u8], expected: Result<&str, &str>| match (roles.log_in(token), expected) {
             (Ok(user), Ok(expected)) => assert_eq!(user, expected),
             (Err(error), Err(text)) => {
@@ -194,65 +198,64 @@ mod tests {
 
     #[test]
     fn permissions_are_granted_inherited_and_taken() {
-        let roles = Roles::new(vec![User {
-            name: "root".into(),
-            password: "r".into(),
-        }]);
-        let check = |user: &str, text: &str, expected: &str| {
+        let roles = Roles::new(vec![user("root", "r")]);
+        let steps = [
+            (
+                "root",
+                "CREATE ROLE app WITH PASSWORD = 'a' AND LOGIN = true",
+                "ok",
+            ),
+            ("root", "CREATE ROLE app", "0x2200 Role app already exists"),
+            ("root", "CREATE ROLE IF NOT EXISTS app", "ok"),
+            ("root", "CREATE ROLE readers", "ok"),
+            ("app", "CREATE ROLE x", "0x2100"),
+            (
+                "app",
+                "SELECT * FROM t",
+                "0x2100 User app has no SELECT permission on <table ks.t>",
+            ),
+            ("app", "SELECT * FROM system.local", "ok"),
+            ("app", "SELECT * FROM system_schema.tables", "ok"),
+            (
+                "app",
+                "SELECT * FROM system_distributed.cdc_streams_descriptions_v2",
+                "0x2100",
+            ),
+            ("root", "GRANT SELECT ON KEYSPACE ks TO readers", "ok"),
+            ("root", "GRANT readers TO app", "ok"),
+            ("app", "SELECT * FROM t", "ok"),
+            ("app", "INSERT INTO t (a) VALUES (1)", "0x2100"),
+            ("root", "GRANT MODIFY ON t TO app", "ok"),
+            ("app", "INSERT INTO t (a) VALUES (1)", "ok"),
+            (
+                "app",
+                "BEGIN BATCH INSERT INTO t (a) VALUES (1); INSERT INTO u (a) VALUES (1); APPLY BATCH",
+                "0x2100",
+            ),
+            (
+                "app",
+                "CREATE TABLE v (a int PRIMARY KEY)",
+                "0x2100 User app has no CREATE permission on <keyspace ks>",
+            ),
+            (
+                "root",
+                "LIST ALL PERMISSIONS OF app",
+                "app app <table ks.t> MODIFY",
+            ),
+            ("root", "REVOKE MODIFY ON t FROM app", "ok"),
+            ("app", "DELETE FROM t WHERE a = 1", "0x2100"),
+            ("root", "REVOKE readers FROM app", "ok"),
+            ("app", "SELECT * FROM t", "0x2100"),
+            ("app", "ALTER ROLE app WITH PASSWORD = 'b'", "ok"),
+            ("app", "ALTER ROLE app WITH SUPERUSER = true", "0x2100"),
+            ("root", "DROP ROLE root", "0x2200 Cannot DROP"),
+            ("root", "DROP ROLE readers", "ok"),
+            ("root", "DROP ROLE readers", "0x2200 Role readers doesn't exist"),
+        ];
+        for (user, text, expected) in steps {
             let found = outcome(&roles, user, text);
             assert!(found.starts_with(expected), "{user}: {text}: {found}");
-        };
-        check(
-            "root",
-            "CREATE ROLE app WITH PASSWORD = 'a' AND LOGIN = true",
-            "ok",
-        );
-        check("root", "CREATE ROLE app", "0x2200 Role app already exists");
-        check("root", "CREATE ROLE IF NOT EXISTS app", "ok");
-        check("root", "CREATE ROLE readers", "ok");
-        check("app", "CREATE ROLE x", "0x2100");
-        check(
-            "app",
-            "SELECT * FROM t",
-            "0x2100 User app has no SELECT permission on <table ks.t>",
-        );
-        check("app", "SELECT * FROM system.local", "ok");
-        check("app", "SELECT * FROM system_schema.tables", "ok");
-        check(
-            "app",
-            "SELECT * FROM system_distributed.cdc_streams_descriptions_v2",
-            "0x2100",
-        );
-        check("root", "GRANT SELECT ON KEYSPACE ks TO readers", "ok");
-        check("root", "GRANT readers TO app", "ok");
-        check("app", "SELECT * FROM t", "ok");
-        check("app", "INSERT INTO t (a) VALUES (1)", "0x2100");
-        check("root", "GRANT MODIFY ON t TO app", "ok");
-        check("app", "INSERT INTO t (a) VALUES (1)", "ok");
-        check(
-            "app",
-            "BEGIN BATCH INSERT INTO t (a) VALUES (1); INSERT INTO u (a) VALUES (1); APPLY BATCH",
-            "0x2100",
-        );
-        check(
-            "app",
-            "CREATE TABLE v (a int PRIMARY KEY)",
-            "0x2100 User app has no CREATE permission on <keyspace ks>",
-        );
-        check(
-            "root",
-            "LIST ALL PERMISSIONS OF app",
-            "app app <table ks.t> MODIFY",
-        );
-        check("root", "REVOKE MODIFY ON t FROM app", "ok");
-        check("app", "DELETE FROM t WHERE a = 1", "0x2100");
-        check("root", "REVOKE readers FROM app", "ok");
-        check("app", "SELECT * FROM t", "0x2100");
-        check("app", "ALTER ROLE app WITH PASSWORD = 'b'", "ok");
-        check("app", "ALTER ROLE app WITH SUPERUSER = true", "0x2100");
-        check("root", "DROP ROLE root", "0x2200 Cannot DROP");
-        check("root", "DROP ROLE readers", "ok");
-        check("root", "DROP ROLE readers", "0x2200 Role readers doesn't exist");
+        }
         assert_eq!(roles.log_in(b"\0app\0b").unwrap(), "app");
     }
 
@@ -267,10 +270,6 @@ mod tests {
 
     #[test]
     fn passwords_are_not_printed() {
-        let user = User {
-            name: "ann".into(),
-            password: "secret".into(),
-        };
-        assert!(!format!("{user:?}").contains("secret"));
+        assert!(!format!("{:?}", user("ann", "secret")).contains("secret"));
     }
 }

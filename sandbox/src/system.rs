@@ -18,12 +18,5 @@ pub const CQL_VERSION: &str = "3.3.1";
 
 /// All tables of this module.
 pub fn tables(cluster: &Arc<Cluster>) -> Vec<Arc<dyn VirtualTable>> {
-    let mut tables: Vec<Arc<dyn VirtualTable>> = vec![
-        Arc::new(nodes::Local::new(cluster.clone())),
-        Arc::new(nodes::Peers::new(cluster.clone())),
-        Arc::new(nodes::Versions::new()),
-        Arc::new(nodes::ClusterStatus::new(cluster.clone())),
-    ];
-    tables.extend(schema::tables());
-    tables
+    nodes::tables(cluster).chain(schema::tables()).collect()
 }

@@ -15,215 +15,189 @@ use crate::types::CqlType;
 
 const PARTITIONER: &str = "org.apache.cassandra.dht.Murmur3Partitioner";
 
-pub(super) struct Local {
-    cluster: Arc<Cluster>,
-    schema: Arc<TableSchema>,
-}
+/// What `system.local` and `system.peers` say alike.
+const FEATURES: &str = "CDC,UDA,VIEW_VIRTUAL_COLUMNS";
 
-pub(super) struct Peers {
-    cluster: Arc<Cluster>,
-    schema: Arc<TableSchema>,
-}
-
-pub(super) struct Versions {
-    schema: Arc<TableSchema>,
-}
-
-pub(super) struct ClusterStatus {
-    cluster: Arc<Cluster>,
-    schema: Arc<TableSchema>,
-}
-
-impl Local {
-    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
-        let truncated_at = CqlType::Map {
-            key: Arc::new(CqlType::Uuid),
-            value: Arc::new(CqlType::Blob),
-            frozen: false,
-        };
-        let schema = TableBuilder::new("system", "local")
-            .partition_key("key", CqlType::Text)
-            .regular("bootstrapped", CqlType::Text)
-            .regular("broadcast_address", CqlType::Inet)
-            .regular("cluster_name", CqlType::Text)
-            .regular("cql_version", CqlType::Text)
-            .regular("data_center", CqlType::Text)
-            .regular("gossip_generation", CqlType::Int)
-            .regular("host_id", CqlType::Uuid)
-            .regular("listen_address", CqlType::Inet)
-            .regular("native_protocol_version", CqlType::Text)
-            .regular("partitioner", CqlType::Text)
-            .regular("rack", CqlType::Text)
-            .regular("release_version", CqlType::Text)
-            .regular("rpc_address", CqlType::Inet)
-            .regular("schema_version", CqlType::Uuid)
-            .regular("supported_features", CqlType::Text)
-            .regular("tokens", value::text_set_type())
-            .regular("truncated_at", truncated_at)
-            .build();
-        Self {
-            cluster,
+/// All tables of this module.
+pub(super) fn tables(cluster: &Arc<Cluster>) -> impl Iterator<Item = Arc<dyn VirtualTable>> {
+    let definitions: [(TableSchema, Fill); 4] = [
+        (local(), local_rows),
+        (peers(), peer_rows),
+        (versions(), version_rows),
+        (cluster_status(), cluster_status_rows),
+    ];
+    definitions.into_iter().map(|(schema, fill)| {
+        Arc::new(NodeTable {
             schema: Arc::new(schema),
-        }
-    }
+            cluster: cluster.clone(),
+            fill,
+        }) as Arc<dyn VirtualTable>
+    })
 }
 
-impl VirtualTable for Local {
+type Fill = fn(&Cluster, &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError>;
+
+struct NodeTable {
+    schema: Arc<TableSchema>,
+    cluster: Arc<Cluster>,
+    fill: Fill,
+}
+
+impl VirtualTable for NodeTable {
     fn schema(&self) -> Arc<TableSchema> {
         self.schema.clone()
     }
 
     fn rows(&self, context: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
-        let node = connected_node(&self.cluster, context)?;
-        Ok(vec![vec![
-            value::text("local"),
-            value::text("COMPLETED"),
+        (self.fill)(&self.cluster, context)
+    }
+}
+
+/// A table of the keyspace `system` with one key column.
+fn table(name: &str, key: (&str, CqlType), columns: &[(&str, CqlType)]) -> TableSchema {
+    let builder = TableBuilder::new("system", name).partition_key(key.0, key.1);
+    columns
+        .iter()
+        .fold(builder, |builder, (name, ty)| builder.regular(name, ty.clone()))
+        .build()
+}
+
+fn local() -> TableSchema {
+    let truncated_at = CqlType::Map {
+        key: Arc::new(CqlType::Uuid),
+        value: Arc::new(CqlType::Blob),
+        frozen: false,
+    };
+    let columns = [
+        ("bootstrapped", CqlType::Text),
+        ("broadcast_address", CqlType::Inet),
+        ("cluster_name", CqlType::Text),
+        ("cql_version", CqlType::Text),
+        ("data_center", CqlType::Text),
+        ("gossip_generation", CqlType::Int),
+        ("host_id", CqlType::Uuid),
+        ("listen_address", CqlType::Inet),
+        ("native_protocol_version", CqlType::Text),
+        ("partitioner", CqlType::Text),
+        ("rack", CqlType::Text),
+        ("release_version", CqlType::Text),
+        ("rpc_address", CqlType::Inet),
+        ("schema_version", CqlType::Uuid),
+        ("supported_features", CqlType::Text),
+        ("tokens", value::text_set_type()),
+        ("truncated_at", truncated_at),
+    ];
+    table("local", ("key", CqlType::Text), &columns)
+}
+
+fn local_rows(cluster: &Cluster, context: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
+    let node = connected_node(cluster, context)?;
+    Ok(vec![vec![
+        value::text("local"),
+        value::text("COMPLETED"),
+        value::inet(node.ip()),
+        value::text(&cluster.name),
+        value::text(CQL_VERSION),
+        value::text(&cluster.datacenter),
+        value::int(1),
+        value::uuid(node.host_id),
+        value::inet(node.ip()),
+        value::text("4"),
+        value::text(PARTITIONER),
+        value::text(&node.rack),
+        value::text(&cluster.release_version),
+        value::inet(node.ip()),
+        value::uuid(context.catalog.version),
+        value::text(FEATURES),
+        tokens(node),
+        None,
+    ]])
+}
+
+fn peers() -> TableSchema {
+    let columns = [
+        ("data_center", CqlType::Text),
+        ("host_id", CqlType::Uuid),
+        ("preferred_ip", CqlType::Inet),
+        ("rack", CqlType::Text),
+        ("release_version", CqlType::Text),
+        ("rpc_address", CqlType::Inet),
+        ("schema_version", CqlType::Uuid),
+        ("supported_features", CqlType::Text),
+        ("tokens", value::text_set_type()),
+    ];
+    table("peers", ("peer", CqlType::Inet), &columns)
+}
+
+fn peer_rows(cluster: &Cluster, context: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
+    let connected = connected_node(cluster, context)?.index;
+    let others = cluster.nodes().iter().filter(|node| node.index != connected);
+    let row = |node: &Node| {
+        vec![
             value::inet(node.ip()),
-            value::text(&self.cluster.name),
-            value::text(CQL_VERSION),
-            value::text(&self.cluster.datacenter),
-            value::int(1),
+            value::text(&cluster.datacenter),
             value::uuid(node.host_id),
-            value::inet(node.ip()),
-            value::text("4"),
-            value::text(PARTITIONER),
+            None,
             value::text(&node.rack),
-            value::text(&self.cluster.release_version),
+            value::text(&cluster.release_version),
             value::inet(node.ip()),
             value::uuid(context.catalog.version),
-            value::text("CDC,UDA,VIEW_VIRTUAL_COLUMNS"),
+            value::text(FEATURES),
             tokens(node),
+        ]
+    };
+    Ok(others.map(row).collect())
+}
+
+fn versions() -> TableSchema {
+    let columns = ["build_id", "build_mode", "version"].map(|name| (name, CqlType::Text));
+    table("versions", ("key", CqlType::Text), &columns)
+}
+
+/// The version says what this is, so that nobody takes it for ScyllaDB itself.
+fn version_rows(_: &Cluster, _: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
+    let build_id = Uuid::new_v5(&Uuid::NAMESPACE_OID, env!("CARGO_PKG_VERSION").as_bytes());
+    Ok(vec![vec![
+        value::text("local"),
+        value::text(&build_id.simple().to_string()),
+        value::text(if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        }),
+        value::text(concat!("outbox-sandbox-", env!("CARGO_PKG_VERSION"))),
+    ]])
+}
+
+fn cluster_status() -> TableSchema {
+    let columns = [
+        ("dc", CqlType::Text),
+        ("host_id", CqlType::Uuid),
+        ("load", CqlType::Text),
+        ("owns", CqlType::Float),
+        ("status", CqlType::Text),
+        ("tokens", CqlType::Int),
+        ("up", CqlType::Boolean),
+    ];
+    table("cluster_status", ("peer", CqlType::Inet), &columns)
+}
+
+fn cluster_status_rows(cluster: &Cluster, _: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
+    let nodes = cluster.nodes();
+    let share = 1.0 / nodes.len() as f32;
+    let row = |node: &Node| {
+        vec![
+            value::inet(node.ip()),
+            value::text(&cluster.datacenter),
+            value::uuid(node.host_id),
             None,
-        ]])
-    }
-}
-
-impl Peers {
-    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
-        let schema = TableBuilder::new("system", "peers")
-            .partition_key("peer", CqlType::Inet)
-            .regular("data_center", CqlType::Text)
-            .regular("host_id", CqlType::Uuid)
-            .regular("preferred_ip", CqlType::Inet)
-            .regular("rack", CqlType::Text)
-            .regular("release_version", CqlType::Text)
-            .regular("rpc_address", CqlType::Inet)
-            .regular("schema_version", CqlType::Uuid)
-            .regular("supported_features", CqlType::Text)
-            .regular("tokens", value::text_set_type())
-            .build();
-        Self {
-            cluster,
-            schema: Arc::new(schema),
-        }
-    }
-}
-
-impl VirtualTable for Peers {
-    fn schema(&self) -> Arc<TableSchema> {
-        self.schema.clone()
-    }
-
-    fn rows(&self, context: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
-        let connected = connected_node(&self.cluster, context)?.index;
-        let others = self.cluster.nodes().iter().filter(|node| node.index != connected);
-        Ok(others
-            .map(|node| {
-                vec![
-                    value::inet(node.ip()),
-                    value::text(&self.cluster.datacenter),
-                    value::uuid(node.host_id),
-                    None,
-                    value::text(&node.rack),
-                    value::text(&self.cluster.release_version),
-                    value::inet(node.ip()),
-                    value::uuid(context.catalog.version),
-                    value::text("CDC,UDA,VIEW_VIRTUAL_COLUMNS"),
-                    tokens(node),
-                ]
-            })
-            .collect())
-    }
-}
-
-impl Versions {
-    pub(super) fn new() -> Self {
-        let schema = TableBuilder::new("system", "versions")
-            .partition_key("key", CqlType::Text)
-            .regular("build_id", CqlType::Text)
-            .regular("build_mode", CqlType::Text)
-            .regular("version", CqlType::Text)
-            .build();
-        Self {
-            schema: Arc::new(schema),
-        }
-    }
-}
-
-impl VirtualTable for Versions {
-    fn schema(&self) -> Arc<TableSchema> {
-        self.schema.clone()
-    }
-
-    /// The version says what this is, so that nobody takes it for ScyllaDB itself.
-    fn rows(&self, _context: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
-        let build_id = Uuid::new_v5(&Uuid::NAMESPACE_OID, env!("CARGO_PKG_VERSION").as_bytes());
-        Ok(vec![vec![
-            value::text("local"),
-            value::text(&build_id.simple().to_string()),
-            value::text(if cfg!(debug_assertions) {
-                "debug"
-            } else {
-                "release"
-            }),
-            value::text(concat!("outbox-sandbox-", env!("CARGO_PKG_VERSION"))),
-        ]])
-    }
-}
-
-impl ClusterStatus {
-    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
-        let schema = TableBuilder::new("system", "cluster_status")
-            .partition_key("peer", CqlType::Inet)
-            .regular("dc", CqlType::Text)
-            .regular("host_id", CqlType::Uuid)
-            .regular("load", CqlType::Text)
-            .regular("owns", CqlType::Float)
-            .regular("status", CqlType::Text)
-            .regular("tokens", CqlType::Int)
-            .regular("up", CqlType::Boolean)
-            .build();
-        Self {
-            cluster,
-            schema: Arc::new(schema),
-        }
-    }
-}
-
-impl VirtualTable for ClusterStatus {
-    fn schema(&self) -> Arc<TableSchema> {
-        self.schema.clone()
-    }
-
-    fn rows(&self, _context: &VirtualContext<'_>) -> Result<Vec<VirtualRow>, CqlError> {
-        let nodes = self.cluster.nodes();
-        let share = 1.0 / nodes.len() as f32;
-        Ok(nodes
-            .iter()
-            .map(|node| {
-                vec![
-                    value::inet(node.ip()),
-                    value::text(&self.cluster.datacenter),
-                    value::uuid(node.host_id),
-                    None,
-                    value::float(share),
-                    value::text("NORMAL"),
-                    value::int(node.tokens.len() as i32),
-                    value::boolean(node.is_up()),
-                ]
-            })
-            .collect())
-    }
+            value::float(share),
+            value::text("NORMAL"),
+            value::int(node.tokens.len() as i32),
+            value::boolean(node.is_up()),
+        ]
+    };
+    Ok(nodes.iter().map(row).collect())
 }
 
 fn connected_node<'a>(cluster: &'a Cluster, context: &VirtualContext<'_>) -> Result<&'a Node, CqlError> {
@@ -266,7 +240,7 @@ mod tests {
                 catalog: &catalog,
                 session: &session,
             };
-            for table in super::super::tables(&cluster).into_iter().take(4) {
+            for table in tables(&cluster) {
                 let schema = table.schema();
                 let rows = table.rows(&context).unwrap();
                 assert_eq!(
