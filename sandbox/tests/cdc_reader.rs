@@ -13,21 +13,20 @@ mod reader;
 mod render;
 #[path = "cdc/row.rs"]
 mod row;
+#[path = "cdc/scene.rs"]
+mod scene;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::Sandbox;
 use sandbox::cdc::generations::SwitchDelays;
 use sandbox::cdc::tablets::TabletChange;
-use scylla::client::session::Session;
-use scylla::client::session_builder::SessionBuilder;
-use scylla::value::Row;
 use tokio::time::sleep;
 
 use reader::Reading;
 use row::LogRow;
+use scene::Scene;
 
 /// A reader that is stopped before it has found its streams ends without having read any.
 const KNOWS_ITS_STREAMS: Duration = Duration::from_secs(1);
@@ -55,65 +54,17 @@ const WORKLOAD: [&str; 18] = [
     "DELETE FROM t WHERE pk = 1",
 ];
 
-async fn start(keyspace: &str, tablets: bool) -> (Sandbox, Arc<Session>) {
-    let sandbox = Sandbox::builder()
-        .nodes(1)
-        .start()
-        .await
-        .expect("the sandbox starts");
-    let session = SessionBuilder::new()
-        .known_node(sandbox.addr().to_string())
-        .build()
-        .await
-        .expect("a session");
-    let session = Arc::new(session);
-    for statement in [
-        format!(
-            "CREATE KEYSPACE {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', \
-             'replication_factor': 1}} AND tablets = {{'enabled': {tablets}}}"
-        ),
-        format!("CREATE TYPE {keyspace}.ut (a int, b text)"),
-        format!(
-            "CREATE TABLE {keyspace}.t (pk int, ck int, s text static, v int, m map<int, text>, l list<int>, \
-             st set<int>, u ut, PRIMARY KEY (pk, ck)) \
-             WITH cdc = {{'enabled': true, 'preimage': 'full', 'postimage': true}}"
-        ),
-    ] {
-        execute(&session, &statement).await;
-    }
-    session
-        .use_keyspace(keyspace, false)
-        .await
-        .expect("the keyspace is used");
-    (sandbox, session)
-}
-
-async fn execute(session: &Session, text: &str) {
-    session
-        .query_unpaged(text, ())
-        .await
-        .unwrap_or_else(|error| panic!("{text}: {error}"));
-}
-
-async fn whole_log(session: &Session) -> Vec<LogRow> {
-    let result = session
-        .query_unpaged("SELECT * FROM t_scylla_cdc_log", ())
-        .await
-        .unwrap();
-    let result = result.into_rows_result().unwrap();
-    let columns: Vec<_> = result
-        .column_specs()
-        .iter()
-        .map(|column| column.name().to_string())
-        .collect();
-    row::rows(
-        &columns,
-        result.rows::<Row>().unwrap().map(Result::unwrap).collect(),
-    )
+async fn start(keyspace: &'static str, tablets: bool) -> Scene {
+    let schema = [
+        "CREATE TYPE ut (a int, b text)",
+        "CREATE TABLE t (pk int, ck int, s text static, v int, m map<int, text>, l list<int>, st set<int>, u ut, \
+         PRIMARY KEY (pk, ck)) WITH cdc = {'enabled': true, 'preimage': 'full', 'postimage': true}",
+    ];
+    Scene::new(Sandbox::builder(), keyspace, tablets, &schema).await
 }
 
 /// The reader delivered the whole log, and every stream in its order.
-async fn check(session: &Session, delivered: Vec<LogRow>) {
+async fn check(scene: &Scene, delivered: Vec<LogRow>) {
     let mut positions: BTreeMap<Vec<u8>, (i64, i32)> = BTreeMap::new();
     for row in &delivered {
         let position = (row::micros(row), row["cdc$batch_seq_no"].as_int().unwrap());
@@ -124,114 +75,99 @@ async fn check(session: &Session, delivered: Vec<LogRow>) {
         );
     }
     let since = Some(0);
-    let expected = log::render(whole_log(session).await, since).unwrap();
+    let expected = log::render(scene.whole_log().await, since).unwrap();
     assert_eq!(log::render(delivered, since).unwrap(), expected);
+}
+
+async fn reads_every_change(keyspace: &'static str, tablets: bool) {
+    let scene = start(keyspace, tablets).await;
+    let from = reader::now();
+    for statement in WORKLOAD {
+        scene.execute(statement).await;
+    }
+    let reading = scene.read_from(from).await;
+    sleep(KNOWS_ITS_STREAMS).await;
+    let rows = reading.finish().await.unwrap();
+    assert!(rows.len() > WORKLOAD.len(), "{} rows", rows.len());
+    check(&scene, rows).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_reads_every_change_of_vnode_tables() {
-    let (_sandbox, session) = start("reader_vnodes", false).await;
-    let from = reader::now();
-    for statement in WORKLOAD {
-        execute(&session, statement).await;
-    }
-    let reading = Reading::start(&session, "reader_vnodes", from).await.unwrap();
-    sleep(KNOWS_ITS_STREAMS).await;
-    let rows = reading.finish().await.unwrap();
-    assert!(rows.len() > WORKLOAD.len(), "{} rows", rows.len());
-    check(&session, rows).await;
+    reads_every_change("reader_vnodes", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_reads_every_change_of_tablet_tables() {
-    let (_sandbox, session) = start("reader_tablets", true).await;
-    let from = reader::now();
-    for statement in WORKLOAD {
-        execute(&session, statement).await;
-    }
-    let reading = Reading::start(&session, "reader_tablets", from).await.unwrap();
-    sleep(KNOWS_ITS_STREAMS).await;
-    let rows = reading.finish().await.unwrap();
-    assert!(rows.len() > WORKLOAD.len(), "{} rows", rows.len());
-    check(&session, rows).await;
+    reads_every_change("reader_tablets", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_follows_a_generation_switch() {
-    let (sandbox, session) = start("reader_switch", false).await;
-    let reading = Reading::start(&session, "reader_switch", reader::now())
-        .await
-        .unwrap();
     let delays = SwitchDelays {
         start: 600_000,
         ..SwitchDelays::default()
     };
-    let rows = write_across(
-        &session,
-        || sandbox.cdc().switch_generation(None, delays).start,
-        reading,
-    )
+    follows("reader_switch", false, |scene| {
+        scene.sandbox.cdc().switch_generation(None, delays).start
+    })
     .await;
-    check(&session, rows).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_follows_a_generation_that_is_published_late() {
-    let (sandbox, session) = start("reader_late", false).await;
-    let reading = Reading::start(&session, "reader_late", reader::now())
-        .await
-        .unwrap();
     let delays = SwitchDelays {
         start: 300_000,
         publish: 1_000_000,
         learn: 0,
     };
-    let rows = write_across(
-        &session,
-        || sandbox.cdc().switch_generation(None, delays).start,
-        reading,
-    )
+    follows("reader_late", false, |scene| {
+        scene.sandbox.cdc().switch_generation(None, delays).start
+    })
     .await;
-    check(&session, rows).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_follows_a_tablet_split_and_merge() {
-    let (sandbox, session) = start("reader_split", true).await;
-    let reading = Reading::start(&session, "reader_split", reader::now())
-        .await
-        .unwrap();
-    let change = |change, start| {
-        let delays = SwitchDelays {
-            start,
-            ..SwitchDelays::default()
+    follows("reader_split", true, |scene| {
+        let change = |change, start| {
+            let delays = SwitchDelays {
+                start,
+                ..SwitchDelays::default()
+            };
+            let cdc = scene.sandbox.cdc();
+            cdc.change_tablets(scene.keyspace, "t", change, delays)
+                .unwrap()
+                .start
         };
-        sandbox
-            .cdc()
-            .change_tablets("reader_split", "t", change, delays)
-            .unwrap()
-            .start
-    };
-    let both = || {
         change(TabletChange::Split, 300_000);
         change(TabletChange::Merge, 600_000)
-    };
-    let rows = write_across(&session, both, reading).await;
-    check(&session, rows).await;
+    })
+    .await;
 }
 
-/// Writes before and after a switch of streams, which `switch` makes and dates, until the reader is through it.
-async fn write_across(session: &Session, switch: impl Fn() -> i64, reading: Reading) -> Vec<LogRow> {
+/// Reads across a switch of streams, which `switch` makes and dates.
+async fn follows(keyspace: &'static str, tablets: bool, switch: impl Fn(&Scene) -> i64) {
+    let scene = start(keyspace, tablets).await;
+    let reading = scene.read_from(reader::now()).await;
+    let rows = write_across(&scene, switch, reading).await;
+    check(&scene, rows).await;
+}
+
+/// Writes before and after the switch, until the reader is through it.
+async fn write_across(scene: &Scene, switch: impl Fn(&Scene) -> i64, reading: Reading) -> Vec<LogRow> {
     let mut pk = 100;
     let mut insert = async |times: usize| {
         for _ in 0..times {
-            execute(session, &format!("INSERT INTO t (pk, ck, v) VALUES ({pk}, 0, 0)")).await;
+            scene
+                .execute(&format!("INSERT INTO t (pk, ck, v) VALUES ({pk}, 0, 0)"))
+                .await;
             pk += 1;
             sleep(Duration::from_millis(10)).await;
         }
     };
     insert(20).await;
-    let start = switch();
+    let start = switch(scene);
     while (reader::now().as_micros() as i64) < start {
         insert(1).await;
     }

@@ -17,6 +17,21 @@ use tokio::net::TcpStream;
 /// Long enough for a driver to notice; every wait ends as soon as it has.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// An empty table.
+const TABLE: [&str; 2] = [
+    "CREATE KEYSPACE ks WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 3}",
+    "CREATE TABLE ks.t (pk int PRIMARY KEY)",
+];
+
+async fn rows(session: &Session) -> i64 {
+    let count = session
+        .query_unpaged("SELECT count(*) FROM ks.t", ())
+        .await
+        .unwrap();
+    let count = count.into_rows_result().unwrap();
+    count.single_row::<(i64,)>().unwrap().0
+}
+
 async fn connect(sandbox: &Sandbox) -> Session {
     let builder = SessionBuilder::new().known_node_addr(sandbox.addr());
     builder.build().await.unwrap()
@@ -51,52 +66,24 @@ async fn drivers_see_one_cluster_of_three_nodes() {
             .all(|node| node.datacenter.as_deref() == Some("dc-a"))
     );
     assert_eq!(state.replica_locator().ring().len(), 3 * 16);
-    session
-        .query_unpaged(
-            "CREATE KEYSPACE ks WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 3}",
-            (),
-        )
-        .await
-        .unwrap();
-    session
-        .query_unpaged("CREATE TABLE ks.t (pk int PRIMARY KEY)", ())
-        .await
-        .unwrap();
+    for statement in TABLE {
+        session.query_unpaged(statement, ()).await.unwrap();
+    }
     // Prepared on all nodes; the driver insists on one id.
     let insert = session.prepare("INSERT INTO ks.t (pk) VALUES (?)").await.unwrap();
     for pk in 0..50 {
         session.execute_unpaged(&insert, (pk,)).await.unwrap();
     }
-    let count = session
-        .query_unpaged("SELECT count(*) FROM ks.t", ())
-        .await
-        .unwrap();
-    assert_eq!(
-        count
-            .into_rows_result()
-            .unwrap()
-            .single_row::<(i64,)>()
-            .unwrap()
-            .0,
-        50
-    );
+    assert_eq!(rows(&session).await, 50);
 }
 
 #[tokio::test]
 async fn a_node_stops_and_starts_and_nothing_is_lost() {
     let sandbox = Sandbox::builder().nodes(3).start().await.unwrap();
     let session = connect(&sandbox).await;
-    session
-        .query_unpaged(
-            "CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}",
-            (),
-        )
-        .await
-        .unwrap();
-    session
-        .query_unpaged("CREATE TABLE ks.t (pk int PRIMARY KEY)", ())
-        .await
-        .unwrap();
+    for statement in TABLE {
+        session.query_unpaged(statement, ()).await.unwrap();
+    }
     let mut insert = session.prepare("INSERT INTO ks.t (pk) VALUES (?)").await.unwrap();
     insert.set_is_idempotent(true);
 
@@ -119,19 +106,7 @@ async fn a_node_stops_and_starts_and_nothing_is_lost() {
         .build()
         .await
         .unwrap();
-    let count = direct
-        .query_unpaged("SELECT count(*) FROM ks.t", ())
-        .await
-        .unwrap();
-    assert_eq!(
-        count
-            .into_rows_result()
-            .unwrap()
-            .single_row::<(i64,)>()
-            .unwrap()
-            .0,
-        50
-    );
+    assert_eq!(rows(&direct).await, 50);
     eventually("the first session uses the node again", async || {
         session.execute_unpaged(&insert, (1,)).await.unwrap();
         let state = session.get_cluster_state();
@@ -174,24 +149,15 @@ async fn who_registered_hears_of_nodes_and_schema() {
     );
 
     let session = connect(&sandbox).await;
-    session
-        .query_unpaged(
-            "CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
-            (),
-        )
-        .await
-        .unwrap();
-    let (_, body) = next_frame(&mut listener).await;
-    assert_eq!(body, b"\0\x0dSCHEMA_CHANGE\0\x07CREATED\0\x08KEYSPACE\0\x02ks");
-    session
-        .query_unpaged("CREATE TABLE ks.t (pk int PRIMARY KEY)", ())
-        .await
-        .unwrap();
-    let (_, body) = next_frame(&mut listener).await;
-    assert_eq!(
-        body,
-        b"\0\x0dSCHEMA_CHANGE\0\x07CREATED\0\x05TABLE\0\x02ks\0\x01t"
-    );
+    let heard: [&[u8]; 2] = [
+        b"\0\x0dSCHEMA_CHANGE\0\x07CREATED\0\x08KEYSPACE\0\x02ks",
+        b"\0\x0dSCHEMA_CHANGE\0\x07CREATED\0\x05TABLE\0\x02ks\0\x01t",
+    ];
+    for (statement, expected) in TABLE.into_iter().zip(heard) {
+        session.query_unpaged(statement, ()).await.unwrap();
+        let (_, body) = next_frame(&mut listener).await;
+        assert_eq!(body, expected);
+    }
 }
 
 /// Opcode and body of what comes next.
