@@ -19,7 +19,7 @@ use crate::cdc::generations::RingToken;
 use crate::cdc::service::CdcService;
 use crate::cluster::{Cluster, SHARDS_PER_NODE, Topology, nth_address};
 use crate::fault::Faults;
-use crate::query::engine::{Engine, EngineOptions, LwtResult};
+use crate::query::engine::{Dialect, Engine, EngineOptions};
 use crate::roles::{Roles, User};
 use crate::server::{NodeError, Server};
 use crate::storage::clock::SystemClock;
@@ -45,7 +45,7 @@ pub struct SandboxBuilder {
     topology: Topology,
     users: Vec<User>,
     tablets_by_default: bool,
-    lwt_result: LwtResult,
+    dialect: Dialect,
     lwt_with_tablets: bool,
     tls: Option<TlsFiles>,
 }
@@ -102,7 +102,7 @@ impl Default for SandboxBuilder {
             },
             users: Vec::new(),
             tablets_by_default: false,
-            lwt_result: LwtResult::Scylla,
+            dialect: Dialect::Scylla,
             tls: None,
             lwt_with_tablets: true,
         }
@@ -166,9 +166,9 @@ impl SandboxBuilder {
         self
     }
 
-    /// The rows of a conditional write's answer; ScyllaDB's if not said otherwise.
-    pub fn lwt_result(mut self, result: LwtResult) -> Self {
-        self.lwt_result = result;
+    /// The form of answers; ScyllaDB's if not said otherwise.
+    pub fn dialect(mut self, result: Dialect) -> Self {
+        self.dialect = result;
         self
     }
 
@@ -262,7 +262,7 @@ impl SandboxBuilder {
                 roles: roles.clone(),
             }),
             virtual_tables,
-            lwt_result: self.lwt_result,
+            dialect: self.dialect,
             lwt_with_tablets: self.lwt_with_tablets,
             tablets_by_default: self.tablets_by_default,
             datacenter: self.topology.datacenter,

@@ -18,6 +18,6 @@ pub const PROTOCOL_VERSION: u8 = 4;
 /// `native_transport_max_frame_size`; ScyllaDB's own limit depends on the memory of a shard.
 pub const MAX_FRAME_BODY_BYTES: usize = 16 * 1024 * 1024;
 
-/// Largest frame body taken before STARTUP and authentication are done, in bytes: room for the options a
-/// driver introduces itself with, not for a stranger to fill memory.
-pub const MAX_HANDSHAKE_BODY_BYTES: usize = 64 * 1024;
+/// Largest frame body taken before STARTUP and authentication are done, in bytes (as ScyllaDB's first frame): room
+/// for the options a driver introduces itself with, not for a stranger to fill memory.
+pub const MAX_HANDSHAKE_BODY_BYTES: usize = 100_000;

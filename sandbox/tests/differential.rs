@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
 
-use sandbox::query::engine::LwtResult;
+use sandbox::query::engine::Dialect;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
@@ -50,7 +50,7 @@ enum Answer {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sandbox_answers_as_cassandra_does() {
     let node = sandbox::Sandbox::builder()
-        .lwt_result(LwtResult::Cassandra)
+        .dialect(Dialect::Cassandra)
         .start()
         .await
         .unwrap();

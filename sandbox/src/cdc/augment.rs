@@ -41,7 +41,8 @@ pub fn log_mutations(base: &Mutation, around: &Surroundings<'_>) -> Result<Vec<M
     let preimage = options.preimage != PreimageMode::Off;
     let records = split::records(base);
     let mut images = if preimage || options.postimage {
-        Images::load(base, around.rows)
+        let whole = options.postimage || options.preimage == PreimageMode::Full;
+        Images::load(base, around.rows, whole)
     } else {
         Images::default()
     };

@@ -4,6 +4,7 @@ mod lwt;
 mod prepared;
 mod read;
 mod schema;
+mod unlearned;
 mod write;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use crate::types::function::FunctionContext;
 use lwt::Ballots;
 pub use prepared::Prepared;
 use prepared::PreparedCache;
+use unlearned::Unlearned;
 
 /// What an engine is made of; `..Default::default()` gives a node without CDC, faults and roles.
 pub struct EngineOptions {
@@ -39,7 +41,7 @@ pub struct EngineOptions {
     pub read_faults: Arc<dyn ReadFaults>,
     pub administration: Arc<dyn Administration>,
     pub virtual_tables: Vec<Arc<dyn VirtualTable>>,
-    pub lwt_result: LwtResult,
+    pub dialect: Dialect,
     /// ScyllaDB before 2025.4 refuses conditional writes to tables with tablets.
     pub lwt_with_tablets: bool,
     /// Whether a NetworkTopologyStrategy keyspace that does not say gets tablets.
@@ -48,12 +50,15 @@ pub struct EngineOptions {
     pub datacenter: String,
 }
 
-/// The rows of a conditional write's answer.
+/// The form of answers where ScyllaDB and Cassandra give the same facts in two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LwtResult {
-    /// `[applied]` and all columns with the old row or nulls, also when applied.
+pub enum Dialect {
+    /// A conditional write answers `[applied]` and all columns with the old row or nulls, also when applied. A page
+    /// ends once it has its rows, rows that a filter drops counted, or 1 MiB; then another follows even if it is
+    /// empty.
     Scylla,
-    /// `[applied]` alone when applied; else with the columns of the row that stood against it.
+    /// A conditional write answers `[applied]` alone when applied; else with the columns of the row that stood
+    /// against it. A page ends in front of a row that no longer fits, so the last one is never empty.
     Cassandra,
 }
 
@@ -66,6 +71,7 @@ pub struct Engine {
     prepared: PreparedCache,
     virtual_tables: HashMap<Uuid, Arc<dyn VirtualTable>>,
     ballots: Ballots,
+    unlearned: Unlearned,
 }
 
 impl Engine {
@@ -83,6 +89,7 @@ impl Engine {
             prepared: PreparedCache::default(),
             virtual_tables,
             ballots: Ballots::default(),
+            unlearned: Unlearned::default(),
         })
     }
 
@@ -140,7 +147,7 @@ impl Engine {
             session.keyspace.as_deref(),
             text,
             id,
-            self.options.lwt_result,
+            self.options.dialect,
         )?);
         self.prepared.insert(prepared.clone());
         Ok(prepared)
@@ -199,7 +206,7 @@ impl Engine {
                         keyspace,
                         text,
                         Bytes::new(),
-                        self.options.lwt_result,
+                        self.options.dialect,
                     )?)
                 }
             });
@@ -327,7 +334,7 @@ impl Default for EngineOptions {
             read_faults: Arc::new(NoFaults),
             administration: Arc::new(NoAdministration),
             virtual_tables: Vec::new(),
-            lwt_result: LwtResult::Scylla,
+            dialect: Dialect::Scylla,
             lwt_with_tablets: true,
             tablets_by_default: false,
             datacenter: "datacenter1".to_owned(),

@@ -94,6 +94,11 @@ pub trait WriteFaults: Send + Sync {
         write: &WriteContext<'_>,
         mutations: &mut Vec<Mutation>,
     ) -> Result<WriteVerdict, CqlError>;
+
+    /// How far the clock of the coordinator that a write was sent to is ahead, µs.
+    fn clock_offset_micros(&self, _session: &Session) -> i64 {
+        0
+    }
 }
 
 /// What happens to a write that a fault let pass.
@@ -102,6 +107,9 @@ pub enum WriteVerdict {
     Apply,
     /// The write is applied and the client gets an error all the same.
     ApplyAndFail(CqlError),
+    /// A conditional write is decided but not applied before the next round on its partition; the client gets an
+    /// error.
+    Unlearned(CqlError),
 }
 
 /// Faults on the way of a read.

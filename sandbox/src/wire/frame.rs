@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{PROTOCOL_VERSION, compression};
+use super::{MAX_FRAME_BODY_BYTES, PROTOCOL_VERSION, compression};
 use crate::error::CqlError;
 
 pub const HEADER_BYTES: usize = 9;
@@ -119,9 +119,7 @@ pub fn take_frame(input: &mut BytesMut, limit: usize) -> Result<Option<Frame>, U
     if length > limit {
         return Err(Unframed {
             stream,
-            error: CqlError::protocol(format!(
-                "Frame body of {length} bytes is larger than the maximum of {limit} bytes"
-            )),
+            error: too_large(length, limit),
         });
     }
     if input.len() < HEADER_BYTES + length {
@@ -141,6 +139,22 @@ pub fn take_frame(input: &mut BytesMut, limit: usize) -> Result<Option<Frame>, U
 pub fn expected_bytes(input: &[u8]) -> Option<usize> {
     let length: [u8; 4] = input.get(5..HEADER_BYTES)?.try_into().ok()?;
     Some(HEADER_BYTES + u32::from_be_bytes(length) as usize)
+}
+
+/// ScyllaDB's answers: in its own words, and Invalid once a client has introduced itself.
+fn too_large(length: usize, limit: usize) -> CqlError {
+    if limit < MAX_FRAME_BODY_BYTES {
+        return CqlError::protocol(format!(
+            "Initial message size too large ({length}), rejecting as invalid"
+        ));
+    }
+    // What ScyllaDB reckons a request to take in memory.
+    let estimate = |bytes: usize| bytes * 2 + 8_000;
+    CqlError::invalid(format!(
+        "request size too large (frame size {length}; estimate {}; allowed {})",
+        estimate(length),
+        estimate(limit)
+    ))
 }
 
 /// The words are what drivers look for: "unsupported protocol version" makes the Python driver step down,
@@ -216,8 +230,13 @@ mod tests {
         check(
             &[4, 0, 0, 9, 7, 0, 0, 0, 101],
             9,
-            "larger than the maximum of 100 bytes",
+            "Initial message size too large (101)",
         );
+        let length = MAX_FRAME_BODY_BYTES as u32 + 1;
+        let header = [&[4, 0, 0, 9, 7][..], &length.to_be_bytes()].concat();
+        let refusal = take_frame(&mut BytesMut::from(&header[..]), MAX_FRAME_BODY_BYTES).unwrap_err();
+        assert_eq!((refusal.stream, refusal.error.code()), (9, 0x2200));
+        assert!(refusal.error.message.starts_with("request size too large"));
     }
 
     #[test]

@@ -69,13 +69,28 @@ fn of_kind(base: &TableSchema, kind: ColumnKind) -> impl Iterator<Item = ColumnI
 }
 
 impl Images {
-    /// Reads the rows that the mutation names; ranges and whole partitions are not read, as in ScyllaDB.
-    pub(super) fn load(base: &Mutation, current: &dyn CurrentRows) -> Self {
+    /// Reads the rows that the mutation names; ranges and whole partitions are not read, as in ScyllaDB. Unless
+    /// `whole`, only the columns that the first of the rows changes are read of any of them (`cdc/log.cc`,
+    /// `pre_image_select`, where it stands as a TODO): of a batch that changes different columns of several rows
+    /// the pre-images show the others as deleted.
+    pub(super) fn load(base: &Mutation, current: &dyn CurrentRows, whole: bool) -> Self {
         let read = |key: Option<&ClusteringKey>| current.row(&base.table, &base.key, key);
-        let state = |row: CurrentRow| row.cells.into_iter().collect::<Row>();
+        let whole = whole || base.rows.iter().any(|(_, row)| row.tombstone.is_some());
+        let first: Option<BTreeSet<ColumnId>> = match base.rows.first() {
+            Some((_, row)) if !whole => Some(columns(row).collect()),
+            _ => None,
+        };
+        let state = |row: CurrentRow| {
+            let cells = row.cells.into_iter();
+            cells
+                .filter(|(column, _)| first.as_ref().is_none_or(|first| first.contains(column)))
+                .collect::<Row>()
+        };
         let mut images = Self::default();
         if !base.static_row.cells.is_empty() {
-            images.statics = read(None).map(state).unwrap_or_default();
+            images.statics = read(None)
+                .map(|row| row.cells.into_iter().collect())
+                .unwrap_or_default();
         }
         for (key, _) in &base.rows {
             if let Some(row) = read(Some(key)) {

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::write::{Bound, SERIAL};
-use super::{Engine, LwtResult};
+use super::{Dialect, Engine};
 use crate::cdc::log_rules;
 use crate::error::CqlError;
 use crate::query::api::{ColumnSpec, QueryParams, QueryResult, ResultMetadata, Rows, Session};
@@ -40,6 +40,7 @@ impl Engine {
         catalog: &Arc<Catalog>,
         statements: &[Bound<'_>],
         params: &QueryParams,
+        now_micros: i64,
     ) -> Result<QueryResult, CqlError> {
         if params
             .serial_consistency
@@ -62,12 +63,10 @@ impl Engine {
                 "Cannot provide custom timestamp for conditional BATCH",
             ));
         }
-        let context = FunctionContext {
-            now_micros: self.options.clock.now_micros(),
-        };
+        let context = FunctionContext { now_micros };
         let key = one_partition(&table, statements, &context)?;
         let mut last_ballot = self.ballots.of(&table.id, &key).lock();
-        let now_micros = self.options.clock.now_micros();
+        self.apply(&self.unlearned.take(&table.id, &key));
         let ballot = now_micros.max(*last_ballot + 1);
         *last_ballot = ballot;
         let checked = self.check_conditions(&table, &key, statements, &context)?;
@@ -81,10 +80,16 @@ impl Engine {
             self.write(session, catalog, mutations, time, params.consistency, true)?;
         }
         drop(last_ballot);
-        Ok(QueryResult::Rows(match self.options.lwt_result {
-            LwtResult::Scylla => scylla_rows(&table, applied, &checked),
-            LwtResult::Cassandra => cassandra_rows(&table, applied, &checked, statements.len() > 1),
+        Ok(QueryResult::Rows(match self.options.dialect {
+            Dialect::Scylla => scylla_rows(&table, applied, &checked),
+            Dialect::Cassandra => cassandra_rows(&table, applied, &checked, statements.len() > 1),
         }))
+    }
+
+    /// Finishes the round that a conditional write of this partition left open, as a serial read does.
+    pub(super) fn finish_round(&self, table: &TableSchema, key: &PartitionKey) {
+        let _round = self.ballots.of(&table.id, key).lock();
+        self.apply(&self.unlearned.take(&table.id, key));
     }
 
     fn check_conditions<'a>(

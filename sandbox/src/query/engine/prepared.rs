@@ -7,7 +7,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use parking_lot::RwLock;
 
-use super::LwtResult;
+use super::Dialect;
 use super::lwt::scylla_metadata;
 use crate::cql;
 use crate::cql::ast::Parsed;
@@ -45,11 +45,16 @@ struct Statements {
     by_id: HashMap<Bytes, Arc<Prepared>>,
     /// Ids by age.
     order: VecDeque<Bytes>,
+    /// Of all their texts.
+    text_bytes: usize,
 }
 
 /// Statements. An application has hundreds; one that prepares text with values inside must not eat the memory
 /// (a plan is a few KiB, so this is some 50 MiB at most).
 const MAX_PREPARED: usize = 10_000;
+
+/// Bytes of their texts: a statement may be as large as a frame, and its plan a few times as large as that.
+const MAX_PREPARED_TEXT_BYTES: usize = 16 * 1024 * 1024;
 
 impl Prepared {
     pub(super) fn new(
@@ -57,12 +62,12 @@ impl Prepared {
         keyspace: Option<&str>,
         text: &str,
         id: Bytes,
-        lwt_result: LwtResult,
+        dialect: Dialect,
     ) -> Result<Self, CqlError> {
         let parsed = cql::parse(text)?;
         let planned = Planned::new(catalog, keyspace, &parsed)?;
         let conditional = planned.conditional_table();
-        let outcome = conditional.filter(|_| lwt_result == LwtResult::Scylla);
+        let outcome = conditional.filter(|_| dialect == Dialect::Scylla);
         Ok(Self {
             id,
             text: text.to_owned(),
@@ -105,13 +110,20 @@ impl PreparedCache {
     pub(super) fn insert(&self, prepared: Arc<Prepared>) {
         let mut statements = self.statements.write();
         let id = prepared.id.clone();
-        if statements.by_id.insert(id.clone(), prepared).is_none() {
-            statements.order.push_back(id);
+        statements.text_bytes += prepared.text.len();
+        match statements.by_id.insert(id.clone(), prepared) {
+            Some(before) => statements.text_bytes -= before.text.len(),
+            None => statements.order.push_back(id),
         }
-        if statements.order.len() > MAX_PREPARED
-            && let Some(oldest) = statements.order.pop_front()
+        // The newest stays, however large it is.
+        while statements.order.len() > MAX_PREPARED
+            || statements.text_bytes > MAX_PREPARED_TEXT_BYTES && statements.order.len() > 1
         {
-            statements.by_id.remove(&oldest);
+            let oldest = statements.order.pop_front();
+            let Some(forgotten) = oldest.and_then(|id| statements.by_id.remove(&id)) else {
+                break;
+            };
+            statements.text_bytes -= forgotten.text.len();
         }
     }
 }

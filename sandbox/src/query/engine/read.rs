@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Engine;
+use super::write::SERIAL;
 use crate::error::CqlError;
 use crate::query::api::{BindValue, QueryParams, Rows, Session};
 use crate::query::hooks::{CurrentRow, CurrentRows, CurrentValue};
 use crate::query::modify::ConditionRow;
+use crate::query::restriction::Partitions;
 use crate::query::select::{SelectPlan, SelectRun, serialize_multi};
 use crate::query::virtual_table::{VirtualContext, VirtualTable};
 use crate::schema::{Catalog, ColumnKind, TableSchema};
@@ -18,6 +20,7 @@ use crate::storage::ordered;
 use crate::storage::partition::Partition;
 use crate::storage::table::TableStore;
 use crate::storage::view::{ColumnMap, Slot};
+use crate::types::function::FunctionContext;
 
 /// Consistency level ANY.
 const ANY: u16 = 0;
@@ -37,6 +40,20 @@ impl Engine {
             ));
         }
         let table = &plan.table;
+        let stored = !self.virtual_tables.contains_key(&table.id);
+        if stored && SERIAL.contains(&params.consistency) {
+            let context = FunctionContext {
+                now_micros: self.options.clock.now_micros(),
+            };
+            match plan.filter.partitions.evaluate(table, values, &context)? {
+                Partitions::Keys(keys) if keys.len() == 1 => self.finish_round(table, &keys[0]),
+                _ => {
+                    return Err(CqlError::invalid(
+                        "SERIAL/LOCAL_SERIAL consistency may only be requested for one partition at a time",
+                    ));
+                }
+            }
+        }
         let hidden = self.options.read_faults.before_read(session, table)?;
         let run = SelectRun {
             plan,
@@ -44,6 +61,7 @@ impl Engine {
             params,
             now_micros: self.options.clock.now_micros(),
             hidden,
+            dialect: self.options.dialect,
         };
         match self.virtual_tables.get(&table.id) {
             Some(virtual_table) => {

@@ -147,7 +147,7 @@ impl ClusteringPlan {
     /// The keys of single rows in clustering order; every clustering column must be given.
     ///
     /// # Errors
-    /// Invalid: null, unset or too many values.
+    /// Invalid: null or unset values; Server: too many.
     pub fn keys(
         &self,
         table: &TableSchema,

@@ -96,6 +96,10 @@ impl Filters {
 }
 
 impl BoundFilters {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn accept(&self, row: &FilterRow<'_>) -> bool {
         self.0.iter().all(|filter| filter.accepts(row))
     }

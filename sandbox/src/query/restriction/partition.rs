@@ -11,6 +11,7 @@ use crate::query::api::BindValue;
 use crate::query::terms::Expr;
 use crate::schema::TableSchema;
 use crate::storage::mutation::PartitionKey;
+use crate::storage::ordered;
 use crate::storage::table::RingRange;
 use crate::types::composite;
 use crate::types::function::FunctionContext;
@@ -41,7 +42,9 @@ pub enum KeyPart {
 /// The partitions of one execution.
 #[derive(Debug, Clone)]
 pub enum Partitions {
-    /// In ring order, each once.
+    /// In the order of their values, column by column, each once: ScyllaDB sorts the values of an IN before it combines
+    /// them, and reads the partitions in that order (`cql3/restrictions/statement_restrictions.cc`, `to_sorted_vector`
+    /// and `partition_ranges_from_singles`; `service/storage_proxy.cc`, `query_singular`).
     Keys(Vec<PartitionKey>),
     Ring(RingRange),
 }
@@ -118,7 +121,7 @@ impl PartitionPlan {
     }
 
     /// # Errors
-    /// Invalid: null, unset, empty or oversized keys, too many.
+    /// Invalid: null, unset, empty or oversized keys; Server: too many.
     pub fn evaluate(
         &self,
         table: &TableSchema,
@@ -176,17 +179,17 @@ pub(super) fn key_part(restriction: &Restriction) -> Option<KeyPart> {
     }
 }
 
-/// All combinations of the values of each part.
+/// All combinations of the values of each part, the last part changing fastest.
 ///
 /// # Errors
-/// Invalid: more than `MAX_IN_PRODUCT`.
+/// Server, as ScyllaDB has it: more than `MAX_IN_PRODUCT`.
 pub(super) fn product(parts: Vec<Vec<Bytes>>, what: &str) -> Result<Vec<Vec<Bytes>>, CqlError> {
     let size = parts
         .iter()
         .try_fold(1usize, |size, part| size.checked_mul(part.len()));
     if size.is_none_or(|size| size > MAX_IN_PRODUCT) {
-        return Err(CqlError::invalid(format!(
-            "{what} cartesian product size {} is greater than maximum {MAX_IN_PRODUCT}",
+        return Err(CqlError::server(format!(
+            "size of {what} IN list or {what} cartesian product of IN list {} is greater than maximum {MAX_IN_PRODUCT}",
             size.unwrap_or(usize::MAX)
         )));
     }
@@ -214,24 +217,25 @@ fn keys(
 ) -> Result<Vec<PartitionKey>, CqlError> {
     let mut columns = Vec::with_capacity(parts.len());
     for (part, id) in parts.iter().zip(&table.partition_key) {
-        let column = part.evaluate(values, context, &table.columns[*id].name)?;
-        for value in &column {
+        let column = &table.columns[*id];
+        let mut choices = part.evaluate(values, context, &column.name)?;
+        for value in &choices {
             check_size(value, parts.len() == 1)?;
         }
-        columns.push(column);
+        choices.sort_by(|a, b| ordered::compare(&column.ty, a, b));
+        choices.dedup();
+        columns.push(choices);
     }
     if let [only] = &columns[..]
         && let [value] = &only[..]
     {
         return Ok(vec![table.make_partition_key(std::slice::from_ref(value))]);
     }
-    let mut keys: Vec<_> = product(columns, "partition-key")?
+    let combined = product(columns, "partition-key")?;
+    Ok(combined
         .iter()
         .map(|values| table.make_partition_key(values))
-        .collect();
-    keys.sort();
-    keys.dedup();
-    Ok(keys)
+        .collect())
 }
 
 fn check_size(value: &Bytes, alone: bool) -> Result<(), CqlError> {

@@ -17,21 +17,34 @@ pub(super) struct Output<'a> {
     pub row_count: usize,
     /// The group that is being read: its key and state.
     group: Option<(Vec<Option<Bytes>>, Group)>,
+    /// Whether rows of another partition follow: no group goes on there.
+    new_partition: bool,
+    /// What PER PARTITION LIMIT allows, and how many groups of this partition were put out.
+    groups_per_partition: usize,
+    partition_groups: usize,
     sorted: Vec<(Vec<Option<Bytes>>, Vec<u8>)>,
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn new(plan: &'a SelectPlan) -> Self {
+    pub(super) fn new(plan: &'a SelectPlan, groups_per_partition: usize) -> Self {
         Self {
             plan,
             data: Vec::new(),
             row_count: 0,
             group: None,
+            new_partition: false,
+            groups_per_partition,
+            partition_groups: 0,
             sorted: Vec::new(),
         }
     }
 
-    /// Takes one row. True if it made (or will make) a row of the answer of its own.
+    /// Says that rows of another partition follow.
+    pub(super) fn start_partition(&mut self) {
+        self.new_partition = !self.plan.group_by.is_empty();
+    }
+
+    /// Takes one row, which makes (or will make) a row of the answer of its own or is added to a group.
     pub(super) fn add(&mut self, row: &RowContext<'_>) -> Result<(), CqlError> {
         let plan = self.plan;
         if plan.selection.is_grouped() {
@@ -95,8 +108,11 @@ impl<'a> Output<'a> {
             .iter()
             .map(|id| row.slots[*id].bytes().map(Bytes::copy_from_slice))
             .collect();
-        if self.group.as_ref().is_some_and(|(have, _)| *have != key) {
+        if self.new_partition || self.group.as_ref().is_some_and(|(have, _)| *have != key) {
             self.end_group(row)?;
+        }
+        if std::mem::take(&mut self.new_partition) {
+            self.partition_groups = 0;
         }
         let (_, group) = self
             .group
@@ -105,7 +121,10 @@ impl<'a> Output<'a> {
     }
 
     fn end_group(&mut self, row: &RowContext<'_>) -> Result<(), CqlError> {
-        if let Some((_, group)) = self.group.take() {
+        if let Some((_, group)) = self.group.take()
+            && self.partition_groups < self.groups_per_partition
+        {
+            self.partition_groups += 1;
             let values = self.plan.selection.finish_group(group, row)?;
             encode_values(self.plan, &values, &mut self.data)?;
             self.row_count += 1;

@@ -11,6 +11,7 @@ use super::paging::PagingState;
 use super::selection::RowContext;
 use crate::error::CqlError;
 use crate::query::api::{BindValue, QueryParams, Rows};
+use crate::query::engine::Dialect;
 use crate::query::hooks::RowFilter;
 use crate::query::restriction::{BoundFilters, FilterRow, Partitions};
 use crate::query::terms::Expr;
@@ -22,6 +23,10 @@ use crate::storage::table::{RingRange, TableStore};
 use crate::storage::view::Slot;
 use crate::types::function::FunctionContext;
 
+/// A page ends once its rows take this much (ScyllaDB `query_page_size_in_bytes`, 1 MiB by default), however many
+/// the client asked for.
+const PAGE_BYTES: usize = 1024 * 1024;
+
 /// One execution.
 pub struct SelectRun<'a> {
     pub plan: &'a SelectPlan,
@@ -30,6 +35,7 @@ pub struct SelectRun<'a> {
     pub now_micros: i64,
     /// A fault that hides rows.
     pub hidden: Option<RowFilter>,
+    pub dialect: Dialect,
 }
 
 /// What changes while rows are read.
@@ -45,9 +51,11 @@ struct Walk<'a> {
     per_partition: usize,
     partition_left: usize,
     page_size: usize,
+    /// Rows read for this page, those that a filter dropped included.
+    examined: usize,
     /// Groups that LIMIT allows; no bound on rows that are not grouped.
     groups: usize,
-    /// The last row that was put out; the page ends there if another one follows it.
+    /// The row that a full page ended with, if more may follow it.
     /// None for the row: its partition is done. The count is what PER PARTITION LIMIT still allowed there.
     last: Option<(PartitionKey, Option<ClusteringKey>, usize)>,
     /// Where the page before ended.
@@ -66,7 +74,7 @@ impl SelectRun<'_> {
         let plan = self.plan;
         let table = &plan.table;
         let partitions = plan.filter.partitions.evaluate(table, self.values, &context)?;
-        let mut walk = self.start(context)?;
+        let mut walk = self.start(context, &partitions)?;
         if walk.left > 0
             && !walk.ranges.is_empty()
             && let Some(store) = store
@@ -100,17 +108,18 @@ impl SelectRun<'_> {
         })
     }
 
-    fn start(&self, context: FunctionContext) -> Result<Walk<'_>, CqlError> {
+    fn start(&self, context: FunctionContext, partitions: &Partitions) -> Result<Walk<'_>, CqlError> {
         let plan = self.plan;
         let grouped = plan.selection.is_grouped();
-        // Groups and sorted rows come in one answer.
-        let unpaged = grouped || plan.sort.is_some();
+        // Groups and sorted rows come in one answer (ScyllaDB `select_statement::do_execute`).
+        let in_one_answer = grouped || plan.sort.is_some();
         let page_size = self
             .params
             .page_size
             .and_then(|size| usize::try_from(size).ok())
             .filter(|size| *size > 0);
-        if plan.sort.is_some() && page_size.is_some() {
+        let limit = self.limit(&plan.limit, &context)?;
+        if plan.sort.is_some() && page_size.is_some() && limit > 1 {
             return Err(CqlError::invalid(
                 "Cannot page queries with both ORDER BY and a IN restriction on the partition key; you must either \
                  remove the ORDER BY or the IN and sort client side, or disable paging for this query",
@@ -122,20 +131,34 @@ impl SelectRun<'_> {
             .as_ref()
             .map(PagingState::decode)
             .transpose()?;
-        let limit = self.limit(&plan.limit, &context)?;
-        let per_partition = self.limit(&plan.per_partition_limit, &context)?;
+        let mut per_partition = self.limit(&plan.per_partition_limit, &context)?;
+        let mut groups_per_partition = usize::MAX;
+        if grouped {
+            std::mem::swap(&mut per_partition, &mut groups_per_partition);
+        }
+        let ranges = plan
+            .filter
+            .clustering
+            .ranges(&plan.table, self.values, &context)?;
+        let filters = plan.filter.filters.bind(&plan.table, self.values, &context)?;
+        // ScyllaDB `query_pagers::may_need_paging`: what can be one row at most is not paged.
+        let one_row = limit <= 1
+            || matches!(partitions, Partitions::Keys(keys) if keys.len() == 1)
+                && (plan.distinct
+                    || per_partition <= 1
+                    || ranges.len() == 1
+                        && plan.filter.clustering.is_full()
+                        && plan.filter.clustering.is_restricted());
+        let unpaged = in_one_answer || one_row && filters.is_empty();
         let left = |state: Option<u32>, limit: usize| state.map_or(limit, |left| left as usize);
         Ok(Walk {
             run: self,
             context,
             now_seconds: self.now_micros.div_euclid(1_000_000),
-            ranges: plan
-                .filter
-                .clustering
-                .ranges(&plan.table, self.values, &context)?,
-            filters: plan.filter.filters.bind(&plan.table, self.values, &context)?,
-            output: Output::new(plan),
-            left: if unpaged {
+            ranges,
+            filters,
+            output: Output::new(plan, groups_per_partition),
+            left: if in_one_answer {
                 usize::MAX
             } else {
                 left(resume.as_ref().and_then(|state| state.limit_left), limit)
@@ -150,6 +173,7 @@ impl SelectRun<'_> {
             } else {
                 page_size.unwrap_or(usize::MAX)
             },
+            examined: 0,
             groups: if grouped { limit } else { usize::MAX },
             last: None,
             resume,
@@ -183,10 +207,9 @@ impl<'a> Walk<'a> {
         });
         match partitions {
             Partitions::Keys(keys) => {
-                for key in keys {
-                    if resume_key.as_ref().is_some_and(|resume| key < *resume) {
-                        continue;
-                    }
+                // Where the page before ended; the state of another query may name none of these partitions.
+                let first = resume_key.map_or(Some(0), |resume| keys.iter().position(|key| *key == resume));
+                for key in keys.into_iter().skip(first.unwrap_or(usize::MAX)) {
                     let flow = store.read(&key, |partition| self.partition(&key, partition));
                     if flow.is_some_and(|flow| flow.is_break()) {
                         return;
@@ -214,6 +237,7 @@ impl<'a> Walk<'a> {
             }
             None => self.partition_left = self.per_partition,
         }
+        self.output.start_partition();
         let resumed = ranges.is_some();
         let ranges = ranges.unwrap_or_else(|| self.ranges.clone());
         let mut base = vec![Slot::Absent; table.columns.len()];
@@ -278,7 +302,7 @@ impl<'a> Walk<'a> {
         ControlFlow::Continue(())
     }
 
-    /// Puts out a row that passes the filters, or ends the page in front of it.
+    /// Puts out a row if it passes the filters; ends the page behind it (Cassandra: in front of it).
     fn row(
         &mut self,
         key: &PartitionKey,
@@ -291,35 +315,52 @@ impl<'a> Walk<'a> {
             slots,
             now_seconds: self.now_seconds,
         };
-        if !self.filters.accept(&filtered) {
+        let accepted = self.filters.accept(&filtered);
+        if self.run.dialect == Dialect::Cassandra {
+            if !accepted {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if self.output.row_count >= self.page_size {
+                self.more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        self.examined += 1;
+        if accepted {
+            let row = RowContext {
+                table,
+                slots,
+                values: self.run.values,
+                context: &self.context,
+                now_seconds: self.now_seconds,
+            };
+            self.output.add(&row)?;
+            self.left = self.left.saturating_sub(1);
+            self.partition_left = self.partition_left.saturating_sub(1);
+            if self.output.row_count >= self.groups || self.left == 0 {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        if !self.page_is_full() {
             return Ok(ControlFlow::Continue(()));
         }
-        if self.output.row_count >= self.page_size {
-            self.more = true;
-            return Ok(ControlFlow::Break(()));
+        let row = clustering.filter(|_| self.partition_left > 0).cloned();
+        self.last = Some((key.clone(), row, self.partition_left));
+        if self.run.dialect == Dialect::Cassandra {
+            return Ok(ControlFlow::Continue(()));
         }
-        let row = RowContext {
-            table,
-            slots,
-            values: self.run.values,
-            context: &self.context,
-            now_seconds: self.now_seconds,
-        };
-        self.output.add(&row)?;
-        if self.output.row_count >= self.groups {
-            return Ok(ControlFlow::Break(()));
+        self.more = true;
+        Ok(ControlFlow::Break(()))
+    }
+
+    fn page_is_full(&self) -> bool {
+        if self.page_size == usize::MAX {
+            return false;
         }
-        self.left = self.left.saturating_sub(1);
-        self.partition_left = self.partition_left.saturating_sub(1);
-        if self.output.row_count >= self.page_size {
-            let row = clustering.filter(|_| self.partition_left > 0).cloned();
-            self.last = Some((key.clone(), row, self.partition_left));
+        match self.run.dialect {
+            Dialect::Scylla => self.examined >= self.page_size || self.output.data.len() >= PAGE_BYTES,
+            Dialect::Cassandra => self.output.row_count >= self.page_size,
         }
-        Ok(if self.left == 0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        })
     }
 
     fn paging_state(&self) -> Option<Bytes> {

@@ -1,5 +1,5 @@
 use super::Fixture;
-use crate::query::engine::{EngineOptions, LwtResult};
+use crate::query::engine::{Dialect, EngineOptions};
 
 #[test]
 fn keyspaces_and_tables() {
@@ -147,9 +147,9 @@ fn bind_markers_are_named_as_in_scylladb() {
 
 #[test]
 fn a_conditional_write_announces_scylladbs_columns_when_prepared() {
-    for (shape, columns) in [(LwtResult::Scylla, Some(3)), (LwtResult::Cassandra, None)] {
+    for (shape, columns) in [(Dialect::Scylla, Some(3)), (Dialect::Cassandra, None)] {
         let mut fixture = Fixture::with(EngineOptions {
-            lwt_result: shape,
+            dialect: shape,
             ..EngineOptions::default()
         });
         fixture.ok("CREATE TABLE t (p int PRIMARY KEY, v int)");

@@ -1,5 +1,5 @@
 use super::Fixture;
-use crate::query::engine::{EngineOptions, LwtResult};
+use crate::query::engine::{Dialect, EngineOptions};
 
 #[test]
 fn writes_and_deletions() {
@@ -271,6 +271,25 @@ fn batches() {
     ]);
 }
 
+/// Over several partitions or tables, as an outbox is written; one partition has no such limit.
+#[test]
+fn a_batch_over_a_mebibyte_is_refused() {
+    let mut fixture = Fixture::new();
+    fixture.ok("CREATE TABLE t (p int, c int, v text, PRIMARY KEY (p, c))");
+    let batch = |partition: i32, size: usize| {
+        let value = "x".repeat(size);
+        format!(
+            "BEGIN BATCH INSERT INTO t (p, c, v) VALUES (1, 1, '{value}'); \
+             INSERT INTO t (p, c, v) VALUES ({partition}, 2, '{value}'); APPLY BATCH"
+        )
+    };
+    fixture.check(&[
+        (&batch(2, 500 * 1024), "-"),
+        (&batch(2, 600 * 1024), "!2200 Batch too large"),
+        (&batch(1, 600 * 1024), "-"),
+    ]);
+}
+
 #[test]
 fn conditional_writes() {
     let mut scylla = Fixture::new();
@@ -323,7 +342,7 @@ fn conditional_writes() {
         ("UPDATE t SET v = 1 WHERE p IN (1, 2) AND c = 1 IF v = 1", "!2200"),
     ]);
     let mut cassandra = Fixture::with(EngineOptions {
-        lwt_result: LwtResult::Cassandra,
+        dialect: Dialect::Cassandra,
         ..EngineOptions::default()
     });
     cassandra.ok("CREATE TABLE t (p int, c int, v int, s int static, PRIMARY KEY (p, c))");

@@ -94,6 +94,8 @@ fn where_clauses() {
 
 #[test]
 fn reads_that_are_refused() {
+    let keys: Vec<String> = (0..101).map(|key| key.to_string()).collect();
+    let too_many = format!("SELECT v FROM t WHERE p IN ({})", keys.join(", "));
     rows().check(&[
         ("SELECT nope FROM t", "!2200 Undefined column name nope"),
         ("SELECT v FROM nope", "!2200 unconfigured table nope"),
@@ -101,6 +103,7 @@ fn reads_that_are_refused() {
         ("SELECT v FROM t WHERE p = 1 AND p = 2", "!2200"),
         ("SELECT v FROM t WHERE p = 'x'", "!2200"),
         ("SELECT v FROM t WHERE p = null", "!2200"),
+        (&too_many, "!0000 size of partition-key IN list"),
         ("SELECT v FROM t WHERE p = 1 ORDER BY d", "!2200"),
         ("SELECT v FROM t ORDER BY c", "!2200 ORDER BY is only supported"),
         (
@@ -145,6 +148,18 @@ fn functions_aggregates_and_groups() {
         ),
         ("SELECT p, max(c) FROM t GROUP BY p", "1, 3; 2, 3; 3, null"),
         ("SELECT p, count(*) FROM t GROUP BY p LIMIT 1", "1, 6"),
+        (
+            "SELECT p, c, count(*) FROM t GROUP BY p, c PER PARTITION LIMIT 2",
+            "1, 1, 2; 1, 2, 2; 2, 1, 2; 2, 2, 2; 3, null, 1",
+        ),
+        (
+            "SELECT p, c, count(*) FROM t GROUP BY p, c PER PARTITION LIMIT 1 LIMIT 2",
+            "1, 1, 2; 2, 1, 2",
+        ),
+        (
+            "SELECT p, c, count(*) FROM t WHERE p IN (2, 1) AND c = 3 GROUP BY c",
+            "1, 3, 2; 2, 3, 2",
+        ),
         ("SELECT c FROM t WHERE p = 1 GROUP BY v", "!2200"),
         ("SELECT count(*) AS n FROM t WHERE p = 1 LIMIT 1", "6"),
         (
@@ -216,6 +231,7 @@ fn order_by_over_partitions_sorts_and_is_not_paged() {
     fixture.check(&[
         ("SELECT c FROM t WHERE p IN (1, 2) ORDER BY c DESC", "5; 4; 3; 1"),
         ("SELECT c FROM t WHERE p IN (1, 2) ORDER BY c LIMIT 2", "1; 3"),
+        ("SELECT p FROM t WHERE p IN (2, -1, 1, 2)", "1; 1; 2; 2"),
     ]);
     let paged = super::QueryParams {
         page_size: Some(10),
@@ -223,4 +239,10 @@ fn order_by_over_partitions_sorts_and_is_not_paged() {
     };
     let result = fixture.query("SELECT c FROM t WHERE p IN (1, 2) ORDER BY c", &paged);
     assert_eq!(result.unwrap_err().code(), 0x2200);
+    assert!(
+        fixture
+            .query("SELECT c FROM t WHERE p IN (1, 2) ORDER BY c LIMIT 1", &paged)
+            .is_ok(),
+        "one row needs no paging"
+    );
 }
