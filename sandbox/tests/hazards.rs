@@ -11,61 +11,52 @@
 mod reader;
 #[path = "cdc/row.rs"]
 mod row;
+#[path = "cdc/scene.rs"]
+mod scene;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::ops::Deref;
 use std::time::Duration;
 
 use sandbox::Sandbox;
 use sandbox::cdc::generations::SwitchDelays;
 use sandbox::cdc::tablets::TabletChange;
 use sandbox::fault::rule::Rule;
-use scylla::client::session::Session;
-use scylla::client::session_builder::SessionBuilder;
-use scylla::value::Row;
+use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
+use scylla::response::PagingState;
+use scylla::statement::{Consistency, Statement};
 use tokio::time::sleep;
 
 use reader::{Reading, SAFETY};
 use row::LogRow;
 
-const KEYSPACE: &str = "hazards";
+/// A table of events by aggregate, which are written to aggregate 7 unless a test says otherwise.
+struct Scene(scene::Scene);
 
-struct Scene {
-    sandbox: Sandbox,
-    session: Arc<Session>,
+impl Deref for Scene {
+    type Target = scene::Scene;
+
+    fn deref(&self) -> &scene::Scene {
+        &self.0
+    }
 }
 
 impl Scene {
     async fn new(tablets: bool, cdc_ttl: u32) -> Self {
-        let sandbox = Sandbox::builder().start().await.expect("the sandbox starts");
-        let session = SessionBuilder::new()
-            .known_node(sandbox.addr().to_string())
-            .build()
-            .await
-            .expect("a session");
-        for statement in [
-            format!(
-                "CREATE KEYSPACE {KEYSPACE} WITH replication = {{'class': 'NetworkTopologyStrategy', \
-                 'replication_factor': 1}} AND tablets = {{'enabled': {tablets}}}"
-            ),
-            format!(
-                "CREATE TABLE {KEYSPACE}.t (aggregate int, seq int, event text, PRIMARY KEY (aggregate, seq)) \
-                 WITH cdc = {{'enabled': true, 'ttl': {cdc_ttl}}}"
-            ),
-        ] {
-            session
-                .query_unpaged(statement, ())
-                .await
-                .expect("the table is made");
-        }
-        session
-            .use_keyspace(KEYSPACE, false)
-            .await
-            .expect("the keyspace is used");
-        Self {
-            sandbox,
-            session: Arc::new(session),
-        }
+        Self::of_nodes(1, tablets, cdc_ttl).await
+    }
+
+    async fn of_nodes(nodes: usize, tablets: bool, cdc_ttl: u32) -> Self {
+        let table = format!(
+            "CREATE TABLE t (aggregate int, seq int, event text, PRIMARY KEY (aggregate, seq)) \
+             WITH cdc = {{'enabled': true, 'ttl': {cdc_ttl}}}"
+        );
+        let builder = Sandbox::builder().nodes(nodes);
+        Self(scene::Scene::new(builder, "hazards", tablets, &[&table]).await)
+    }
+
+    fn fault(&self, rule: Rule) {
+        self.sandbox.faults().add(rule).unwrap();
     }
 
     /// Writes the next events of one aggregate.
@@ -76,45 +67,29 @@ impl Scene {
     }
 
     async fn try_write(&self, event: &str) -> Result<(), String> {
-        let seq: i32 = event.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-        let text = format!("INSERT INTO t (aggregate, seq, event) VALUES (7, {seq}, '{event}')");
-        self.session
-            .query_unpaged(text, ())
-            .await
-            .map(drop)
-            .map_err(|error| error.to_string())
+        self.run(insert(event)).await
+    }
+
+    async fn run(&self, statement: impl Into<Statement>) -> Result<(), String> {
+        let result = self.session.query_unpaged(statement, ()).await;
+        result.map(drop).map_err(|error| error.to_string())
     }
 
     async fn read(&self) -> Reading {
         self.read_from(reader::now()).await
     }
 
-    async fn read_from(&self, start: Duration) -> Reading {
-        Reading::start(&self.session, KEYSPACE, start)
-            .await
-            .expect("the reader starts")
-    }
-
     /// What a scan of the whole log finds, by time.
     async fn log(&self) -> Vec<String> {
-        let result = self
-            .session
-            .query_unpaged("SELECT * FROM t_scylla_cdc_log", ())
-            .await
-            .unwrap();
-        let result = result.into_rows_result().unwrap();
-        let columns: Vec<_> = result
-            .column_specs()
-            .iter()
-            .map(|column| column.name().to_string())
-            .collect();
-        let mut rows = row::rows(
-            &columns,
-            result.rows::<Row>().unwrap().map(Result::unwrap).collect(),
-        );
+        let mut rows = self.whole_log().await;
         rows.sort_by_key(row::micros);
         events(&rows)
     }
+}
+
+fn insert(event: &str) -> String {
+    let seq: i32 = event.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+    format!("INSERT INTO t (aggregate, seq, event) VALUES (7, {seq}, '{event}')")
 }
 
 fn events(rows: &[LogRow]) -> Vec<String> {
@@ -144,11 +119,7 @@ async fn without_a_hazard_nothing_is_lost() {
 async fn a_late_row_is_lost() {
     let scene = Scene::new(false, 3_600).await;
     let reading = scene.read().await;
-    scene
-        .sandbox
-        .faults()
-        .add(Rule::late_log_rows(SAFETY * 4).contains("e2"))
-        .unwrap();
+    scene.fault(Rule::late_log_rows(SAFETY * 4).contains("e2"));
     scene.write(&["e1", "e2", "e3"]).await;
     sleep(SAFETY * 6).await;
     assert_eq!(scene.log().await, ["e1", "e2", "e3"]);
@@ -162,11 +133,7 @@ async fn a_row_at_an_old_time_is_lost() {
     let start = reader::now();
     sleep(SAFETY * 4).await;
     let reading = scene.read_from(start).await;
-    scene
-        .sandbox
-        .faults()
-        .add(Rule::old_log_time(SAFETY * 3).contains("e2"))
-        .unwrap();
+    scene.fault(Rule::old_log_time(SAFETY * 3).contains("e2"));
     scene.write(&["e1"]).await;
     sleep(SAFETY).await;
     scene.write(&["e2", "e3"]).await;
@@ -175,16 +142,168 @@ async fn a_row_at_an_old_time_is_lost() {
     assert_eq!(finish(reading).await, ["e1", "e3"]);
 }
 
+/// A logged batch whose coordinator died: the client was told that it timed out, and a replay of the batchlog
+/// applies all of it later, as of when it was written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_replayed_is_lost() {
+    let scene = Scene::new(false, 3_600).await;
+    scene
+        .execute("CREATE TABLE orders (id int PRIMARY KEY, state text)")
+        .await;
+    let reading = scene.read().await;
+    scene.fault(Rule::replayed_write(SAFETY * 4).contains("e2"));
+    scene.write(&["e1"]).await;
+    let batch = format!(
+        "BEGIN BATCH INSERT INTO orders (id, state) VALUES (7, 'paid'); {}; APPLY BATCH",
+        insert("e2")
+    );
+    let refused = scene.run(batch).await.unwrap_err();
+    assert!(refused.contains("Operation timed out"), "{refused}");
+    scene.write(&["e3"]).await;
+    let orders = async || {
+        let rows = scene
+            .session
+            .query_unpaged("SELECT id FROM orders", ())
+            .await
+            .unwrap();
+        rows.into_rows_result().unwrap().rows_num()
+    };
+    assert_eq!(
+        (orders().await, scene.log().await),
+        (0, vec!["e1".into(), "e3".into()])
+    );
+    sleep(SAFETY * 6).await;
+    assert_eq!(orders().await, 1);
+    assert_eq!(scene.log().await, ["e1", "e2", "e3"]);
+    assert_eq!(finish(reading).await, ["e1", "e3"]);
+}
+
+/// A conditional write was accepted by a majority but not learned: the client was told that it timed out, plain
+/// reads do not see it, and the next round on the partition finishes it, as of when it was proposed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conditional_write_that_is_learned_late_is_lost() {
+    let scene = Scene::new(true, 3_600).await;
+    let reading = scene.read().await;
+    scene.fault(Rule::unlearned_lwt().contains("e2").times(1));
+    let conditional = |event: &str| format!("{} IF NOT EXISTS", insert(event));
+    scene.run(conditional("e1")).await.unwrap();
+    let refused = scene.run(conditional("e2")).await.unwrap_err();
+    assert!(refused.contains("Operation timed out"), "{refused}");
+    scene.write(&["e3"]).await;
+    sleep(SAFETY * 4).await;
+    assert_eq!(scene.log().await, ["e1", "e3"]);
+    let mut serial = Statement::new("SELECT event FROM t WHERE aggregate = 7");
+    serial.set_consistency(Consistency::Serial);
+    let read = scene.session.query_unpaged(serial, ()).await.unwrap();
+    assert_eq!(read.into_rows_result().unwrap().rows_num(), 3);
+    assert_eq!(scene.log().await, ["e1", "e2", "e3"]);
+    assert_eq!(finish(reading).await, ["e1", "e3"]);
+}
+
+/// The log row of a write never comes, although the write does: a hint for a log is discarded.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_log_row_is_lost_is_in_the_table_alone() {
+    let scene = Scene::new(false, 3_600).await;
+    let reading = scene.read().await;
+    scene.fault(Rule::lost_log_rows().contains("e2"));
+    scene.write(&["e1", "e2", "e3"]).await;
+    let table = scene
+        .session
+        .query_unpaged("SELECT event FROM t", ())
+        .await
+        .unwrap();
+    assert_eq!(table.into_rows_result().unwrap().rows_num(), 3);
+    sleep(SAFETY * 2).await;
+    assert_eq!(scene.log().await, ["e1", "e3"]);
+    assert_eq!(finish(reading).await, ["e1", "e3"]);
+}
+
+/// A log record is generated a second time: a batchlog replay of older releases, a conditional write that another
+/// coordinator finished. Nothing but the uuid's tail tells the two apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_generated_twice_is_delivered_twice() {
+    for delay in [Duration::ZERO, SAFETY / 2] {
+        let scene = Scene::new(false, 3_600).await;
+        let reading = scene.read().await;
+        scene.fault(Rule::duplicate_log_rows(delay).contains("e2"));
+        scene.write(&["e1", "e2", "e3"]).await;
+        sleep(SAFETY * 2).await;
+        let log = scene.whole_log().await;
+        let twice: Vec<_> = log
+            .iter()
+            .filter(|row| events(&[(*row).clone()]) == ["e2"])
+            .collect();
+        assert_eq!(twice.len(), 2);
+        assert_eq!(row::micros(twice[0]), row::micros(twice[1]));
+        assert_ne!(twice[0]["cdc$time"], twice[1]["cdc$time"]);
+        assert_eq!(finish(reading).await, ["e1", "e2", "e2", "e3"], "{delay:?} apart");
+    }
+}
+
+/// The clocks of two coordinators differ by more than two writes of one aggregate lie apart: the log has them the
+/// other way round. The earlier one is also dated ahead of what any other clock shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_by_way_of_a_fast_clock_are_reordered() {
+    let scene = Scene::of_nodes(2, false, 3_600).await;
+    let reading = scene.read().await;
+    scene.fault(Rule::clock_ahead(SAFETY * 2).node(1));
+    let by_way_of = async |node: usize, event: &str| {
+        let address = scene.sandbox.cluster().nodes()[node].address;
+        let mut statement = Statement::new(insert(event));
+        let target = NodeIdentifier::NodeAddress(address);
+        statement.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(target, None)));
+        scene.run(statement).await.unwrap();
+    };
+    by_way_of(1, "e1").await;
+    let ahead = row::micros(&scene.whole_log().await[0]) - reader::now().as_micros() as i64;
+    assert!(ahead > SAFETY.as_micros() as i64, "{ahead} us ahead");
+    by_way_of(0, "e2").await;
+    sleep(SAFETY * 4).await;
+    assert_eq!(scene.log().await, ["e2", "e1"]);
+    assert_eq!(finish(reading).await, ["e2", "e1"]);
+}
+
+/// A row lands behind the position of a scan that is under way: that scan does not come back to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_behind_a_running_scan_is_missed_by_it() {
+    let scene = Scene::new(true, 3_600).await;
+    scene.write(&["e1", "e2", "e3"]).await;
+    let mut scan = Statement::new("SELECT event FROM t_scylla_cdc_log");
+    scan.set_page_size(2);
+    let page = async |state| {
+        scene
+            .session
+            .query_single_page(scan.clone(), (), state)
+            .await
+            .unwrap()
+    };
+    let of = |result: scylla::response::query_result::QueryResult| -> Vec<String> {
+        let rows = result.into_rows_result().unwrap();
+        rows.rows::<(String,)>()
+            .unwrap()
+            .map(|row| row.unwrap().0)
+            .collect()
+    };
+    let (first, rest) = page(PagingState::start()).await;
+    scene.fault(Rule::old_log_time(SAFETY).contains("e4"));
+    scene.write(&["e4"]).await;
+    let std::ops::ControlFlow::Continue(rest) = rest.into_paging_control_flow() else {
+        panic!("there is a second page")
+    };
+    let (second, _) = page(rest).await;
+    assert_eq!(
+        (of(first), of(second)),
+        (vec!["e1".into(), "e2".into()], vec!["e3".into()])
+    );
+    assert_eq!(scene.log().await, ["e4", "e1", "e2", "e3"]);
+}
+
 /// A write times out and is applied all the same; the client tries again: two records of one event.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_timed_out_is_delivered_twice() {
     let scene = Scene::new(false, 3_600).await;
     let reading = scene.read().await;
-    scene
-        .sandbox
-        .faults()
-        .add(Rule::write_timeout(true).contains("e2").times(1))
-        .unwrap();
+    scene.fault(Rule::write_timeout(true).contains("e2").times(1));
     scene.write(&["e1"]).await;
     let refused = scene.try_write("e2").await.unwrap_err();
     assert!(refused.contains("Operation timed out"), "{refused}");
@@ -199,11 +318,7 @@ async fn a_write_that_timed_out_is_delivered_twice() {
 async fn a_write_that_timed_out_may_not_be_delivered_at_all() {
     let scene = Scene::new(false, 3_600).await;
     let reading = scene.read().await;
-    scene
-        .sandbox
-        .faults()
-        .add(Rule::write_timeout(false).contains("e2").times(1))
-        .unwrap();
+    scene.fault(Rule::write_timeout(false).contains("e2").times(1));
     scene.write(&["e1"]).await;
     let refused = scene.try_write("e2").await.unwrap_err();
     assert!(refused.contains("Operation timed out"), "{refused}");
@@ -219,11 +334,7 @@ async fn rows_that_a_replica_lacks_are_lost() {
     let scene = Scene::new(false, 3_600).await;
     let written: Vec<_> = (1..=40).map(|n| format!("e{n}")).collect();
     let names: Vec<_> = written.iter().map(String::as_str).collect();
-    scene
-        .sandbox
-        .faults()
-        .add(Rule::missing_rows().table("*_scylla_cdc_log").share_percent(40))
-        .unwrap();
+    scene.fault(Rule::missing_rows().table("*_scylla_cdc_log").share_percent(40));
     let reading = scene.read().await;
     scene.write(&names).await;
     sleep(SAFETY * 2).await;
@@ -265,11 +376,7 @@ async fn a_late_row_in_a_closed_stream_is_lost() {
     for tablets in [false, true] {
         let scene = Scene::new(tablets, 3_600).await;
         let reading = scene.read().await;
-        scene
-            .sandbox
-            .faults()
-            .add(Rule::late_log_rows(SAFETY * 5).contains("e2"))
-            .unwrap();
+        scene.fault(Rule::late_log_rows(SAFETY * 5).contains("e2"));
         let delays = SwitchDelays {
             start: 200_000,
             ..SwitchDelays::default()
@@ -280,7 +387,7 @@ async fn a_late_row_in_a_closed_stream_is_lost() {
                 scene
                     .sandbox
                     .cdc()
-                    .change_tablets(KEYSPACE, "t", TabletChange::Split, delays)
+                    .change_tablets(scene.keyspace, "t", TabletChange::Split, delays)
                     .unwrap();
             }
         }
@@ -299,11 +406,7 @@ async fn a_late_row_in_a_closed_stream_is_lost() {
 async fn a_late_row_of_a_generation_that_is_published_late_is_lost() {
     let scene = Scene::new(false, 3_600).await;
     let reading = scene.read().await;
-    scene
-        .sandbox
-        .faults()
-        .add(Rule::late_log_rows(SAFETY * 6).contains("e2"))
-        .unwrap();
+    scene.fault(Rule::late_log_rows(SAFETY * 6).contains("e2"));
     let delays = SwitchDelays {
         start: 0,
         publish: 800_000,

@@ -117,6 +117,11 @@ impl<'a> Fields<'a> {
         given.unwrap_or(false)
     }
 
+    /// Notes a problem with a field that was read already.
+    pub(crate) fn refuse(&mut self, field: &'static str, accepted: &str) {
+        self.problem::<()>(field, accepted);
+    }
+
     fn take(&mut self, field: &'static str) -> Option<&'a Value> {
         self.known.push(field);
         self.map.get(field).filter(|value| !value.is_null())

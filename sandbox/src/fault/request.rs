@@ -53,10 +53,8 @@ impl Faults {
                 Effect::Error { error, .. } => fault.outcome = Outcome::Fail(error.to_error()),
                 Effect::NoAnswer => fault.outcome = Outcome::NoAnswer,
                 Effect::Disconnect => fault.outcome = Outcome::Disconnect,
-                Effect::LateLogRows(_)
-                | Effect::OldLogTime(_)
-                | Effect::WriteTimeout { .. }
-                | Effect::MissingRows => {}
+                // Rules of other stages.
+                _ => {}
             }
         }
         fault

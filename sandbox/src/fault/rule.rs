@@ -3,8 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::pattern::Pattern;
 
 /// What a rule does.
@@ -14,8 +12,17 @@ pub enum Effect {
     LateLogRows(Duration),
     /// Log rows are placed this much earlier in the log, as by `USING TIMESTAMP` of an old time.
     OldLogTime(Duration),
-    /// Writes fail with WriteTimeout although they were applied, or without.
-    WriteTimeout { applied: bool },
+    /// Log records come a second time, this much later: the same microsecond, another uuid.
+    DuplicateLogRows(Duration),
+    /// Log rows never come, although their write does: hints for a log are discarded.
+    LostLogRows,
+    /// Writes fail with WriteTimeout. What becomes of them is not the client's to know.
+    WriteTimeout(AfterTimeout),
+    /// Conditional writes fail with WriteTimeout; what was decided takes effect with the next conditional write or
+    /// serial read of the partition.
+    UnlearnedLwt,
+    /// The coordinator's clock is wrong by this many microseconds, ahead if positive.
+    ClockSkew(i64),
     /// Reads miss rows, as from a replica that has a part of them. A record of a CDC log is missed as a whole.
     MissingRows,
     /// Requests are executed and answered this much later.
@@ -28,12 +35,23 @@ pub enum Effect {
     Disconnect,
 }
 
+/// What becomes of a write that its client was told had timed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterTimeout {
+    Never,
+    Applied,
+    /// Base and log rows together this much later, dated when the client wrote them: a logged batch whose
+    /// coordinator died, and which a replay of the batchlog finishes.
+    Replayed(Duration),
+}
+
 /// Where in the way of a request a rule applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Request,
     Write,
     Read,
+    Clock,
 }
 
 /// Errors that a rule can answer with.
@@ -62,7 +80,7 @@ pub struct Rule {
     pub statement: Option<Pattern>,
     /// Writes: found in any of the values written.
     pub contains: Option<String>,
-    /// Requests: the node they were sent to.
+    /// Requests and clocks: the node they were sent to, the node whose clock it is.
     pub node: Option<usize>,
     /// How many of those it applies to it strikes, 1 to 100.
     pub share_percent: u8,
@@ -113,8 +131,37 @@ impl Rule {
         Self::new(Effect::OldLogTime(back))
     }
 
+    /// `delay` may be zero.
+    pub fn duplicate_log_rows(delay: Duration) -> Self {
+        Self::new(Effect::DuplicateLogRows(delay))
+    }
+
+    pub fn lost_log_rows() -> Self {
+        Self::new(Effect::LostLogRows)
+    }
+
     pub fn write_timeout(applied: bool) -> Self {
-        Self::new(Effect::WriteTimeout { applied })
+        Self::new(Effect::WriteTimeout(match applied {
+            true => AfterTimeout::Applied,
+            false => AfterTimeout::Never,
+        }))
+    }
+
+    /// A write that times out and is applied `delay` later.
+    pub fn replayed_write(delay: Duration) -> Self {
+        Self::new(Effect::WriteTimeout(AfterTimeout::Replayed(delay)))
+    }
+
+    pub fn unlearned_lwt() -> Self {
+        Self::new(Effect::UnlearnedLwt)
+    }
+
+    pub fn clock_ahead(by: Duration) -> Self {
+        Self::new(Effect::ClockSkew(micros(by)))
+    }
+
+    pub fn clock_behind(by: Duration) -> Self {
+        Self::new(Effect::ClockSkew(-micros(by)))
     }
 
     pub fn missing_rows() -> Self {
@@ -184,6 +231,11 @@ impl Rule {
     }
 }
 
+/// Far more than a day is no use to anyone.
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 impl ActiveRule {
     pub(super) fn new(id: u64, rule: Rule) -> Self {
         Self {
@@ -247,8 +299,14 @@ pub(super) fn chance(seed: u64, turn: u64, bytes: &[u8]) -> u64 {
 impl Effect {
     pub fn stage(&self) -> Stage {
         match self {
-            Effect::LateLogRows(_) | Effect::OldLogTime(_) | Effect::WriteTimeout { .. } => Stage::Write,
+            Effect::LateLogRows(_)
+            | Effect::OldLogTime(_)
+            | Effect::DuplicateLogRows(_)
+            | Effect::LostLogRows
+            | Effect::WriteTimeout(_)
+            | Effect::UnlearnedLwt => Stage::Write,
             Effect::MissingRows => Stage::Read,
+            Effect::ClockSkew(_) => Stage::Clock,
             Effect::Slow(_) | Effect::Error { .. } | Effect::NoAnswer | Effect::Disconnect => Stage::Request,
         }
     }
@@ -258,7 +316,11 @@ impl Effect {
         match self {
             Effect::LateLogRows(_) => "late_log_rows",
             Effect::OldLogTime(_) => "old_log_time",
-            Effect::WriteTimeout { .. } => "write_timeout",
+            Effect::DuplicateLogRows(_) => "duplicate_log_rows",
+            Effect::LostLogRows => "lost_log_rows",
+            Effect::WriteTimeout(_) => "write_timeout",
+            Effect::UnlearnedLwt => "unlearned_lwt",
+            Effect::ClockSkew(_) => "clock_skew",
             Effect::MissingRows => "missing_rows",
             Effect::Slow(_) => "slow",
             Effect::Error { .. } => "error",
@@ -271,53 +333,6 @@ impl Effect {
 impl Stage {
     pub(super) fn bit(self) -> u8 {
         1 << self as u8
-    }
-}
-
-impl RuleStatus {
-    /// The rule as it could be given again, with `id` and `hits`.
-    pub fn to_json(&self) -> Value {
-        let mut out = self.rule.to_json();
-        out["id"] = json!(self.id);
-        out["hits"] = json!(self.hits);
-        out
-    }
-}
-
-impl Rule {
-    pub fn to_json(&self) -> Value {
-        let mut out =
-            json!({ "kind": self.effect.kind(), "share_percent": self.share_percent, "seed": self.seed });
-        let milliseconds = |duration: &Duration| json!(duration.as_millis() as u64);
-        match &self.effect {
-            Effect::LateLogRows(delay) | Effect::Slow(delay) => {
-                out["delay_milliseconds"] = milliseconds(delay)
-            }
-            Effect::OldLogTime(back) => out["back_milliseconds"] = milliseconds(back),
-            Effect::WriteTimeout { applied } => out["applied"] = json!(applied),
-            Effect::Error { error, executed } => {
-                out["error"] = json!(error.as_str());
-                out["executed"] = json!(executed);
-            }
-            Effect::MissingRows | Effect::NoAnswer | Effect::Disconnect => {}
-        }
-        let mut optional = |key: &str, value: Option<Value>| {
-            if let Some(value) = value {
-                out[key] = value;
-            }
-        };
-        optional(
-            "table",
-            self.table.as_ref().map(|pattern| json!(pattern.as_str())),
-        );
-        optional(
-            "statement",
-            self.statement.as_ref().map(|pattern| json!(pattern.as_str())),
-        );
-        optional("contains", self.contains.as_ref().map(|text| json!(text)));
-        optional("node", self.node.map(|node| json!(node)));
-        optional("times", self.times.map(|times| json!(times)));
-        out
     }
 }
 

@@ -1,10 +1,14 @@
-//! Faults of writes: late log rows, log rows at an old time, timeouts.
+//! Faults of writes: log rows that come late, twice, never or at an old time; timeouts; clocks.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Faults;
-use super::rule::{ActiveRule, Effect, Rule, Stage};
+use super::rule::{ActiveRule, AfterTimeout, Effect, Rule, Stage};
+use crate::cdc::timestamps::{micros_of_timeuuid, timeuuid_from_micros};
 use crate::error::{CqlError, ErrorKind};
+use crate::query::api::Session;
 use crate::query::hooks::{WriteContext, WriteFaults, WriteVerdict};
 use crate::schema::TableSchema;
 use crate::storage::mutation::{CellChange, Mutation, RowChange};
@@ -22,18 +26,14 @@ impl WriteFaults for Faults {
         let mut verdict = WriteVerdict::Apply;
         for active in self.rules_of(Stage::Write) {
             match active.rule.effect {
-                Effect::WriteTimeout { applied } => {
-                    let mut base = mutations.iter().filter(|mutation| !is_log(&mutation.table));
-                    let Some(hit) = base.find(|mutation| applies(&active.rule, mutation)) else {
-                        continue;
-                    };
-                    if !active.strikes() {
-                        continue;
+                Effect::WriteTimeout(after) => {
+                    if let Some(error) = timed_out(&active, write, mutations) {
+                        verdict = self.after_timeout(after, &active, error, mutations)?;
                     }
-                    let error = timeout(write, &hit.table, mutations);
-                    match applied {
-                        true => verdict = WriteVerdict::ApplyAndFail(error),
-                        false => return Err(error),
+                }
+                Effect::UnlearnedLwt if write.conditional => {
+                    if let Some(error) = timed_out(&active, write, mutations) {
+                        verdict = WriteVerdict::Unlearned(error);
                     }
                 }
                 Effect::OldLogTime(back) => {
@@ -41,25 +41,65 @@ impl WriteFaults for Faults {
                         move_back(mutation, back.as_micros() as i64);
                     }
                 }
-                Effect::LateLogRows(_) => self.delay(&active, mutations)?,
+                Effect::LateLogRows(delay) => {
+                    let late = taken_log_mutations(&active, mutations);
+                    self.hold(&active, delay, late)?;
+                }
+                Effect::DuplicateLogRows(delay) => {
+                    let mut again: Vec<Mutation> = log_mutations(&active, mutations)
+                        .map(|mutation| mutation.clone())
+                        .collect();
+                    again.iter_mut().for_each(rename_record);
+                    match delay.is_zero() {
+                        true => mutations.extend(again),
+                        false => self.hold(&active, delay, again)?,
+                    }
+                }
+                Effect::LostLogRows => drop(taken_log_mutations(&active, mutations)),
                 _ => {}
             }
         }
         Ok(verdict)
     }
+
+    fn clock_offset_micros(&self, session: &Session) -> i64 {
+        if !self.touch(Stage::Clock) {
+            return 0;
+        }
+        let rules = self.rules_of(Stage::Clock);
+        let here = rules
+            .iter()
+            .filter(|active| active.rule.node.is_none_or(|node| node == session.node) && active.strikes());
+        here.map(|active| match active.rule.effect {
+            Effect::ClockSkew(micros) => micros,
+            _ => 0,
+        })
+        .sum()
+    }
 }
 
 impl Faults {
-    fn delay(&self, active: &ActiveRule, mutations: &mut Vec<Mutation>) -> Result<(), CqlError> {
-        let Effect::LateLogRows(delay) = active.rule.effect else {
-            return Ok(());
-        };
+    fn after_timeout(
+        &self,
+        after: AfterTimeout,
+        active: &ActiveRule,
+        error: CqlError,
+        mutations: &mut Vec<Mutation>,
+    ) -> Result<WriteVerdict, CqlError> {
+        match after {
+            AfterTimeout::Never => Err(error),
+            AfterTimeout::Applied => Ok(WriteVerdict::ApplyAndFail(error)),
+            AfterTimeout::Replayed(delay) => {
+                self.hold(active, delay, std::mem::take(mutations))?;
+                Ok(WriteVerdict::ApplyAndFail(error))
+            }
+        }
+    }
+
+    /// Keeps writes back until their time has come.
+    fn hold(&self, active: &ActiveRule, delay: Duration, mutations: Vec<Mutation>) -> Result<(), CqlError> {
         let due = Instant::now() + delay;
-        let struck = |mutation: &mut Mutation| {
-            is_log(&mutation.table) && applies(&active.rule, mutation) && active.strikes()
-        };
-        let late: Vec<Mutation> = mutations.extract_if(.., struck).collect();
-        for mutation in late {
+        for mutation in mutations {
             if !self.delayed.hold(due, self.next_order(), mutation) {
                 return Err(CqlError::new(
                     ErrorKind::Overloaded,
@@ -73,6 +113,21 @@ impl Faults {
         }
         Ok(())
     }
+}
+
+/// The client's answer, if the rule strikes the write.
+fn timed_out(active: &ActiveRule, write: &WriteContext<'_>, mutations: &[Mutation]) -> Option<CqlError> {
+    let mut base = mutations.iter().filter(|mutation| !is_log(&mutation.table));
+    let hit = base.find(|mutation| applies(&active.rule, mutation))?;
+    active.strikes().then(|| timeout(write, &hit.table, mutations))
+}
+
+/// Takes the log mutations that the rule strikes out of a write.
+fn taken_log_mutations(active: &ActiveRule, mutations: &mut Vec<Mutation>) -> Vec<Mutation> {
+    let struck = |mutation: &mut Mutation| {
+        is_log(&mutation.table) && applies(&active.rule, mutation) && active.strikes()
+    };
+    mutations.extract_if(.., struck).collect()
 }
 
 /// The log mutations that the rule strikes.
@@ -123,22 +178,8 @@ fn contains(mutation: &Mutation, text: &[u8]) -> bool {
 
 /// Shifts a log record: its cdc$time, and the timestamps of its cells, which are the write's.
 fn move_back(mutation: &mut Mutation, micros: i64) {
-    let table = mutation.table.clone();
-    for (key, row) in &mut mutation.rows {
-        let moved = {
-            let values: Vec<&[u8]> = key.values().collect();
-            let Some((time, rest)) = values.split_first() else {
-                continue;
-            };
-            let Ok(time) = <[u8; 16]>::try_from(*time) else {
-                continue;
-            };
-            let time = shift_timeuuid(time, micros);
-            let mut values: Vec<&[u8]> = vec![&time];
-            values.extend(rest);
-            ordered::clustering_key(&table, &values)
-        };
-        *key = moved;
+    change_times(mutation, |time| shift_timeuuid(time, micros));
+    for (_, row) in &mut mutation.rows {
         for (_, change) in &mut row.cells {
             match change {
                 CellChange::Atomic(cell) => cell.timestamp -= micros,
@@ -153,6 +194,34 @@ fn move_back(mutation: &mut Mutation, micros: i64) {
                 CellChange::CounterDelta { .. } => {}
             }
         }
+    }
+}
+
+/// Gives a log record another cdc$time of the same microsecond, as a coordinator does that generates it anew.
+fn rename_record(mutation: &mut Mutation) {
+    let random: u64 = rand::random();
+    change_times(mutation, |time| {
+        timeuuid_from_micros(micros_of_timeuuid(&time), random)
+    });
+}
+
+fn change_times(mutation: &mut Mutation, change: impl Fn([u8; 16]) -> [u8; 16]) {
+    let table = mutation.table.clone();
+    for (key, _) in &mut mutation.rows {
+        let changed = {
+            let values: Vec<&[u8]> = key.values().collect();
+            let Some((time, rest)) = values.split_first() else {
+                continue;
+            };
+            let Ok(time) = <[u8; 16]>::try_from(*time) else {
+                continue;
+            };
+            let time = change(time);
+            let mut values: Vec<&[u8]> = vec![&time];
+            values.extend(rest);
+            ordered::clustering_key(&table, &values)
+        };
+        *key = changed;
     }
 }
 
