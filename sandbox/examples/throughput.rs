@@ -2,7 +2,8 @@
 //! `cargo run --release -p outbox-sandbox --example throughput -- [rows] [rounds]`.
 //!
 //! Inserts outbox rows of 300 B payload (half of it random) through the Rust driver, then reads their log rows
-//! page by page, as the relay does in a drain. One line of JSON per round.
+//! page by page, as the relay does in a drain. One line of JSON per round, then median, least and most of all of them.
+//! The goal, on two cores: 60,000 inserts/s and 400,000 log rows/s.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +32,8 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
     let rows = arguments.next().transpose()?.unwrap_or(200_000);
     let rounds = arguments.next().transpose()?.unwrap_or(5);
+    anyhow::ensure!(rows > 0 && rounds > 0, "rows and rounds: from 1 on");
+    let (mut inserts, mut reads) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         let sandbox = Sandbox::builder().start().await?;
         let session = SessionBuilder::new()
@@ -49,9 +52,26 @@ async fn main() -> anyhow::Result<()> {
             "log_rows_per_second": rows_per_second.round(),
         });
         println!("{line}");
+        inserts.push(inserts_per_second);
+        reads.push(rows_per_second);
         sandbox.stop().await;
     }
+    let summary = json!({
+        "rounds": rounds,
+        "rows": rows,
+        "payload_bytes": PAYLOAD_BYTES,
+        "inserts_per_second": spread(&mut inserts),
+        "log_rows_per_second": spread(&mut reads),
+    });
+    println!("{summary}");
     Ok(())
+}
+
+/// Of at least one measurement.
+fn spread(measured: &mut [f64]) -> serde_json::Value {
+    measured.sort_by(f64::total_cmp);
+    let at = |index: usize| measured[index].round();
+    json!({ "median": at(measured.len() / 2), "least": at(0), "most": at(measured.len() - 1) })
 }
 
 async fn prepare(session: &Session) -> anyhow::Result<PreparedStatement> {
