@@ -191,12 +191,21 @@ pub(crate) struct Verify {
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Events that have to be committed before anything is proven.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    at_least: u64,
     /// Repeats that are allowed.
     #[arg(long, default_value_t = 0)]
     duplicate_bound: u64,
     /// Events marked `late` that are allowed.
     #[arg(long, default_value_t = 0)]
     late_bound: u64,
+    /// Messages marked `replayed` that are allowed.
+    #[arg(long, default_value_t = 0)]
+    replayed_bound: u64,
+    /// Messages marked `reconciled` that are allowed.
+    #[arg(long, default_value_t = 0)]
+    reconciled_bound: u64,
     /// Events that are not in the journal and yet allowed.
     #[arg(long, default_value_t = 0)]
     foreign_bound: u64,
@@ -231,8 +240,11 @@ impl Load {
 impl Verify {
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
+            committed: self.at_least,
             duplicates: self.duplicate_bound,
             late: self.late_bound,
+            replayed: self.replayed_bound,
+            reconciled: self.reconciled_bound,
             dead_letters: self.dead_letters.0..=self.dead_letters.1,
             ordered: !self.unordered,
             foreign: self.foreign_bound,

@@ -86,6 +86,8 @@ impl Orders {
             recorded: &recorded,
             order: &order,
         };
+        // Before the write: a caller that hangs up ends this function in the middle of it, and nobody learns the outcome.
+        let before_this = uncertain.insert(order_id, sequence_number);
         match self.store.add(addition).await {
             Ok(()) => {
                 uncertain.remove(&order_id);
@@ -97,8 +99,11 @@ impl Orders {
                 })
             }
             Err(error) => {
-                if matches!(error, StoreError::Unknown(_)) {
-                    uncertain.insert(order_id, sequence_number);
+                if !matches!(error, StoreError::Unknown(_)) {
+                    match before_this {
+                        Some(earlier) => uncertain.insert(order_id, earlier),
+                        None => uncertain.remove(&order_id),
+                    };
                 }
                 Err(error.into())
             }

@@ -21,6 +21,18 @@ pub struct Entry {
     pub committed_us: Option<i64>,
     #[serde(default)]
     pub outcome: Outcome,
+    /// [`digest`] of what was written; None: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<u64>,
+}
+
+/// Tells an event's content from another one: FNV-1a of type and payload. Nobody forges events here, so 64 bits will do.
+pub fn digest(event_type: &[u8], payload: &[u8]) -> u64 {
+    // No UTF-8 text holds 0xff, so it separates the two.
+    let bytes = event_type.iter().chain(&[0xff]).chain(payload);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// What is known about a write.
@@ -128,6 +140,15 @@ impl JournalWriter {
     }
 }
 
+/// What a journal says, and why it cannot be all that was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Journal {
+    pub entries: Vec<Entry>,
+    /// Loads that were killed, or whose lines are not those that they counted: what is missing in the journal would be
+    /// missed by nobody.
+    pub gaps: Vec<String>,
+}
+
 /// Reads a journal, also while it is being written.
 pub struct JournalReader {
     path: PathBuf,
@@ -136,6 +157,9 @@ pub struct JournalReader {
     lines: u64,
     entries: Vec<Entry>,
     ended: Option<Totals>,
+    /// Committed and unknown events since the last load that ended.
+    noted: [u64; 2],
+    gaps: Vec<String>,
 }
 
 impl JournalReader {
@@ -147,6 +171,8 @@ impl JournalReader {
             lines: 0,
             entries: Vec::new(),
             ended: None,
+            noted: [0; 2],
+            gaps: Vec::new(),
         }
     }
 
@@ -175,13 +201,40 @@ impl JournalReader {
             self.position += line.len() as u64;
             match parsed {
                 Line::Event(entry) => {
+                    self.noted[usize::from(entry.outcome == Outcome::Unknown)] += 1;
                     self.entries.push(entry);
                     self.ended = None;
                 }
-                Line::End(totals) => self.ended = Some(totals),
+                Line::End(totals) => self.end(totals),
             }
         }
         Ok(())
+    }
+
+    /// A load that was killed leaves no such line, so its events are counted to the next one's.
+    fn end(&mut self, totals: Totals) {
+        let [committed, unknown] = std::mem::take(&mut self.noted);
+        if (committed, unknown) != (totals.committed, totals.unknown) {
+            self.gaps.push(format!(
+                "line {}: a load counted {} committed and {} unknown events, its lines are {committed} and {unknown}",
+                self.lines, totals.committed, totals.unknown
+            ));
+        }
+        self.ended = Some(totals);
+    }
+
+    /// All that was read. Lines that no load has ended are a gap: whoever wrote them was killed, or still runs.
+    pub fn into_journal(mut self) -> Journal {
+        if self.noted != [0; 2] {
+            self.gaps.push(format!(
+                "the load that wrote line {} did not end: what it committed last may not be noted",
+                self.lines
+            ));
+        }
+        Journal {
+            entries: self.entries,
+            gaps: self.gaps,
+        }
     }
 
     pub fn entries(&self) -> &[Entry] {
@@ -214,6 +267,7 @@ mod tests {
             scheduled_us: 10,
             committed_us: Some(20),
             outcome: Outcome::Committed,
+            digest: Some(u64::MAX),
         }
     }
 
@@ -245,6 +299,74 @@ mod tests {
         reader.poll().unwrap();
         assert_eq!(reader.entries(), [entry(1), entry(2)]);
         assert_eq!(reader.ended(), Some(totals));
+        assert_eq!(reader.into_journal().gaps, [""; 0]);
+    }
+
+    /// The journal of several loads: events of each, and what it said in the end.
+    fn gaps(loads: &[(i64, Option<u64>)]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut sequence = 0..;
+        for (events, end) in loads {
+            let mut writer = JournalWriter::open(&path).unwrap();
+            for number in sequence.by_ref().take(*events as usize) {
+                writer.write(entry(number)).unwrap();
+            }
+            match end {
+                Some(committed) => writer
+                    .end(Totals {
+                        committed: *committed,
+                        ..Totals::default()
+                    })
+                    .unwrap(),
+                None => writer.flush().unwrap(),
+            }
+        }
+        let mut reader = JournalReader::new(&path);
+        reader.poll().unwrap();
+        reader.into_journal().gaps
+    }
+
+    #[test]
+    fn a_load_that_was_killed_leaves_a_gap() {
+        for (loads, expected) in [
+            (&[][..], None),
+            (&[(0, Some(0))], None),
+            (&[(3, Some(3)), (2, Some(2))], None),
+            (&[(3, None)], Some("did not end")),
+            (&[(3, Some(3)), (2, None)], Some("did not end")),
+            (
+                &[(3, None), (2, Some(2))],
+                Some("2 committed and 0 unknown events, its lines are 5 and 0"),
+            ),
+            (
+                &[(2, Some(3))],
+                Some("3 committed and 0 unknown events, its lines are 2 and 0"),
+            ),
+        ] {
+            let found = gaps(loads);
+            assert_eq!(
+                found.len(),
+                usize::from(expected.is_some()),
+                "{loads:?}: {found:?}"
+            );
+            assert!(
+                expected.is_none_or(|text| found[0].contains(text)),
+                "{loads:?}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn digests_tell_contents_apart() {
+        let all = [
+            digest(b"OrderCreated", b"{}"),
+            digest(b"OrderCreated", b"{ }"),
+            digest(b"OrderCreate", b"d{}"),
+            digest(b"", b""),
+        ];
+        let distinct: std::collections::HashSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
     }
 
     #[test]

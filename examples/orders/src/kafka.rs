@@ -1,6 +1,7 @@
 //! Reading topics from beginning to end, as a `read_committed` consumer without a group sees them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -8,13 +9,18 @@ use rdkafka::Timestamp;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
+use crate::journal::digest;
 use crate::verify::{Marks, Sighting};
 
 /// For metadata and watermarks: long enough for a broker that restarts, short enough for a person who mistyped.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// For the question whether everything was read, which is asked again.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to reach a cluster.
 #[derive(Debug, Clone)]
@@ -32,6 +38,12 @@ pub enum ReadError {
     NoTopic { topic: String, bootstrap: String },
     #[error("topic {topic}: {cause}")]
     Consume { topic: String, cause: KafkaError },
+    #[error("topic {topic} had {before} partitions when reading began, and has {now}")]
+    Partitions {
+        topic: String,
+        before: usize,
+        now: usize,
+    },
 }
 
 impl Cluster {
@@ -55,13 +67,19 @@ impl Cluster {
 /// Reads all partitions of one topic.
 pub struct TopicReader {
     topic: String,
-    consumer: StreamConsumer,
+    consumer: Arc<StreamConsumer>,
     partitions: HashMap<i32, Partition>,
 }
 
 struct Partition {
     /// Messages from here on were appended after reading began.
     live_from: i64,
+    /// Where the next message is expected.
+    next: i64,
+    /// Nothing below is unread: records of transactions take up offsets, and never come.
+    read_to: i64,
+    /// What the broker called the end when it was asked; read to it as soon as an end is reported.
+    end: i64,
     at_end: bool,
 }
 
@@ -89,12 +107,7 @@ impl TopicReader {
         let metadata = consumer
             .fetch_metadata(Some(&topic), METADATA_TIMEOUT)
             .map_err(|cause| cluster.error(cause))?;
-        let ids: Vec<i32> = metadata
-            .topics()
-            .iter()
-            .filter(|found| found.name() == topic && found.error().is_none())
-            .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
-            .collect();
+        let ids = partition_ids(&metadata, &topic);
         if ids.is_empty() {
             return Err(ReadError::NoTopic {
                 topic,
@@ -104,16 +117,17 @@ impl TopicReader {
         let mut assignment = TopicPartitionList::new();
         let mut partitions = HashMap::new();
         for id in ids {
-            let (_, live_from) = consumer
+            let (first, live_from) = consumer
                 .fetch_watermarks(&topic, id, METADATA_TIMEOUT)
                 .map_err(|cause| cluster.error(cause))?;
-            partitions.insert(
-                id,
-                Partition {
-                    live_from,
-                    at_end: false,
-                },
-            );
+            let partition = Partition {
+                live_from,
+                next: first,
+                read_to: first,
+                end: first,
+                at_end: false,
+            };
+            partitions.insert(id, partition);
             assignment
                 .add_partition_offset(&topic, id, Offset::Beginning)
                 .map_err(|cause| cluster.error(cause))?;
@@ -123,7 +137,7 @@ impl TopicReader {
             .map_err(|cause| cluster.error(cause))?;
         Ok(Self {
             topic,
-            consumer,
+            consumer: Arc::new(consumer),
             partitions,
         })
     }
@@ -135,12 +149,15 @@ impl TopicReader {
                 Ok(message) => {
                     if let Some(partition) = self.partitions.get_mut(&message.partition()) {
                         partition.at_end = false;
+                        partition.next = message.offset() + 1;
+                        partition.read_to = partition.read_to.max(partition.next);
                     }
                     return Ok(Some(message));
                 }
                 Err(KafkaError::PartitionEOF(id)) => {
                     if let Some(partition) = self.partitions.get_mut(&id) {
                         partition.at_end = true;
+                        partition.read_to = partition.read_to.max(partition.end);
                     }
                     return Ok(None);
                 }
@@ -162,6 +179,47 @@ impl TopicReader {
         self.partitions.values().all(|partition| partition.at_end)
     }
 
+    /// Asks the brokers whether everything was read. Where something may be left, it is read from there again, so that
+    /// its messages, or an end, follow; false also while no broker answers.
+    pub async fn complete(&mut self) -> Result<bool, ReadError> {
+        let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
+        let asked = tokio::task::spawn_blocking(move || ends(&consumer, &topic)).await;
+        let ends = match asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+            Ok(ends) => ends,
+            Err(error) => {
+                tracing::debug!(topic = self.topic, %error, "the topic's end is not known");
+                return Ok(false);
+            }
+        };
+        if ends.len() != self.partitions.len() {
+            return Err(ReadError::Partitions {
+                topic: self.topic.clone(),
+                before: self.partitions.len(),
+                now: ends.len(),
+            });
+        }
+        let mut complete = true;
+        for (id, end) in ends {
+            let Some(partition) = self.partitions.get_mut(&id) else {
+                continue;
+            };
+            if partition.read_to >= end {
+                continue;
+            }
+            complete = false;
+            if !std::mem::take(&mut partition.at_end) {
+                continue;
+            }
+            partition.end = end;
+            let again = Offset::Offset(partition.next);
+            if let Err(error) = self.consumer.seek(&self.topic, id, again, Duration::ZERO) {
+                tracing::debug!(topic = self.topic, partition = id, %error, "cannot be read again yet");
+                partition.at_end = true;
+            }
+        }
+        Ok(complete)
+    }
+
     /// First offset of each partition that was not there when reading began.
     pub fn live_from(&self) -> HashMap<i32, i64> {
         self.partitions
@@ -169,6 +227,25 @@ impl TopicReader {
             .map(|(id, partition)| (*id, partition.live_from))
             .collect()
     }
+}
+
+fn partition_ids(metadata: &Metadata, topic: &str) -> Vec<i32> {
+    metadata
+        .topics()
+        .iter()
+        .filter(|found| found.name() == topic && found.error().is_none())
+        .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
+        .collect()
+}
+
+/// The partitions that a topic has now, and where they end.
+fn ends(consumer: &StreamConsumer, topic: &str) -> Result<Vec<(i32, i64)>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), END_TIMEOUT)?;
+    let end = |id| {
+        let (_, end) = consumer.fetch_watermarks(topic, id, END_TIMEOUT)?;
+        Ok((id, end))
+    };
+    partition_ids(&metadata, topic).into_iter().map(end).collect()
 }
 
 /// What the verifier needs of a message.
@@ -182,6 +259,10 @@ pub fn sighting(message: &impl Message, consumed_us: Option<i64>) -> Sighting {
         partition: message.partition(),
         offset: message.offset(),
         event_id: event_id(message),
+        digest: digest(
+            header(message, "event-type").unwrap_or_default(),
+            message.payload().unwrap_or_default(),
+        ),
         marks: Marks {
             late: mark("late"),
             replayed: mark("replayed"),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_us;
-use crate::journal::{Entry, JournalError, JournalWriter, Outcome, Totals};
+use crate::journal::{Entry, JournalError, JournalWriter, Outcome, Totals, digest};
 use crate::verify::latency::histogram;
 use target::{Answer, Target};
 use work::Work;
@@ -165,6 +165,7 @@ async fn write(mut work: Work, schedule: Schedule, target: Arc<Target>, answers:
             return;
         };
         let write = work.next_write(number);
+        let content = write.content().ok();
         let answer = target.write(&write).await;
         work.answered(&answer);
         let entry = Entry {
@@ -174,6 +175,7 @@ async fn write(mut work: Work, schedule: Schedule, target: Arc<Target>, answers:
             scheduled_us,
             committed_us: matches!(answer, Answer::Committed).then(now_us),
             outcome: Outcome::Committed,
+            digest: content.map(|(event_type, payload)| digest(event_type.as_bytes(), payload.as_bytes())),
         };
         // The journal gone means that the load has failed and says so elsewhere.
         if answers.send(Written { entry, answer }).await.is_err() {

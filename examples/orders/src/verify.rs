@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
-use crate::journal::{Entry, Outcome};
+use crate::journal::{Entry, Journal, Outcome};
 pub use latency::Latency;
 pub use report::Report;
 
@@ -23,6 +23,8 @@ pub struct Sighting {
     pub offset: i64,
     /// From the header `event-id`; None when it is missing or no UUID.
     pub event_id: Option<Uuid>,
+    /// Of type and payload, as in the journal.
+    pub digest: u64,
     pub marks: Marks,
     /// When the broker appended it, in microseconds since the Unix epoch; only where the topic keeps that time.
     pub appended_us: Option<i64>,
@@ -47,10 +49,14 @@ impl Marks {
 /// What a clean run may contain.
 #[derive(Debug, Clone)]
 pub struct Bounds {
+    /// Events that have to be committed before anything is proven, at least 1.
+    pub committed: u64,
     /// Repeats of events, also those that are in the topic and among the dead letters.
     pub duplicates: u64,
-    /// Events marked `late`.
+    /// Messages marked `late`, `replayed`, `reconciled`: a mark excuses disorder, so each has to be expected.
     pub late: u64,
+    pub replayed: u64,
+    pub reconciled: u64,
     pub dead_letters: RangeInclusive<u64>,
     /// False for a table or key that scatters aggregates, where no order is promised.
     pub ordered: bool,
@@ -61,8 +67,11 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
+            committed: 1,
             duplicates: 0,
             late: 0,
+            replayed: 0,
+            reconciled: 0,
             dead_letters: 0..=0,
             ordered: true,
             foreign: 0,
@@ -87,9 +96,12 @@ impl Finding {
 }
 
 /// Compares a journal with the messages of a topic (any order) and the event ids of the dead letters.
-pub fn verify(journal: &[Entry], sightings: &[Sighting], dead_letters: &[Uuid], bounds: &Bounds) -> Report {
+pub fn verify(journal: &Journal, sightings: &[Sighting], dead_letters: &[Uuid], bounds: &Bounds) -> Report {
     let mut report = Report::default();
-    let entries = index(journal, &mut report);
+    for gap in &journal.gaps {
+        report.journal_errors.add(|| gap.clone());
+    }
+    let entries = index(&journal.entries, &mut report);
     let mut dead: HashSet<Uuid> = HashSet::new();
     for id in dead_letters {
         if entries.contains_key(id) {
@@ -160,6 +172,11 @@ fn walk(
             continue;
         };
         report.count_marks(sighting.marks);
+        if entry.digest.is_some_and(|digest| digest != sighting.digest) {
+            report
+                .altered
+                .add(|| format!("{} at {}", entry.event_id, place()));
+        }
         if !seen.insert(entry.event_id) {
             report
                 .duplicated

@@ -2,13 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is missing")]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use orders::commands::{Orders, order_created_by};
 use orders::cql::{Nodes, connect};
 use orders::dead_letters::DeadLetters;
-use orders::journal::{JournalReader, Outcome};
+use orders::journal::{JournalReader, Outcome, digest};
 use orders::load::target::Target;
 use orders::load::{self, Plan};
 use orders::service::router;
@@ -270,6 +271,67 @@ async fn an_unknown_outcome_is_said_and_a_repeat_is_harmless() {
     assert_eq!((status, &answer["sequenceNumber"]), (200, &json!(3)), "{answer}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_on_one_order_at_the_same_time_never_share_a_place() {
+    let service = Running::ordered().await;
+    let (_, created) = service.post("/orders", Some(order())).await;
+    let path = format!("/orders/{}", created["orderId"].as_str().unwrap());
+    // Slow writes overlap with every other request.
+    let slow = Rule::slow(Duration::from_millis(20)).statement(INSERT_OUTBOX);
+    service.sandbox.faults().add(slow).unwrap();
+    let update = || service.call(Method::PUT, &path, None, Some(order()));
+    let answers = futures::future::join_all((0..20).map(|_| update())).await;
+    let mut places: Vec<i64> = answers
+        .iter()
+        .map(|(status, answer)| {
+            assert_eq!(*status, 200, "{answer}");
+            answer["sequenceNumber"].as_i64().unwrap()
+        })
+        .collect();
+    places.sort_unstable();
+    assert_eq!(places, (2..=21).collect::<Vec<_>>());
+    assert_eq!(service.counts().await, [1, 21, 21]);
+
+    // Of two that exclude each other one is refused.
+    let (cancel, confirm) = (format!("{path}/cancel"), format!("{path}/confirm"));
+    let both = tokio::join!(service.post(&cancel, None), service.post(&cancel, None));
+    let mut statuses = [both.0.0, both.1.0];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409]);
+    assert_eq!(service.post(&confirm, None).await.0, 409);
+    assert_eq!(service.counts().await, [1, 22, 22]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_hangs_up_leaves_its_place_to_the_write_that_may_still_arrive() {
+    let service = Running::ordered().await;
+    let (_, created) = service.post("/orders", Some(order())).await;
+    let path = format!("/orders/{}", created["orderId"].as_str().unwrap());
+    // Each batch is held up before it is applied, far longer than its caller waits.
+    let held = Rule::slow(Duration::from_millis(800))
+        .statement(INSERT_OUTBOX)
+        .times(1);
+    service.sandbox.faults().add(held).unwrap();
+    let impatient = reqwest::Client::builder()
+        .timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let gone = impatient
+        .put(format!("{}{path}", service.url))
+        .json(&order())
+        .send()
+        .await;
+    assert!(gone.unwrap_err().is_timeout());
+
+    let (status, answer) = service.call(Method::PUT, &path, None, Some(order())).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(
+        answer["sequenceNumber"],
+        json!(3),
+        "2 may belong to the write whose caller is gone: {answer}"
+    );
+}
+
 /// Loads with every tenth write timed out, half of them applied; checks the journal against the table.
 async fn check_journal_under_timeouts(service: &Running, target: Target) {
     for applied in [true, false] {
@@ -328,6 +390,31 @@ async fn check_journal_under_timeouts(service: &Running, target: Target) {
         "{summary:?}"
     );
     assert_eq!(summary.totals.offered, 400, "{summary:?}");
+
+    // What the journal says that was written is what is there.
+    let query = format!("SELECT id, event_type, payload FROM {OUTBOX}");
+    let rows = service
+        .session
+        .query_unpaged(query, ())
+        .await
+        .unwrap()
+        .into_rows_result()
+        .unwrap();
+    let written: HashMap<Uuid, u64> = rows
+        .rows::<(Uuid, String, String)>()
+        .unwrap()
+        .map(Result::unwrap)
+        .map(|(id, event_type, payload)| (id, digest(event_type.as_bytes(), payload.as_bytes())))
+        .collect();
+    let journal = reader.into_journal();
+    assert_eq!(journal.gaps, [""; 0]);
+    for entry in journal
+        .entries
+        .iter()
+        .filter(|entry| entry.outcome == Outcome::Committed)
+    {
+        assert_eq!(entry.digest, written.get(&entry.event_id).copied(), "{entry:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use orders::broker::Broker;
 use orders::clock::now_us;
 use orders::dead_letters::DeadLetters;
-use orders::journal::{Entry, JournalWriter, Outcome, Totals};
-use orders::kafka::Cluster;
+use orders::journal::{Entry, JournalWriter, Outcome, Totals, digest};
+use orders::kafka::{Cluster, TopicReader};
 use orders::verify::follow::Follow;
 use orders::verify::{Bounds, Report};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -29,15 +29,20 @@ fn entry(number: i64) -> Entry {
         scheduled_us: now_us(),
         committed_us: Some(now_us()),
         outcome: Outcome::Committed,
+        digest: Some(digest(b"OrderCreated", b"{}")),
     }
 }
 
-fn write_journal(path: &Path, numbers: impl Iterator<Item = i64>) {
+fn write_journal(path: &Path, numbers: std::ops::Range<i64>) {
     let mut journal = JournalWriter::open(path).unwrap();
+    let totals = Totals {
+        committed: (numbers.end - numbers.start) as u64,
+        ..Totals::default()
+    };
     for number in numbers {
         journal.write(entry(number)).unwrap();
     }
-    journal.end(Totals::default()).unwrap();
+    journal.end(totals).unwrap();
 }
 
 struct Topic {
@@ -58,16 +63,25 @@ impl Topic {
     }
 
     async fn send(&self, number: i64, headers: &[(&str, &str)]) {
+        self.send_with(number, "OrderCreated", "{}", headers).await;
+    }
+
+    async fn send_with(&self, number: i64, event_type: &str, payload: &str, headers: &[(&str, &str)]) {
         let Entry {
             event_id,
             aggregate_id,
             ..
         } = entry(number);
         let id = event_id.to_string();
-        let mut all = OwnedHeaders::new().insert(Header {
-            key: "event-id",
-            value: Some(&id),
-        });
+        let mut all = OwnedHeaders::new()
+            .insert(Header {
+                key: "event-id",
+                value: Some(&id),
+            })
+            .insert(Header {
+                key: "event-type",
+                value: Some(event_type),
+            });
         for &(key, value) in headers {
             all = all.insert(Header {
                 key,
@@ -75,7 +89,10 @@ impl Topic {
             });
         }
         let key = aggregate_id.to_string();
-        let record = FutureRecord::to(&self.name).key(&key).payload("{}").headers(all);
+        let record = FutureRecord::to(&self.name)
+            .key(&key)
+            .payload(payload)
+            .headers(all);
         self.producer.send(record, Duration::from_secs(10)).await.unwrap();
     }
 }
@@ -229,6 +246,40 @@ async fn planted_faults_are_found_on_real_topics() {
     assert_eq!(report.violations, ["1 foreign, at most 0 allowed"], "{report}");
 
     what_cannot_be_verified(&check).await;
+    what_was_altered_or_not_noted(&broker, &check).await;
+}
+
+async fn what_was_altered_or_not_noted(broker: &Broker, check: &Check<'_>) {
+    let altered = Topic::create(broker, "altered").await;
+    for number in 0..EVENTS {
+        altered
+            .send_with(
+                number,
+                "OrderCreated",
+                if number == 42 { "{ }" } else { "{}" },
+                &[],
+            )
+            .await;
+    }
+    let report = check.verify(&altered, Bounds::default()).await;
+    assert_eq!(report.violations, ["1 altered, at most 0 allowed"], "{report}");
+
+    // A load that was killed: all that it noted is there, and what it did not note is anyone's guess.
+    let mut journal = JournalWriter::open(&check.folder.join("killed")).unwrap();
+    for number in 0..EVENTS {
+        journal.write(entry(number)).unwrap();
+    }
+    journal.flush().unwrap();
+    let report = check
+        .follow("clean", "killed", Bounds::default())
+        .run(|_| ())
+        .await
+        .unwrap();
+    assert_eq!(
+        report.violations,
+        ["1 faults of the journal, at most 0 allowed"],
+        "{report}"
+    );
 }
 
 async fn what_cannot_be_verified(check: &Check<'_>) {
@@ -321,4 +372,50 @@ async fn a_live_verifier_waits_for_the_load_and_counts_only_what_was_committed_i
         EVENTS as u64 - 2,
         "event 0 was there before the verifier: {report}"
     );
+}
+
+/// Reads until the reader has seen an end; what it saw.
+async fn read_on(reader: &mut TopicReader) -> usize {
+    let mut messages = 0;
+    while !reader.at_end() {
+        messages += usize::from(reader.next().await.unwrap().is_some());
+    }
+    messages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_complete_only_when_its_brokers_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&folder.path().join("kafka"), 1).unwrap();
+    let topic = Topic::create(&broker, "growing").await;
+    let mut reader = TopicReader::open(&broker.cluster(), "growing").await.unwrap();
+    assert_eq!(read_on(&mut reader).await, 0);
+    assert!(reader.complete().await.unwrap());
+
+    // Nothing tells the reader; it has to ask.
+    topic.send(1, &[]).await;
+    assert!(reader.at_end(), "the end that it saw is an old one");
+    assert!(!reader.complete().await.unwrap());
+    assert_eq!(read_on(&mut reader).await, 1);
+    assert!(reader.complete().await.unwrap());
+
+    // The records of an aborted transaction never come, and are not waited for.
+    let transactional = producer(&broker.cluster(), &[("transactional.id", "aborted")]);
+    transactional.init_transactions(Duration::from_secs(30)).unwrap();
+    transactional.begin_transaction().unwrap();
+    let aborted = Topic {
+        producer: transactional,
+        name: "growing".to_owned(),
+    };
+    aborted.send(2, &[]).await;
+    aborted
+        .producer
+        .abort_transaction(Duration::from_secs(30))
+        .unwrap();
+    while !reader.complete().await.unwrap() {
+        assert_eq!(read_on(&mut reader).await, 0);
+    }
+
+    broker.kill().unwrap();
+    assert!(!reader.complete().await.unwrap(), "nobody is there to say so");
 }

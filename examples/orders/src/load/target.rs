@@ -10,10 +10,10 @@ use scylla::value::CqlTimestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::work::{Step, Write};
+use super::work::{Step, Write, details};
 use crate::clock::now_us;
 use crate::journal::{Entry, Outcome};
-use crate::order::{AGGREGATE_TYPE, Details, Event, Item, Recorded};
+use crate::order::{AGGREGATE_TYPE, Details};
 use crate::service::{IDEMPOTENCY_KEY, OUTCOME_UNKNOWN};
 use crate::store::refused;
 
@@ -202,21 +202,8 @@ async fn over_http(client: &reqwest::Client, url: &str, write: &Write) -> Answer
 }
 
 async fn straight(session: &Session, insert: &PreparedStatement, write: &Write) -> Answer {
-    let event = match write.step {
-        Step::Create => Event::OrderCreated(details()),
-        Step::Update => Event::OrderUpdated(details()),
-        Step::Confirm => Event::OrderConfirmed,
-        Step::Ship => Event::OrderShipped,
-        Step::Deliver => Event::OrderDelivered,
-    };
-    let event_type = event.event_type();
-    let recorded = Recorded {
-        order_id: write.order_id,
-        note: Some(write.note.clone()),
-        event,
-    };
-    let payload = match serde_json::to_string(&recorded) {
-        Ok(payload) => payload,
+    let (event_type, payload) = match write.content() {
+        Ok(content) => content,
         Err(error) => return Answer::Refused(error.to_string()),
     };
     let now = CqlTimestamp(now_us() / 1000);
@@ -233,18 +220,5 @@ async fn straight(session: &Session, insert: &PreparedStatement, write: &Write) 
         Ok(_) => Answer::Committed,
         Err(error) if refused(&error) => Answer::Refused(error.to_string()),
         Err(error) => Answer::Unknown(error.to_string()),
-    }
-}
-
-/// Every order of a load is the same; what differs is its note.
-fn details() -> Details {
-    let item = Item {
-        sku: "pen".to_owned(),
-        quantity: 1,
-        price_cents: 250,
-    };
-    Details {
-        customer: "Ada".to_owned(),
-        items: vec![item],
     }
 }

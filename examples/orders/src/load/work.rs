@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::Plan;
 use super::target::Answer;
 use crate::commands::order_created_by;
+use crate::order::{Details, Event, Item, Recorded};
 
 /// Bytes of an outbox payload around the note.
 const ENVELOPE_BYTES: usize = 90;
@@ -29,6 +30,39 @@ pub struct Write {
     pub sequence: i64,
     pub step: Step,
     pub note: String,
+}
+
+impl Write {
+    /// What the outbox holds of it afterwards, written by the service or without it: event type and payload.
+    pub fn content(&self) -> Result<(&'static str, String), serde_json::Error> {
+        let event = match self.step {
+            Step::Create => Event::OrderCreated(details()),
+            Step::Update => Event::OrderUpdated(details()),
+            Step::Confirm => Event::OrderConfirmed,
+            Step::Ship => Event::OrderShipped,
+            Step::Deliver => Event::OrderDelivered,
+        };
+        let event_type = event.event_type();
+        let recorded = Recorded {
+            order_id: self.order_id,
+            note: Some(self.note.clone()),
+            event,
+        };
+        Ok((event_type, serde_json::to_string(&recorded)?))
+    }
+}
+
+/// Every order of a load is the same; what differs is its note.
+pub(super) fn details() -> Details {
+    let item = Item {
+        sku: "pen".to_owned(),
+        quantity: 1,
+        price_cents: 250,
+    };
+    Details {
+        customer: "Ada".to_owned(),
+        items: vec![item],
+    }
 }
 
 /// The numbers and orders of one of several writers.

@@ -22,6 +22,9 @@ const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(1);
 /// A load that neither adds to its journal nor ends it for this long was killed.
 const LOAD_SILENCE: Duration = Duration::from_secs(180);
 
+/// A broker that restarts answers within this time.
+const ANSWER: Duration = Duration::from_secs(20);
+
 /// What to read, and for how long.
 pub struct Follow {
     pub cluster: Cluster,
@@ -45,6 +48,8 @@ pub enum FollowError {
     Kafka(#[from] ReadError),
     #[error(transparent)]
     DeadLetters(#[from] DeadLettersError),
+    #[error("topic {topic} could not be read to its end")]
+    Unread { topic: String },
     #[error("journal {path}: no load has added to it or ended it for {} s", LOAD_SILENCE.as_secs())]
     Silence { path: PathBuf },
 }
@@ -91,10 +96,16 @@ impl Follow {
                         return Err(FollowError::Silence { path: self.journal });
                     }
                     if patience.over(&progress, reader.at_end()) {
+                        if !reader.complete().await? {
+                            if patience.gone() {
+                                return Err(FollowError::Unread { topic: self.topic });
+                            }
+                            continue;
+                        }
                         let dead_letters = self.dead_letters.event_ids().await?;
                         progress.bury(&dead_letters);
                         if progress.awaited.is_empty() || patience.exhausted(reader.at_end()) {
-                            return Ok(verify(journal.entries(), &sightings, &dead_letters, &self.bounds));
+                            return Ok(verify(&journal.into_journal(), &sightings, &dead_letters, &self.bounds));
                         }
                     }
                 }
@@ -214,5 +225,10 @@ impl Patience {
             .load_ended
             .is_some_and(|ended| ended.elapsed() >= self.patience);
         waited && (at_end || self.last_message.elapsed() >= self.patience)
+    }
+
+    /// A topic whose end cannot be reached: nothing comes, and nobody says that nothing is left.
+    fn gone(&self) -> bool {
+        self.exhausted(false) && self.last_message.elapsed() >= ANSWER
     }
 }

@@ -30,11 +30,13 @@ pub struct Report {
     pub scattered: Finding,
     /// Messages and dead letters that are not in the journal.
     pub foreign: Finding,
+    /// Messages with another type or payload than was written.
+    pub altered: Finding,
     /// Messages marked `late`, `replayed`, `reconciled`.
     pub late: u64,
     pub replayed: u64,
     pub reconciled: u64,
-    /// Lines of the journal that repeat an event id, or a sequence number of an aggregate.
+    /// Lines of the journal that repeat an event id or a sequence number of an aggregate, and lines that it lacks.
     pub journal_errors: Finding,
     pub latency: Latency,
     /// Why the run is not clean.
@@ -59,15 +61,23 @@ impl Report {
         let mut violations = Vec::new();
         if self.committed == 0 {
             violations.push("nothing was committed, so nothing was tested".to_owned());
+        } else if self.committed < bounds.committed {
+            violations.push(format!(
+                "{} committed, at least {} expected",
+                self.committed, bounds.committed
+            ));
         }
         let limits = [
-            (self.journal_errors.count, 0, "repeated lines in the journal"),
+            (self.journal_errors.count, 0, "faults of the journal"),
             (self.lost.count, 0, "lost"),
             (self.duplicated.count, bounds.duplicates, "duplicated"),
             (self.reordered.count, order, "reordered"),
             (self.scattered.count, order, "scattered over partitions"),
             (self.late, bounds.late, "late"),
+            (self.replayed, bounds.replayed, "replayed"),
+            (self.reconciled, bounds.reconciled, "reconciled"),
             (self.foreign.count, bounds.foreign, "foreign"),
+            (self.altered.count, 0, "altered"),
             (self.dead_lettered, *dead.end(), "dead-lettered"),
         ];
         for (count, limit, what) in limits {
@@ -93,7 +103,11 @@ impl Report {
         };
         let order = if self.bounds.ordered { "0" } else { "not promised" };
         let mut rows = vec![
-            ("committed", self.committed, "more than 0".to_owned()),
+            (
+                "committed",
+                self.committed,
+                format!("at least {}", self.bounds.committed),
+            ),
             ("outcome unknown", self.unknown, String::new()),
             ("delivered", self.delivered, String::new()),
             (
@@ -111,21 +125,23 @@ impl Report {
             ("scattered", self.scattered.count, order.to_owned()),
             ("late", self.late, at_most(self.bounds.late)),
             ("foreign", self.foreign.count, at_most(self.bounds.foreign)),
+            ("altered", self.altered.count, "0".to_owned()),
         ];
         if self.replayed + self.reconciled > 0 {
-            rows.push(("replayed", self.replayed, String::new()));
-            rows.push(("reconciled", self.reconciled, String::new()));
+            rows.push(("replayed", self.replayed, at_most(self.bounds.replayed)));
+            rows.push(("reconciled", self.reconciled, at_most(self.bounds.reconciled)));
         }
         rows
     }
 
-    fn findings(&self) -> [(&'static str, &Finding); 6] {
+    fn findings(&self) -> [(&'static str, &Finding); 7] {
         [
             ("lost", &self.lost),
             ("duplicated", &self.duplicated),
             ("reordered", &self.reordered),
             ("scattered", &self.scattered),
             ("foreign", &self.foreign),
+            ("altered", &self.altered),
             ("journal", &self.journal_errors),
         ]
     }

@@ -11,9 +11,13 @@ fn journal(events: &[(u128, i64)]) -> Vec<Entry> {
             scheduled_us: 1_000,
             committed_us: Some(2_000),
             outcome: Outcome::Committed,
+            digest: Some(CONTENT),
         })
         .collect()
 }
+
+/// Digest of what every event holds.
+const CONTENT: u64 = 7;
 
 fn event(aggregate: u128, sequence: i64) -> Uuid {
     Uuid::from_u128(aggregate << 64 | sequence as u128)
@@ -25,6 +29,7 @@ fn topic(ids: &[Uuid]) -> Vec<Sighting> {
         partition: 0,
         offset: offset as i64,
         event_id: Some(*id),
+        digest: CONTENT,
         marks: Marks::default(),
         appended_us: None,
         consumed_us: Some(3_000),
@@ -37,6 +42,7 @@ const COMMITTED: [(u128, i64); 4] = [(1, 1), (1, 2), (2, 1), (1, 3)];
 struct Case {
     name: &'static str,
     journal: Vec<Entry>,
+    gaps: &'static [&'static str],
     topic: Vec<Sighting>,
     dead_letters: Vec<Uuid>,
     bounds: Bounds,
@@ -48,6 +54,7 @@ fn clean(name: &'static str) -> Case {
     Case {
         name,
         journal: journal(&COMMITTED),
+        gaps: &[],
         topic: topic(&COMMITTED.map(|(aggregate, sequence)| event(aggregate, sequence))),
         dead_letters: Vec::new(),
         bounds: Bounds::default(),
@@ -56,12 +63,23 @@ fn clean(name: &'static str) -> Case {
 }
 
 fn check(case: Case) {
-    let report = verify(&case.journal, &case.topic, &case.dead_letters, &case.bounds);
+    let journal = Journal {
+        entries: case.journal,
+        gaps: case.gaps.iter().map(ToString::to_string).collect(),
+    };
+    let report = verify(&journal, &case.topic, &case.dead_letters, &case.bounds);
     assert_eq!(report.violations, case.violations, "{}:\n{report}", case.name);
 }
 
 fn repeated() -> Vec<Sighting> {
     topic(&[event(1, 1), event(1, 2), event(1, 1), event(2, 1), event(1, 3)])
+}
+
+fn whole(events: &[(u128, i64)]) -> Journal {
+    Journal {
+        entries: journal(events),
+        gaps: Vec::new(),
+    }
 }
 
 fn swapped(marks: Marks) -> Vec<Sighting> {
@@ -167,7 +185,20 @@ fn order_is_that_of_first_appearances() {
             replayed: true,
             ..Marks::default()
         }),
+        bounds: Bounds {
+            replayed: 1,
+            ..Bounds::default()
+        },
         ..clean("replayed")
+    });
+    check(Case {
+        topic: swapped(Marks {
+            replayed: true,
+            reconciled: true,
+            ..Marks::default()
+        }),
+        violations: &["1 replayed, at most 0 allowed", "1 reconciled, at most 0 allowed"],
+        ..clean("a mark that nobody expected excuses nothing")
     });
     let mut scattered = clean("").topic;
     scattered[3].partition = 1;
@@ -223,6 +254,10 @@ fn dead_letters_are_neither_lost_nor_delivered() {
     check(Case {
         topic: replayed,
         dead_letters: vec![event(1, 3)],
+        bounds: Bounds {
+            replayed: 1,
+            ..Bounds::default()
+        },
         ..clean("replayed dead letter")
     });
 }
@@ -264,10 +299,46 @@ fn a_journal_that_repeats_itself_proves_nothing() {
         ]
         .concat(),
         violations: &[
-            "1 repeated lines in the journal, at most 0 allowed",
+            "1 faults of the journal, at most 0 allowed",
             "1 reordered, at most 0 allowed",
         ],
         ..clean("two events at one place")
+    });
+}
+
+#[test]
+fn what_a_killed_load_did_not_note_cannot_be_missed() {
+    check(Case {
+        gaps: &["the load did not end"],
+        violations: &["1 faults of the journal, at most 0 allowed"],
+        ..clean("a gap in the journal")
+    });
+    let five = Bounds {
+        committed: 5,
+        ..Bounds::default()
+    };
+    check(Case {
+        bounds: five,
+        violations: &["4 committed, at least 5 expected"],
+        ..clean("hardly anything committed")
+    });
+}
+
+#[test]
+fn an_event_arrives_as_it_was_written() {
+    let mut altered = clean("").topic;
+    altered[2].digest = CONTENT + 1;
+    check(Case {
+        topic: altered.clone(),
+        violations: &["1 altered, at most 0 allowed"],
+        ..clean("another payload")
+    });
+    let mut unknown = journal(&COMMITTED);
+    unknown[2].digest = None;
+    check(Case {
+        journal: unknown,
+        topic: altered,
+        ..clean("a payload that the journal does not know")
     });
 }
 
@@ -276,7 +347,7 @@ fn latency_counts_first_appearances_of_a_live_consumer() {
     let mut messages = repeated();
     messages[0].consumed_us = None;
     messages[1].consumed_us = Some(1_500);
-    let report = verify(&journal(&COMMITTED), &messages, &[], &Bounds::default());
+    let report = verify(&whole(&COMMITTED), &messages, &[], &Bounds::default());
     let latency = report.latency.summary();
     let consumption = latency.commit_to_consumption_ms.unwrap();
     assert_eq!(
@@ -294,7 +365,7 @@ fn the_report_reads_as_table_and_as_json() {
         topic: topic(&[event(1, 1), event(2, 1), event(1, 3)]),
         ..clean("lost")
     };
-    let report = verify(&case.journal, &case.topic, &[], &Bounds::default());
+    let report = verify(&whole(&COMMITTED), &case.topic, &[], &Bounds::default());
     let table = report.to_string();
     assert!(
         table.contains(&event(1, 2).to_string()) && table.contains("FAIL\n  1 lost"),
@@ -331,7 +402,7 @@ mod properties {
         #[test]
         fn counts_are_what_their_definitions_say(arrived in arrivals()) {
             let ids: Vec<Uuid> = arrived.iter().map(|&(aggregate, sequence)| event(aggregate, sequence)).collect();
-            let report = verify(&journal(&all()), &topic(&ids), &[], &Bounds::default());
+            let report = verify(&whole(&all()), &topic(&ids), &[], &Bounds::default());
 
             let first = |index: usize| !arrived[..index].contains(&arrived[index]);
             let overtaken = |index: usize| {
