@@ -5,6 +5,7 @@
 # Tools: rust, build (C and C++ compilers, make, perl: librdkafka and OpenSSL are built from source), java, maven,
 # python, go.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../versions.env"
 
 packages=()
 
@@ -15,7 +16,7 @@ main() {
     case $tool in
       rust) have cargo || { echo "Rust is missing: install rustup, then run this again" >&2; exit 1; } ;;
       build) { have cc && have c++ && have make && have perl; } || packages+=(build-essential perl) ;;
-      java) have java || packages+=(openjdk-17-jre-headless) ;;
+      java) new_java || packages+=("openjdk-$JAVA_MIN_VERSION-jre-headless") ;;
       maven) have mvn || packages+=(maven) ;;
       python) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
       go) have go || packages+=(golang-go) ;;
@@ -32,6 +33,12 @@ main() {
     echo "missing: ${packages[*]}; install with: sudo $command" >&2
     exit 1
   fi
+}
+
+new_java() {
+  local version
+  version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p') || return 1
+  ((${version:-0} >= JAVA_MIN_VERSION))
 }
 
 have() { command -v "$1" >/dev/null; }

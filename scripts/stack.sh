@@ -2,26 +2,32 @@
 # or later. Everything it starts ends with the script.
 #
 #   SCYLLA=host:port   use this ScyllaDB instead of the sandbox
-#   KAFKA=host:port    use this broker instead of one from Maven (no Java needed then)
+#   KAFKA=host:port    use this broker instead of one from Maven (no Java needed then), on a new topic each time
+#   SCHEMA=plain       the layout that scatters an order's events, so that nothing promises their order
 #   SCYLLA_PORT, ADMIN_PORT, KAFKA_PORT, ORDERS_PORT, RELAY_PORT   ports to listen on, when one is taken
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${OUTBOX_CACHE:-$HOME/.cache/outbox-relay}
 BIN=${CARGO_TARGET_DIR:-$ROOT/target}/debug
+source "$ROOT/versions.env"
 SCYLLA_PORT=${SCYLLA_PORT:-9042}
 ADMIN_PORT=${ADMIN_PORT:-10000}
 KAFKA_PORT=${KAFKA_PORT:-9092}
 ORDERS_PORT=${ORDERS_PORT:-8080}
 RELAY_PORT=${RELAY_PORT:-9090}
-TOPIC=${TOPIC:-order-events}
+# Not empty: the part is the user's. It is not started here, and it may hold what earlier runs left.
 OWN_SCYLLA=${SCYLLA:+no}
 OWN_KAFKA=${KAFKA:+no}
+TOPIC=${TOPIC:-order-events${OWN_KAFKA:+-$(date +%s)}}
+SCHEMA=${SCHEMA:-ordered}
 SCYLLA=${SCYLLA:-127.0.0.1:$SCYLLA_PORT}
 KAFKA=${KAFKA:-127.0.0.1:$KAFKA_PORT}
 ORDERS_URL=http://127.0.0.1:$ORDERS_PORT
 RELAY_URL=http://127.0.0.1:$RELAY_PORT
-export SCYLLA KAFKA
+export SCYLLA KAFKA SCHEMA
 
+# What a person typed, for messages.
+COMMAND=${COMMAND:-make $(basename "$0" .sh)}
 # A start takes a second on a quiet machine.
 START_SECONDS=60
 
@@ -43,13 +49,14 @@ check_ports() {
     [[ $name != SCYLLA_PORT && $name != ADMIN_PORT || ! $OWN_SCYLLA ]] || continue
     [[ $name != KAFKA_PORT || ! $OWN_KAFKA ]] || continue
     port=${!name}
-    ! listening 127.0.0.1 "$port" || die "port $port is in use; choose another one, as in: make demo $name=$((port + 1000))"
+    ! listening 127.0.0.1 "$port" || die "port $port is in use; choose another one, as in: $COMMAND $name=$((port + 1000))"
   done
 }
 
 build() {
   local tools=(rust build)
-  [[ $OWN_KAFKA ]] || tools+=(java maven)
+  [[ $OWN_KAFKA ]] || tools+=(java)
+  [[ $OWN_KAFKA || -d $CACHE/kafka-$KAFKA_VERSION ]] || tools+=(maven)
   "$ROOT/scripts/need.sh" "${tools[@]}"
   # `make test` has built the programs already, for its own tests.
   if [[ ! ${BUILT:-} ]]; then
@@ -150,19 +157,21 @@ start_orders() {
   await orders "ready" http_get "$ORDERS_URL/readyz"
 }
 
-# relay_config [YAML]: the relay's file; YAML replaces whole top-level parts, as in 'retry: {maxAttempts: 3}'.
+# relay_config [YAML]: the relay's file, and further top-level parts of it, as in 'retry: {maxAttempts: 3}'. On a cluster
+# that earlier runs have used, each run has an identity of its own and begins with what is written from now on.
 relay_config() {
   cat >"$RUN/relay.yaml" <<YAML
-identity: demo.orders
+identity: demo.orders${OWN_SCYLLA:+-$(date +%s)}
 source:
   contactPoints: ["$SCYLLA"]
   keyspace: orders_ks
   table: outbox_messages
+  startFrom: $([[ $OWN_SCYLLA ]] && echo Now || echo Oldest)
 sink:
   bootstrapServers: ["${KAFKA//,/\", \"}"]
   topic: $TOPIC
 deadLetter:
-  target: Table
+  when: ${DEAD_LETTER_WHEN:-Rejected}
   table: orders_ks.dead_letter_queue
 ${1:-}
 YAML
@@ -179,15 +188,34 @@ start_relay() {
   await relay "ready" http_get "$RELAY_URL/readyz"
 }
 
-# metric NAME: sum of a metric over its labels; 0 if it has no series yet.
+# metric NAME: sum of a metric over its labels; 0 if it has no series yet. Fails if the relay does not answer.
 metric() {
-  http_get "$RELAY_URL/metrics" | awk -v name="$1" '
-    $1 == name || index($1, name "{") == 1 { sum += $NF } END { printf "%.0f\n", sum }'
+  local text
+  text=$(http_get "$RELAY_URL/metrics") || return 1
+  awk -v name="$1" '
+    $1 == name || index($1, name "{") == 1 { sum += $NF } END { printf "%.0f\n", sum }' <<<"$text"
+}
+
+metric_is() {
+  local value
+  value=$(metric "$1") && [[ $value == "$2" ]]
+}
+
+metric_at_least() {
+  local value
+  value=$(metric "$1") && ((value >= $2))
+}
+
+# In the background; to be waited for.
+start_load() {
+  "$BIN/orders" load --journal "$RUN/journal.jsonl" --url "$ORDERS_URL" "$@" >"$RUN/load.log" 2>&1 &
+  PIDS[load]=$!
 }
 
 load() { "$BIN/orders" load --journal "$RUN/journal.jsonl" --url "$ORDERS_URL" "$@"; }
 
 verify() {
+  [[ $SCHEMA != plain ]] || set -- --unordered "$@"
   "$BIN/orders" verify --topic "$TOPIC" --journal "$RUN/journal.jsonl" \
     --dead-letter-table orders_ks.dead_letter_queue "$@"
 }

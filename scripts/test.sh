@@ -22,4 +22,5 @@ step "tests" cargo test --workspace --all-features
 export BUILT=yes SCYLLA_PORT=19042 ADMIN_PORT=19000 KAFKA_PORT=19092 ORDERS_PORT=18080 RELAY_PORT=19090
 unset SCYLLA KAFKA
 step "integration" scripts/integration.sh
+step "integration, plain layout" env SCHEMA=plain scripts/integration.sh
 step "failures" scripts/failures.sh
