@@ -31,7 +31,8 @@ pub(super) const NOT_EMPTY: &[&str] = &[
 ];
 
 /// A rule of the Common Expression Language. Messages are constant and the texts that rules compare are bounded, which
-/// keeps the definition within the API server's cost budget.
+/// keeps the definition within the API server's cost budget. A section's rule is tried on the section's default too, which
+/// is empty, so it asks first whether there is a field.
 pub(super) struct Rule {
     pub(super) at: &'static str,
     pub(super) rule: &'static str,
@@ -58,6 +59,16 @@ pub(super) const RULES: &[Rule] = &[
         at: "source.table",
         rule: "self == oldSelf",
         message: "source.table is immutable. Create another OutboxRelay instead",
+    },
+    Rule {
+        at: "",
+        rule: "self.state.checkpointIntervalMilliseconds <= self.source.horizonSeconds * 1000",
+        message: "state.checkpointIntervalMilliseconds must be at most source.horizonSeconds",
+    },
+    Rule {
+        at: "source.keyspace",
+        rule: OWN_KEYSPACE,
+        message: "source.keyspace must be a keyspace of your own, not one of ScyllaDB's",
     },
     Rule {
         at: "source.keyspace",
@@ -95,24 +106,34 @@ pub(super) const RULES: &[Rule] = &[
         message: "a header has either a column or a value",
     },
     Rule {
+        at: "sink.headers[]",
+        rule: "!(self.name in ['event-id', 'event-type', 'aggregate-id', 'aggregate-type', 'source-position', 'created-at', 'traceparent', 'late', 'replayed', 'reconciled'])",
+        message: "a header must have a name other than those that the relay itself writes",
+    },
+    Rule {
         at: "retry",
-        rule: "self.maxBackoffMilliseconds >= self.initialBackoffMilliseconds",
+        rule: "!has(self.maxBackoffMilliseconds) || !has(self.initialBackoffMilliseconds) || self.maxBackoffMilliseconds >= self.initialBackoffMilliseconds",
         message: "retry.maxBackoffMilliseconds must be at least retry.initialBackoffMilliseconds",
     },
     Rule {
         at: "deadLetter",
-        rule: "(self.target == 'Table') == !has(self.topic)",
+        rule: "!has(self.target) || (self.target == 'Table') == !has(self.topic)",
         message: "deadLetter.topic must be given with deadLetter.target Topic or Both, and only then",
     },
     Rule {
         at: "deadLetter",
-        rule: "self.target != 'Topic' || !has(self.table)",
+        rule: "!has(self.target) || self.target != 'Topic' || !has(self.table)",
         message: "deadLetter.table must not be given with deadLetter.target Topic",
     },
     Rule {
         at: "deadLetter.topic",
         rule: "self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'",
         message: "deadLetter.topic must be letters, digits, dots, underscores and dashes",
+    },
+    Rule {
+        at: "state.keyspace",
+        rule: OWN_KEYSPACE,
+        message: "state.keyspace must be a keyspace of your own, not one of ScyllaDB's",
     },
     Rule {
         at: "state.keyspace",
@@ -125,6 +146,8 @@ pub(super) const RULES: &[Rule] = &[
         message: "state.keyspace is immutable: checkpoints are kept there. Create another OutboxRelay instead",
     },
 ];
+
+const OWN_KEYSPACE: &str = "self != 'system' && !self.startsWith('system_')";
 
 const CQL_NAME: &str = "self.matches('^[a-zA-Z0-9_]+$')";
 
@@ -210,3 +233,19 @@ pub(super) const STATUS_SIZES: &[(&str, u64)] = &[
     ("shareStatuses", 64),
     ("shareStatuses[].message", 1000),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::RULES;
+    use crate::sink::message_headers;
+
+    #[test]
+    fn the_rule_on_headers_names_all_that_the_relay_writes() {
+        let rule = RULES
+            .iter()
+            .find(|rule| rule.rule.contains(" in ["))
+            .map(|rule| rule.rule);
+        let quoted: Vec<&str> = rule.unwrap_or_default().split('\'').skip(1).step_by(2).collect();
+        assert_eq!(quoted, message_headers::ALL);
+    }
+}
