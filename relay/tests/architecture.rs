@@ -1,5 +1,9 @@
 //! What ARCHITECTURE.md and README.md say about the code is true.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -34,20 +38,129 @@ fn every_path_that_is_named_exists() {
 #[test]
 fn every_make_target_that_is_named_exists() {
     let makefile = read_to_string(root().join("Makefile")).unwrap();
-    let readme = read_to_string(root().join("README.md")).unwrap();
-    let named: Vec<_> = readme
-        .split("make ")
-        .skip(1)
-        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next())
-        .filter(|target| !target.is_empty())
+    for document in ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"] {
+        let text = read_to_string(root().join(document)).unwrap();
+        let named: Vec<_> = text
+            .match_indices("make ")
+            .filter(|(at, _)| text[..*at].ends_with(['`', '\n']))
+            .filter_map(|(at, word)| {
+                text[at + word.len()..]
+                    .split(|c: char| !c.is_ascii_lowercase() && c != '-')
+                    .next()
+            })
+            .collect();
+        assert!(document != "README.md" || named.len() > 4, "{named:?}");
+        for target in named {
+            assert!(
+                makefile.contains(&format!("\n{target}:")),
+                "{document} names make {target}"
+            );
+        }
+    }
+}
+
+/// The fenced blocks of one language.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let text = read_to_string(root().join(document)).unwrap();
+    let parts = text.split("```").skip(1).step_by(2);
+    parts
+        .filter_map(|block| block.strip_prefix(&format!("{language}\n")))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_accepted() {
+    let blocks = blocks("README.md", "yaml");
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let config = crds::load(&block, Path::new(""));
+        assert!(config.is_ok(), "{config:?}\n{block}");
+    }
+}
+
+#[test]
+fn every_command_and_option_in_the_readme_exists() {
+    use clap::CommandFactory;
+    let cli = relay::cli::Cli::command();
+    let mut commands = 0;
+    for block in blocks("README.md", "sh") {
+        for line in block
+            .lines()
+            .filter_map(|line| line.strip_prefix("outbox-relay "))
+        {
+            let name = line.split_whitespace().next().unwrap();
+            let command = cli.find_subcommand(name);
+            let command = command.unwrap_or_else(|| panic!("README names outbox-relay {name}"));
+            commands += 1;
+            for option in line.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
+                let known = command
+                    .get_arguments()
+                    .any(|known| known.get_long() == Some(option));
+                assert!(known, "README names outbox-relay {name} --{option}");
+            }
+        }
+    }
+    assert!(commands > 4, "{commands}");
+}
+
+/// Words that can only be the name of a metric of the relay.
+fn metrics_named(text: &str) -> Vec<&str> {
+    let beginnings = [
+        "outbox_relay_",
+        "cdc_events_",
+        "cdc_processing_",
+        "retry_attempts_",
+        "retry_success_",
+        "retry_failure_",
+        "dlq_messages_",
+        "circuit_breaker_",
+        "actor_health_",
+    ];
+    let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+    words
+        .filter(|word| beginnings.iter().any(|beginning| word.starts_with(beginning)))
+        .collect()
+}
+
+/// A script that asks for a metric that does not exist reads 0, and is content.
+#[test]
+fn every_metric_that_is_named_exists() {
+    let code: String = files_with(&root().join("relay/src/metrics"), "")
+        .iter()
+        .map(|file| read_to_string(root().join("relay/src/metrics").join(file)).unwrap())
         .collect();
-    assert!(named.len() > 4, "{named:?}");
-    for target in named {
-        assert!(
-            makefile.contains(&format!("\n{target}:")),
-            "README names make {target}"
+    let mut files: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md"]
+        .map(|file| root().join(file))
+        .into();
+    for folder in [
+        "scripts",
+        "docs",
+        "examples/orders/src",
+        "examples/orders/src/bench/observe",
+    ] {
+        let entries = std::fs::read_dir(root().join(folder)).unwrap();
+        files.extend(
+            entries
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.is_file()),
         );
     }
+    let mut named = 0;
+    for file in files {
+        let Ok(text) = read_to_string(&file) else { continue };
+        for name in metrics_named(&text) {
+            named += 1;
+            let short = name.trim_start_matches("outbox_relay_");
+            let forms = [name, short, short.trim_end_matches("_total")];
+            assert!(
+                forms.iter().any(|form| code.contains(&format!("\"{form}\""))),
+                "{} names {name}",
+                file.display()
+            );
+        }
+    }
+    assert!(named > 10, "{named}");
 }
 
 /// Files below `folder` that contain `word`, relative to it.

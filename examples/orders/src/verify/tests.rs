@@ -380,6 +380,23 @@ fn the_report_reads_as_table_and_as_json() {
     assert_eq!(json["lost_examples"].as_array().unwrap().len(), 1);
 }
 
+#[test]
+fn the_readme_shows_the_report_as_it_is() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let case = clean("");
+    let report = verify(&whole(&COMMITTED), &case.topic, &[], &Bounds::default());
+    let shown = |table: &str| -> Vec<String> {
+        table
+            .lines()
+            .skip_while(|line| !line.starts_with("events  "))
+            .take_while(|line| !line.starts_with("latency"))
+            .map(|line| line.split("  ").next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(shown(&readme), shown(&report.to_string()));
+}
+
 mod properties {
     use proptest::prelude::*;
 
