@@ -47,6 +47,16 @@ demo-failures: ## broker outages, refused batches, kill -9, poison events; the v
 integration-test: ## each part of the flow once: PASS or FAIL
 	@scripts/integration.sh
 
+.PHONY: fuzz
+fuzz: ## the fuzz targets, a minute each (FUZZ_SECONDS); needs cargo-fuzz
+	@scripts/fuzz.sh
+
+.PHONY: audit
+audit: ## dependencies: licences, sources, bans (advisories need a database from the network: CI looks); needs cargo-deny
+	@cargo deny --version >/dev/null 2>&1 || \
+	  { echo "cargo-deny is missing; install with: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny check bans licenses sources
+
 .PHONY: bench
 bench: ## speed and memory of the relay beside bare librdkafka and driver; some 15 minutes on a quiet machine
 	@scripts/bench.sh

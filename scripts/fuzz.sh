@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# fuzz.sh [TARGET...]: runs the fuzz targets of sandbox/fuzz, FUZZ_SECONDS (60) each; what is found stands in
+# sandbox/fuzz/artifacts, and belongs into sandbox/fuzz-corpus once it is mended: the tests replay that.
+#
+# Needs cargo-fuzz (cargo install --locked cargo-fuzz) and a C++ compiler. The project's own, stable compiler builds the
+# targets: libFuzzer wants its coverage, which is unstable, so it is told to allow that. No sanitizer: there is no unsafe code.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/need.sh rust build
+cargo fuzz --version >/dev/null 2>&1 || {
+  echo "cargo-fuzz is missing; install with: cargo install --locked cargo-fuzz" >&2
+  exit 1
+}
+export RUSTC_BOOTSTRAP=1
+# Not the target folder of everything else: other flags would build all of it again.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
+found=$(mktemp -d)
+trap 'rm -rf "$found"' EXIT
+(($#)) || mapfile -t targets < <(cargo fuzz list --fuzz-dir sandbox/fuzz)
+for target in "${@:-${targets[@]}}"; do
+  printf '\n== %s: %d s\n' "$target" "${FUZZ_SECONDS:-60}"
+  mkdir "$found/$target"
+  # New inputs go into the first folder, which is thrown away; the second one is only read.
+  cargo fuzz run --fuzz-dir sandbox/fuzz --sanitizer none "$target" "$found/$target" "sandbox/fuzz-corpus/$target" -- \
+    -max_total_time="${FUZZ_SECONDS:-60}" -timeout=5 -print_final_stats=1
+done
