@@ -71,12 +71,13 @@ drains() {
     tee "$RUN/fill.log" >&2
   warm
   for ((round = 1; round <= ROUNDS; round++)); do
-    local common=(--round "$round" --events "$EVENTS" "${WATCH[@]}")
+    local started=$SECONDS common=(--round "$round" --events "$EVENTS" "${WATCH[@]}")
     progress "round $round of $ROUNDS: A, B, C"
     measure produce --topic "bench-produce-$round" "${common[@]}"
     measure read "${common[@]}"
     measure pipe --topic "bench-pipe-$round" "${common[@]}"
     [[ $RELAY != yes ]] || drain_by_relay "$round"
+    progress "round $round took $((SECONDS - started)) s"
   done
 }
 
@@ -104,7 +105,7 @@ drain_by_relay() {
   progress "round $round of $ROUNDS: the relay"
   measure drain --round "$round" --events "$EVENTS" "${WATCH[@]}" --topic "$TOPIC" --metrics "$RELAY_URL/metrics" \
     -- "$BIN/outbox-relay" run -f "$RUN/relay.yaml" --listen "127.0.0.1:$RELAY_PORT"
-  "$BIN/orders" verify --topic "$TOPIC" --journal "$RUN/journal.jsonl" \
+  "$BIN/orders" verify --topic "$TOPIC" --journal "$RUN/journal.jsonl" --at-least "$EVENTS" \
     --dead-letter-table orders_ks.dead_letter_queue >"$RUN/verified-$round.txt" 2>>"$RUN/bench.log" ||
     die "the verifier found fault with the drain of round $round; see $RUN/verified-$round.txt"
   "$BIN/orders" bench delete-topic --topic "$TOPIC" 2>>"$RUN/bench.log"
@@ -116,7 +117,7 @@ steady() {
   start_relay
   progress "steady load: $RATE/s for $STEADY_SECONDS s after $SETTLE_SECONDS s"
   local journal=$RUN/steady.jsonl load verifier
-  "$BIN/orders" verify --follow --json --topic "$TOPIC" --journal "$journal" \
+  "$BIN/orders" verify --follow --json --topic "$TOPIC" --journal "$journal" --at-least $((RATE * STEADY_SECONDS)) \
     --dead-letter-table orders_ks.dead_letter_queue >"$RUN/steady-verified.json" 2>>"$RUN/bench.log" &
   verifier=$!
   PIDS[verifier]=$verifier

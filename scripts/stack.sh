@@ -42,6 +42,16 @@ die() {
 
 listening() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
 
+# A process that was just killed holds its port for some milliseconds more.
+comes_free() {
+  local try
+  for try in {1..10}; do
+    listening 127.0.0.1 "$1" || return 0
+    sleep 0.1
+  done
+  return 1
+}
+
 # Ports are checked before anything is built.
 check_ports() {
   local name port
@@ -49,7 +59,7 @@ check_ports() {
     [[ $name != SCYLLA_PORT && $name != ADMIN_PORT || ! $OWN_SCYLLA ]] || continue
     [[ $name != KAFKA_PORT || ! $OWN_KAFKA ]] || continue
     port=${!name}
-    ! listening 127.0.0.1 "$port" || die "port $port is in use; choose another one, as in: $COMMAND $name=$((port + 1000))"
+    comes_free "$port" || die "port $port is in use; choose another one, as in: $COMMAND $name=$((port + 1000))"
   done
 }
 
@@ -98,6 +108,8 @@ stop() {
   running "$1" || { unset "PIDS[$1]"; return 0; }
   kill -CONT "${PIDS[$1]}" 2>/dev/null || true
   kill "-${2:-TERM}" "${PIDS[$1]}" 2>/dev/null || true
+  # Bash tells of a killed job unless it is waited for.
+  wait "${PIDS[$1]}" 2>/dev/null || true
   while running "$1"; do sleep 0.02; done
   unset "PIDS[$1]"
 }

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::journal::digest;
@@ -19,6 +20,8 @@ use crate::verify::{Marks, Sighting};
 /// For metadata and watermarks: long enough for a broker that restarts, short enough for a person who mistyped.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Between two attempts to open a topic.
+const OPEN_PAUSE: Duration = Duration::from_millis(300);
 /// For the question whether everything was read, which is asked again.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -84,11 +87,20 @@ struct Partition {
 }
 
 impl TopicReader {
-    /// Assigns all partitions of a topic from their beginnings.
+    /// Assigns all partitions of a topic from their beginnings. Waits out a broker that has just come back.
     pub async fn open(cluster: &Cluster, topic: &str) -> Result<Self, ReadError> {
-        let (cluster, topic) = (cluster.clone(), topic.to_owned());
-        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&cluster, topic)).await;
-        opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        let deadline = Instant::now() + METADATA_TIMEOUT;
+        loop {
+            let (cluster, topic) = (cluster.clone(), topic.to_owned());
+            let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&cluster, topic)).await;
+            match opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+                Err(ReadError::Client { cause, .. }) if is_outage(&cause) && Instant::now() < deadline => {
+                    tracing::debug!(%cause, "waiting for Kafka");
+                    sleep(OPEN_PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     fn open_blocking(cluster: &Cluster, topic: String) -> Result<Self, ReadError> {
@@ -297,6 +309,8 @@ fn is_outage(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::BrokerNotAvailable
                 | RDKafkaErrorCode::KafkaStorageError
                 | RDKafkaErrorCode::OffsetNotAvailable
+                // The partition has no leader yet.
+                | RDKafkaErrorCode::UnknownPartition
         )
     )
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use orders::commands::{Orders, order_created_by};
 use orders::cql::{Nodes, connect};
 use orders::dead_letters::DeadLetters;
-use orders::journal::{JournalReader, Outcome, digest};
+use orders::journal::{Journal, JournalReader, Outcome, digest};
 use orders::load::target::Target;
 use orders::load::{self, Plan};
 use orders::service::router;
@@ -332,6 +332,32 @@ async fn a_caller_that_hangs_up_leaves_its_place_to_the_write_that_may_still_arr
     );
 }
 
+/// What the journal says that was written is what is there.
+async fn check_contents(service: &Running, journal: Journal) {
+    let query = format!("SELECT id, event_type, payload FROM {OUTBOX}");
+    let rows = service
+        .session
+        .query_unpaged(query, ())
+        .await
+        .unwrap()
+        .into_rows_result()
+        .unwrap();
+    let written: HashMap<Uuid, u64> = rows
+        .rows::<(Uuid, String, String)>()
+        .unwrap()
+        .map(Result::unwrap)
+        .map(|(id, event_type, payload)| (id, digest(event_type.as_bytes(), payload.as_bytes())))
+        .collect();
+    assert_eq!(journal.gaps, [""; 0]);
+    for entry in journal
+        .entries
+        .iter()
+        .filter(|entry| entry.outcome == Outcome::Committed)
+    {
+        assert_eq!(entry.digest, written.get(&entry.event_id).copied(), "{entry:?}");
+    }
+}
+
 /// Loads with every tenth write timed out, half of them applied; checks the journal against the table.
 async fn check_journal_under_timeouts(service: &Running, target: Target) {
     for applied in [true, false] {
@@ -390,31 +416,7 @@ async fn check_journal_under_timeouts(service: &Running, target: Target) {
         "{summary:?}"
     );
     assert_eq!(summary.totals.offered, 400, "{summary:?}");
-
-    // What the journal says that was written is what is there.
-    let query = format!("SELECT id, event_type, payload FROM {OUTBOX}");
-    let rows = service
-        .session
-        .query_unpaged(query, ())
-        .await
-        .unwrap()
-        .into_rows_result()
-        .unwrap();
-    let written: HashMap<Uuid, u64> = rows
-        .rows::<(Uuid, String, String)>()
-        .unwrap()
-        .map(Result::unwrap)
-        .map(|(id, event_type, payload)| (id, digest(event_type.as_bytes(), payload.as_bytes())))
-        .collect();
-    let journal = reader.into_journal();
-    assert_eq!(journal.gaps, [""; 0]);
-    for entry in journal
-        .entries
-        .iter()
-        .filter(|entry| entry.outcome == Outcome::Committed)
-    {
-        assert_eq!(entry.digest, written.get(&entry.event_id).copied(), "{entry:?}");
-    }
+    check_contents(service, reader.into_journal()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
