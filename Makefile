@@ -52,7 +52,7 @@ fuzz: ## the fuzz targets, a minute each (FUZZ_SECONDS); needs cargo-fuzz
 	@scripts/fuzz.sh
 
 .PHONY: audit
-audit: ## dependencies: licences, sources, bans (advisories need a database from the network: CI looks); needs cargo-deny
+audit: ## dependencies: licences, sources, bans, but not advisories, whose database is on the network; needs cargo-deny
 	@cargo deny --version >/dev/null 2>&1 || \
 	  { echo "cargo-deny is missing; install with: cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo deny check bans licenses sources
