@@ -52,7 +52,6 @@ pub const NUMBERS: &[Number] = &[
     number("state.checkpointIntervalMilliseconds", 10, 60_000),
     number("memory.inFlightMessages", 1, 1_000_000),
     number("memory.inFlightBytes", MIB, 4 * GIB),
-    number("memory.knownRowsBytes", MIB, 16 * GIB),
 ];
 
 /// All texts, lists and maps.

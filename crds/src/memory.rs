@@ -11,8 +11,6 @@ pub struct Memory {
     pub in_flight_messages: u32,
     /// Their size: payloads, keys and headers.
     pub in_flight_bytes: u64,
-    /// Memory for the ids of rows within the horizon, 8 bytes each; older ids are spilled to the checkpoint.
-    pub known_rows_bytes: u64,
 }
 
 impl Default for Memory {
@@ -22,7 +20,6 @@ impl Default for Memory {
         Self {
             in_flight_messages: 20_000,
             in_flight_bytes: 32 << 20,
-            known_rows_bytes: 32 << 20,
         }
     }
 }
