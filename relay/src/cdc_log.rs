@@ -9,8 +9,9 @@ use std::sync::Arc;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, Statement};
+use scylla::value::CqlTimestamp;
 
-use crate::ports::{ChangeLog, LogError, LogPage, LogQuery, StreamSet};
+use crate::ports::{Capture, ChangeLog, LogError, LogPage, LogQuery, StreamSet};
 
 mod errors;
 mod read;
@@ -28,6 +29,9 @@ pub struct ScyllaLog {
     identity: Select,
     full: Select,
     sets: StreamSets,
+    clock: PreparedStatement,
+    /// As it was when the log was opened.
+    table: OutboxTable,
 }
 
 /// The statements for one choice of columns, and how their rows are read.
@@ -65,7 +69,10 @@ impl ScyllaLog {
         };
         let (identity, full) = (select(&[]).await?, select(mapped).await?);
         let sets = StreamSets::open(session.clone(), table).await?;
+        let clock = "SELECT toTimestamp(now()) FROM system.local WHERE key = 'local'".to_owned();
         Ok(Self {
+            clock: prepare(&session, clock, Consistency::One).await?,
+            table: table.clone(),
             identity,
             full,
             sets,
@@ -75,6 +82,16 @@ impl ScyllaLog {
 }
 
 impl ChangeLog for ScyllaLog {
+    async fn capture(&self) -> Result<Capture, LogError> {
+        let options = table::cdc_options(&self.session, &self.table.keyspace, &self.table.name).await?;
+        let result = self.session.execute_unpaged(&self.clock, ()).await;
+        let time = streams::rows::<(CqlTimestamp,)>(result)?;
+        Ok(Capture {
+            hidden: self.table.hidden_by(&options),
+            time: time.first().map(|row| row.0.0 * 1000),
+        })
+    }
+
     async fn stream_sets(&self) -> Result<Vec<StreamSet>, LogError> {
         self.sets.read().await
     }

@@ -19,6 +19,9 @@ pub struct Ledger {
     openings: u64,
 }
 
+/// The reserved second under which a checkpoint keeps the start of the newest stream set that it accounts for.
+pub const SETS_SECOND: i64 = i64::MAX;
+
 /// What a row is to the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
@@ -42,11 +45,17 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Starts owning a slot from its checkpoint: `resolved` holds (second of `cdc$time`, id).
+    /// Starts owning a slot from its checkpoint: `resolved` holds (second of `cdc$time`, id), and what
+    /// [`SETS_SECOND`] says.
     pub fn open(&mut self, slot: SlotId, bound: Micros, resolved: impl IntoIterator<Item = (i64, RowId)>) {
         let mut buckets: BTreeMap<i64, Bucket> = BTreeMap::new();
+        let mut sets = None;
         for (second, id) in resolved {
-            buckets.entry(second).or_default().saved.push(id);
+            if second == SETS_SECOND {
+                sets = sets.max(Some(id.0 as Micros));
+            } else {
+                buckets.entry(second).or_default().saved.push(id);
+            }
         }
         for bucket in buckets.values_mut() {
             bucket.saved.sort_unstable();
@@ -59,6 +68,9 @@ impl Ledger {
             bound,
             swept: bound,
             saved_bound: bound,
+            sets,
+            saved_sets: sets,
+            stopped: false,
             buckets,
         };
         self.slots[slot.index()] = Some(ledger);
@@ -69,8 +81,21 @@ impl Ledger {
         self.slots[slot.index()] = None;
     }
 
+    /// Nothing of the slot is read or taken, not even by a reader that starts anew, until it is opened again.
+    pub fn stop(&mut self, slot: SlotId) {
+        if let Some(ledger) = self.slot_mut(slot) {
+            ledger.stopped = true;
+        }
+    }
+
     pub fn owned(&self) -> SlotSet {
         SlotId::all().filter(|slot| self.slot(*slot).is_some()).collect()
+    }
+
+    /// The slots that are to be read: owned, and not stopped.
+    pub fn reading(&self) -> SlotSet {
+        let reads = |slot: &SlotId| self.slot(*slot).is_some_and(|ledger| !ledger.stopped);
+        SlotId::all().filter(reads).collect()
     }
 
     pub fn slot(&self, slot: SlotId) -> Option<&SlotLedger> {
@@ -88,7 +113,7 @@ impl Ledger {
 
     /// Takes a row if it is new; says what it was before.
     pub fn take(&mut self, slot: SlotId, time: Micros, id: RowId) -> Known {
-        let Some(ledger) = self.slot_mut(slot) else {
+        let Some(ledger) = self.slot_mut(slot).filter(|ledger| !ledger.stopped) else {
             return Known::Foreign;
         };
         let known = ledger.known(time, id);
@@ -142,6 +167,12 @@ pub struct SlotLedger {
     swept: Micros,
     /// The bound that the checkpoint holds.
     saved_bound: Micros,
+    /// Start of the newest stream set that the bound accounts for; None before any was learned.
+    sets: Option<Micros>,
+    /// The same, as the checkpoint holds it.
+    saved_sets: Option<Micros>,
+    /// Owned, but not to be read until somebody has decided.
+    stopped: bool,
     /// By second of `cdc$time`, from the bound upward.
     buckets: BTreeMap<i64, Bucket>,
 }
@@ -164,7 +195,8 @@ enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delta {
     pub bound: Micros,
-    /// Ids resolved since the last save, by second of `cdc$time`; all seconds at or above the bound's.
+    /// Ids resolved since the last save, by second of `cdc$time`; all seconds at or above the bound's. Under
+    /// [`SETS_SECOND`] the start of the newest stream set, if it is news.
     pub resolved: Vec<(i64, Vec<RowId>)>,
     /// Segments of seconds below this one are no longer needed.
     pub obsolete_below: i64,
@@ -191,6 +223,16 @@ impl SlotLedger {
             .last_key_value()
             .map(|(second, _)| (second + 1) * SECOND);
         newest.map_or(self.bound, |until| until.max(self.bound))
+    }
+
+    /// Start of the newest stream set that the bound accounts for; None before any was learned.
+    pub fn sets(&self) -> Option<Micros> {
+        self.sets
+    }
+
+    /// From now on the bound accounts for the stream sets up to the one that starts at `newest`.
+    pub fn account_for_sets(&mut self, newest: Micros) {
+        self.sets = self.sets.max(Some(newest));
     }
 
     /// The one way back: streams were published so late that rows of theirs lie below the bound, where nobody could
@@ -260,10 +302,12 @@ impl SlotLedger {
     pub fn delta(&mut self) -> Option<Delta> {
         self.advance();
         let first = second_of(self.bound);
+        let sets = self.sets.filter(|_| self.sets != self.saved_sets);
         let resolved: Vec<_> = self
             .buckets
             .range(first..)
             .filter_map(|(second, b)| b.unsaved(*second))
+            .chain(sets.map(|start| (SETS_SECOND, vec![RowId(start as u64)])))
             .collect();
         if resolved.is_empty() && self.bound == self.saved_bound {
             return None;
@@ -279,6 +323,9 @@ impl SlotLedger {
     pub fn saved(&mut self, delta: &Delta) {
         self.saved_bound = delta.bound;
         for (second, ids) in &delta.resolved {
+            if *second == SETS_SECOND {
+                self.saved_sets = ids.first().map(|start| start.0 as Micros);
+            }
             let Some(bucket) = self.buckets.get_mut(second) else {
                 continue;
             };

@@ -16,7 +16,7 @@ pub use broker::{
 };
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, Reason};
 pub use log::{
-    ChangeLog, Columns, LogError, LogPage, LogQuery, LogRow, Operation, PageState, Stream, StreamSet,
+    Capture, ChangeLog, Columns, LogError, LogPage, LogQuery, LogRow, Operation, PageState, Stream, StreamSet,
 };
 
 pub use state::{

@@ -216,7 +216,7 @@ fn stream_id(bytes: &[u8]) -> Result<StreamId, LogError> {
     bytes.try_into().map(StreamId).map_err(wrong)
 }
 
-fn rows<R>(
+pub(super) fn rows<R>(
     result: Result<scylla::response::query_result::QueryResult, scylla::errors::ExecutionError>,
 ) -> Result<Vec<R>, LogError>
 where

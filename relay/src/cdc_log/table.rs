@@ -75,13 +75,34 @@ impl OutboxTable {
         }))
     }
 
+    /// Why the log does not show what is written under these options, as it did when the table was read.
+    pub fn hidden_by(&self, now: &CdcOptions) -> Option<String> {
+        let name = format!("{}.{}", self.keyspace, self.name);
+        if !now.enabled {
+            return Some(format!(
+                "CDC is switched off on {name}: what is written now is not captured; \
+                 ALTER TABLE {name} WITH cdc = {{'enabled': true}}"
+            ));
+        }
+        (now.delta_keys && !now.postimage && !self.cdc.delta_keys).then(|| {
+            format!(
+                "the log of {name} shows keys only: what is written now comes without its values; \
+                 ALTER TABLE {name} WITH cdc = {{'enabled': true, 'delta': 'full'}}"
+            )
+        })
+    }
+
     pub fn is_key(&self, column: &str) -> bool {
         self.partition_key.iter().any(|name| name == column)
             || self.clustering_key.iter().any(|key| key.name == column)
     }
 }
 
-async fn cdc_options(session: &Session, keyspace: &str, name: &str) -> Result<CdcOptions, LogError> {
+pub(super) async fn cdc_options(
+    session: &Session,
+    keyspace: &str,
+    name: &str,
+) -> Result<CdcOptions, LogError> {
     let text = "SELECT extensions FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
     type Extensions = HashMap<String, Vec<u8>>;
     let rows: Vec<(Option<Extensions>,)> = select(session, text, (keyspace, name)).await?;

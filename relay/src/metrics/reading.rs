@@ -22,6 +22,7 @@ pub struct ReadingMetrics {
     suppressed: IntCounter,
     ignored: IntCounterVec,
     repeated: IntCounter,
+    broken: IntCounter,
     latency: Histogram,
     pub queries_in_flight: IntGauge,
     pub queries_allowed: IntGauge,
@@ -62,6 +63,10 @@ impl ReadingMetrics {
                 "operation",
             )?,
             repeated: counter("known_rows_total", "Log rows that were read again and known.")?,
+            broken: counter(
+                "broken_records_events_total",
+                "Events of log records whose end did not become readable within the horizon; delivered as they were.",
+            )?,
             latency: registered(
                 registry,
                 Histogram::with_opts(latency.buckets(CQL_SECONDS.to_vec()))?,
@@ -133,6 +138,7 @@ impl ReadingMetrics {
     pub fn counted(&self, before: &Counts, now: &Counts) {
         self.suppressed.inc_by(now.suppressed - before.suppressed);
         self.repeated.inc_by(now.known - before.known);
+        self.broken.inc_by(now.broken - before.broken);
         for (operation, count) in &now.ignored {
             let before = before.ignored.get(operation).copied().unwrap_or_default();
             self.ignored

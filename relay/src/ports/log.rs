@@ -13,8 +13,22 @@ pub trait ChangeLog: Send + Sync + 'static {
     /// stream sets of a tablet table. One learned late appears with its own (old) start.
     fn stream_sets(&self) -> impl Future<Output = Result<Vec<StreamSet>, LogError>> + Send;
 
+    /// What the source says of itself now.
+    fn capture(&self) -> impl Future<Output = Result<Capture, LogError>> + Send {
+        std::future::ready(Ok(Capture::default()))
+    }
+
     /// One page of one query. Within a stream rows come in log order; pages may cut a record.
     fn read(&self, query: LogQuery) -> impl Future<Output = Result<LogPage, LogError>> + Send;
+}
+
+/// What the source says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Capture {
+    /// Why what is written now leaves no trace in the log, or one without its values.
+    pub hidden: Option<String>,
+    /// The source's wall clock; None if it does not tell.
+    pub time: Option<Micros>,
 }
 
 /// The streams that receive all writes whose timestamps lie from `start` up to the next set's start.

@@ -142,6 +142,9 @@ impl<C: Clock> SlotHolder<C> {
             .board()
             .event(DataEventKind::RetentionGap, text.clone(), now);
         if self.on_gap == OnRetentionGap::Stop {
+            let mut ledger = self.ledger.lock();
+            slots.iter().for_each(|slot| ledger.stop(slot));
+            drop(ledger);
             self.outlook.stopped(format!(
                 "{text}; to go on with what is left: source.onRetentionGap: Continue"
             ));

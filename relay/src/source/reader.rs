@@ -15,12 +15,12 @@ use crate::health::{Board, Part};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::model::{Micros, SECOND, SlotId, SlotSet};
-use crate::ports::{ChangeLog, Clock, LogError, LogPage, StreamSet};
+use crate::ports::{Capture, ChangeLog, Clock, LogError, LogPage, StreamSet};
 use crate::source::limiter::{Answer, Limiter, Limits};
 use crate::source::retention::Retention;
-use crate::source::tail::{Config, Counts, Planned, Tail};
+use crate::source::tail::{Config, Counts, Planned, SKEW, Tail};
 
-/// How often the stream sets are looked at. A switch is announced a minute ahead, and seldom late.
+/// How often the stream sets and the source's clock are looked at. A switch is announced a minute ahead, and seldom late.
 const TOPOLOGY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Waiting for something other than time, the reader looks again after this long.
@@ -110,7 +110,7 @@ enum Step {
     Command(Command),
     Sent,
     Closed,
-    Topology(Result<Result<Vec<StreamSet>, LogError>, JoinError>),
+    Looked(Result<Looked, JoinError>),
     Answer(Result<Answered, JoinError>),
     Time,
 }
@@ -120,14 +120,23 @@ struct Running<L, C> {
     tail: Tail,
     limiter: Limiter,
     queries: JoinSet<Answered>,
-    topology: JoinSet<Result<Vec<StreamSet>, LogError>>,
+    looking: JoinSet<Looked>,
     /// When the stream sets are looked at next.
-    topology_due: Duration,
+    looking_due: Duration,
     /// Taken, not yet handed on.
     pending: VecDeque<Vec<SourceEvent>>,
     paused: bool,
-    /// The last answer was an error.
-    failing: Option<bool>,
+    /// Why the last answer was an error.
+    failing: Option<String>,
+    /// Why the log does not show what is written now.
+    hidden: Option<String>,
+    /// What health was told last.
+    told: Option<String>,
+    /// Wall clock, as it was read last.
+    wall: Micros,
+    /// The source's clock, and our monotonic one at that moment.
+    source_time: Option<(Micros, Duration)>,
+    /// Time as the reader takes it.
     now: Micros,
     counted: Counts,
     /// How long the limiter lets nothing start.
@@ -144,6 +153,14 @@ impl<L, C> Drop for Running<L, C> {
     }
 }
 
+/// What the source says of itself.
+struct Looked {
+    capture: Result<Capture, LogError>,
+    /// Monotonic, when `capture` was answered.
+    at: Duration,
+    sets: Result<Vec<StreamSet>, LogError>,
+}
+
 struct Answered {
     planned: Planned,
     started: Micros,
@@ -154,37 +171,47 @@ struct Answered {
 impl<L: ChangeLog, C: Clock> Running<L, C> {
     fn new(reader: Reader<L, C>) -> Self {
         let mut tail = Tail::new(reader.tail.clone());
-        let ledger = reader.ledger.lock();
-        for slot in ledger.owned().iter() {
-            tail.add_slot(slot, &ledger);
+        let mut ledger = reader.ledger.lock();
+        for slot in ledger.reading().iter() {
+            tail.add_slot(slot, &mut ledger);
         }
         drop(ledger);
-        let elapsed = reader.clock.elapsed();
+        let (elapsed, wall) = (reader.clock.elapsed(), reader.clock.now());
         Self {
             limiter: Limiter::new(reader.limits, elapsed),
             tail,
             queries: JoinSet::new(),
-            topology: JoinSet::new(),
-            topology_due: elapsed,
+            looking: JoinSet::new(),
+            looking_due: elapsed,
             pending: VecDeque::new(),
             paused: false,
             failing: None,
-            now: reader.clock.now(),
+            hidden: None,
+            told: Some("starting".into()),
+            wall,
+            source_time: None,
+            now: 0,
             counted: Counts::default(),
             held_back: None,
             reader,
         }
     }
 
-    /// The wall clock, which never goes back by a little.
+    /// The wall clock, which never goes back by a little, and never further ahead of the source's than clocks may
+    /// differ: what a clock that is wrong by minutes called swept would not have been written yet.
     fn tick(&mut self) -> Result<Micros, ReaderError> {
         let wall = self.reader.clock.now();
-        if wall < self.now - CLOCK_STEP {
+        if wall < self.wall - CLOCK_STEP {
             return Err(ReaderError::Clock(Duration::from_micros(
-                (self.now - wall) as u64,
+                (self.wall - wall) as u64,
             )));
         }
-        self.now = self.now.max(wall);
+        self.wall = self.wall.max(wall);
+        let most = self.source_time.map_or(Micros::MAX, |(time, at)| {
+            let since = self.reader.clock.elapsed().saturating_sub(at);
+            time.saturating_add(since.as_micros() as Micros + SKEW)
+        });
+        self.now = self.now.max(self.wall.min(most));
         Ok(self.now)
     }
 
@@ -192,10 +219,16 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
     fn ask(&mut self) -> Result<(), ReaderError> {
         let now = self.tick()?;
         let elapsed = self.reader.clock.elapsed();
-        if elapsed >= self.topology_due && self.topology.is_empty() {
-            self.topology_due = elapsed + TOPOLOGY_INTERVAL;
-            let log = Arc::clone(&self.reader.log);
-            self.topology.spawn(async move { log.stream_sets().await });
+        if elapsed >= self.looking_due && self.looking.is_empty() {
+            self.looking_due = elapsed + TOPOLOGY_INTERVAL;
+            let (log, clock) = (Arc::clone(&self.reader.log), Arc::clone(&self.reader.clock));
+            self.looking.spawn(async move {
+                Looked {
+                    capture: log.capture().await,
+                    at: clock.elapsed(),
+                    sets: log.stream_sets().await,
+                }
+            });
             self.report(now, elapsed);
         }
         self.held_back = None;
@@ -242,7 +275,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
                 }
                 Step::Sent
             }
-            Some(sets) = self.topology.join_next() => Step::Topology(sets),
+            Some(looked) = self.looking.join_next() => Step::Looked(looked),
             // While events wait to be taken, answers wait too.
             Some(answer) = self.queries.join_next(), if self.pending.is_empty() => Step::Answer(answer),
             () = tokio::time::sleep(wait) => Step::Time,
@@ -253,7 +286,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         let ended = |error: JoinError| ReaderError::Query(error.to_string());
         match step {
             Step::Command(command) => self.obey(command),
-            Step::Topology(sets) => self.learn(sets.map_err(ended)?),
+            Step::Looked(looked) => self.learn(looked.map_err(ended)?)?,
             Step::Answer(answer) => self.take(answer.map_err(ended)?)?,
             Step::Closed => return Err(ReaderError::Closed),
             Step::Sent | Step::Time => {}
@@ -271,14 +304,19 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Add(slot) => self.tail.add_slot(slot, &self.reader.ledger.lock()),
+            Command::Add(slot) => self.tail.add_slot(slot, &mut self.reader.ledger.lock()),
             Command::Remove(slots, done) => {
                 for slot in slots.iter() {
                     self.tail.remove_slot(slot);
                 }
+                // What nobody has got is not in flight.
+                let mut ledger = self.reader.ledger.lock();
                 for events in &mut self.pending {
-                    events.retain(|event| !slots.contains(event.slot));
+                    for event in events.extract_if(.., |event| slots.contains(event.slot)) {
+                        ledger.release(event.slot, event.time(), event.row_id);
+                    }
                 }
+                drop(ledger);
                 // Whoever asked may have gone; the slots are removed all the same.
                 let _ = done.send(());
             }
@@ -304,7 +342,8 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         match page {
             Ok(page) => {
                 self.reader.metrics.reading.answered(latency, page.rows.len());
-                self.mended(now);
+                self.failing = None;
+                self.tell(now);
                 let mut ledger = self.reader.ledger.lock();
                 let events = self.tail.on_page(&planned, started, page, now, &mut ledger);
                 drop(ledger);
@@ -320,28 +359,62 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         Ok(())
     }
 
-    fn learn(&mut self, sets: Result<Vec<StreamSet>, LogError>) {
-        match sets {
-            Ok(sets) => self.tail.on_stream_sets(&sets, &mut self.reader.ledger.lock()),
-            Err(error) => self.broken(&error, self.now),
+    fn learn(&mut self, looked: Looked) -> Result<(), ReaderError> {
+        match looked.capture {
+            Ok(capture) => {
+                self.source_time = capture.time.map(|time| (time, looked.at));
+                self.hidden = capture.hidden;
+            }
+            Err(error) => {
+                self.broken(&error, self.now);
+                // The first stream sets wait until it is known how far our clock may be trusted.
+                if self.tail.is_idle() {
+                    return Ok(());
+                }
+            }
         }
+        let now = self.tick()?;
+        if let Some((time, at)) = self.source_time.filter(|(_, at)| *at == looked.at) {
+            let since = self.reader.clock.elapsed().saturating_sub(at).as_micros() as Micros;
+            let ahead = self.wall - time - since;
+            if ahead > SKEW && self.hidden.is_none() {
+                self.hidden = Some(format!(
+                    "the clock of this machine is {} s ahead of ScyllaDB's; reading goes by ScyllaDB's",
+                    ahead / SECOND
+                ));
+            }
+        }
+        match looked.sets {
+            Ok(sets) => self.tail.on_stream_sets(&sets, &mut self.reader.ledger.lock()),
+            Err(error) => self.broken(&error, now),
+        }
+        self.tell(now);
+        Ok(())
     }
 
     fn broken(&mut self, error: &LogError, now: Micros) {
         self.reader.metrics.reading.failed(error.category());
-        if self.failing != Some(true) {
-            self.failing = Some(true);
-            warn!(category = error.category(), %error, "reading the log fails");
-            self.reader.board.degraded(Part::Source, error.to_string(), now);
-        }
+        self.failing.get_or_insert_with(|| error.to_string());
+        self.tell(now);
     }
 
-    fn mended(&mut self, now: Micros) {
-        if self.failing != Some(false) {
-            self.failing = Some(false);
-            info!("reading the log");
-            self.reader.board.healthy(Part::Source, now);
+    /// Says once what is wrong, and once that nothing is.
+    fn tell(&mut self, now: Micros) {
+        let trouble = self.failing.as_ref().or(self.hidden.as_ref());
+        if self.told.as_ref() == trouble {
+            return;
         }
+        match trouble {
+            Some(reason) => {
+                warn!(%reason, "the log is not read as it should be");
+                self.reader.board.degraded(Part::Source, reason.clone(), now);
+            }
+            None => {
+                info!("reading the log");
+                self.reader.board.healthy(Part::Source, now);
+            }
+        }
+        self.told = trouble.cloned();
     }
 
     fn report(&mut self, now: Micros, elapsed: Duration) {
@@ -353,6 +426,13 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
             .set(i64::from(self.limiter.allowed(elapsed)));
         let counts = self.tail.counts().clone();
         metrics.counted(&self.counted, &counts);
+        let broken = counts.broken - self.counted.broken;
+        if broken > 0 {
+            warn!(
+                events = broken,
+                "records without their end: their events were delivered as far as they were readable"
+            );
+        }
         self.counted = counts;
         let ledger = self.reader.ledger.lock();
         let bounds = ledger

@@ -4,8 +4,9 @@
 //! rows (a TTL or a collection splits it, reference A5), so the rows that describe the same outbox row become one
 //! [`Change`]. Its identity is the position of the first of them; the others have none of their own.
 //!
-//! A record without its end is never handed on: a page may have cut it, and [`Assembler::incomplete`] tells from
-//! where to read again.
+//! A record is one mutation, so a read shows all of it or nothing: one without its end was cut by a page, expires
+//! right now, or comes from a replica that is being repaired. It is left to a later read. One that still has no end
+//! when its time has passed the horizon is taken as it is, and marked: what was written is never dropped in silence.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub struct Rules {
     pub forward_changes: bool,
     /// Mapped columns (bit i is column i) that an UPDATE has to set for it to count as an insert. 0: none does.
     pub required: u64,
-    /// The mapped columns come from the postimage (`delta: keys` leaves nothing but keys in the delta).
+    /// Which columns a change sets is told by the postimage (`delta: keys` leaves nothing but keys in the delta).
     pub from_postimage: bool,
 }
 
@@ -33,6 +34,8 @@ pub struct Change {
     pub row_id: RowId,
     pub token: i64,
     pub verdict: Verdict,
+    /// The record's end is missing, so a part of the change may be too.
+    pub broken: bool,
     /// In the order of the mapped columns; empty in an identity query.
     pub values: Vec<Option<CqlValue>>,
 }
@@ -55,16 +58,15 @@ pub enum Verdict {
 pub struct Assembler {
     /// The rows of a record whose end has not come yet.
     open: Vec<LogRow>,
-    /// Time of the oldest record whose end never came although another record followed.
-    broken: Option<Micros>,
 }
 
 impl Assembler {
-    /// Adds a page's rows; appends what became complete to `changes`.
-    pub fn add(&mut self, rows: Vec<LogRow>, rules: &Rules, changes: &mut Vec<Change>) {
+    /// Adds a page's rows; appends what became complete to `changes`. Of records below `settled` nothing more becomes
+    /// visible.
+    pub fn add(&mut self, rows: Vec<LogRow>, settled: Micros, rules: &Rules, changes: &mut Vec<Change>) {
         for row in rows {
             if self.open.last().is_some_and(|last| !same_record(last, &row)) {
-                self.break_off();
+                self.break_off(settled, rules, changes);
             }
             let end = row.end_of_batch;
             if end && self.open.is_empty() {
@@ -78,24 +80,22 @@ impl Assembler {
         }
     }
 
-    /// Forgets the rows whose end has not come; they have to be read again.
-    pub fn break_off(&mut self) {
-        if let Some(row) = self.open.first() {
-            let time = row.position.time.micros();
-            self.broken = Some(self.broken.map_or(time, |broken| broken.min(time)));
-            self.open.clear();
+    /// No more rows of the open record will come: a younger one is left to a later read, a settled one is taken.
+    pub fn break_off(&mut self, settled: Micros, rules: &Rules, changes: &mut Vec<Change>) {
+        let is_settled = |row: &LogRow| row.position.time.micros() < settled;
+        if self.open.first().is_some_and(is_settled) {
+            let whole = changes.len();
+            assemble(self.open.drain(..), rules, changes);
+            changes[whole..]
+                .iter_mut()
+                .for_each(|change| change.broken = true);
         }
-    }
-
-    /// Forgets the open rows without a trace: the caller reads their record again in the same scan.
-    pub fn rewind(&mut self) {
         self.open.clear();
     }
 
-    /// Time of the oldest incomplete record so far. Nothing from there on counts as read.
-    pub fn incomplete(&self) -> Option<Micros> {
-        let open = self.open.first().map(|row| row.position.time.micros());
-        open.into_iter().chain(self.broken).min()
+    /// Forgets the open rows: the caller reads their record again in the same scan.
+    pub fn rewind(&mut self) {
+        self.open.clear();
     }
 }
 
@@ -117,8 +117,8 @@ fn assemble(rows: impl Iterator<Item = LogRow>, rules: &Rules, changes: &mut Vec
     for row in rows {
         let known = merges.iter_mut().find(|merge| merge.key == row.key);
         match (row.operation, known) {
-            (Operation::PostImage, Some(merge)) if rules.from_postimage => merge.values = row.values,
-            (Operation::PreImage | Operation::PostImage, _) => {}
+            (Operation::PostImage, Some(merge)) => merge.image = row.values,
+            (Operation::PreImage, _) | (Operation::PostImage, None) => {}
             (_, Some(merge)) if merge.takes(row.operation) => merge.add(row),
             _ => merges.push(Merge::start(row)),
         }
@@ -133,6 +133,8 @@ struct Merge {
     key: Arc<[u8]>,
     operation: Operation,
     values: Vec<Option<CqlValue>>,
+    /// The row afterwards; empty if the log does not have it.
+    image: Vec<Option<CqlValue>>,
 }
 
 impl Merge {
@@ -143,6 +145,7 @@ impl Merge {
             key: row.key,
             operation: row.operation,
             values: row.values,
+            image: Vec::new(),
         }
     }
 
@@ -163,13 +166,29 @@ impl Merge {
         }
     }
 
-    fn finish(self, rules: &Rules) -> Change {
+    /// An event says the whole row, as far as the log has it, and not only the columns that were touched.
+    fn finish(mut self, rules: &Rules) -> Change {
+        if rules.from_postimage {
+            fill(&mut self.values, std::mem::take(&mut self.image));
+        }
+        let verdict = verdict(self.operation, &self.values, rules);
+        fill(&mut self.values, self.image);
         Change {
             position: self.position,
             row_id: self.position.row_id(),
             token: self.token,
-            verdict: verdict(self.operation, &self.values, rules),
+            verdict,
+            broken: false,
             values: self.values,
+        }
+    }
+}
+
+/// What the change itself says goes first.
+fn fill(values: &mut [Option<CqlValue>], image: Vec<Option<CqlValue>>) {
+    for (mine, theirs) in values.iter_mut().zip(image) {
+        if mine.is_none() {
+            *mine = theirs;
         }
     }
 }

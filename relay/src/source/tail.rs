@@ -24,7 +24,7 @@ use crate::model::{Micros, SECOND, SlotId, SlotSet};
 use crate::ports::{LogError, LogPage, LogQuery, StreamSet};
 use crate::source::record::Rules;
 
-use cursor::SKEW;
+pub use cursor::SKEW;
 use group::{Group, Job, Phase};
 use handover::Handover;
 
@@ -53,6 +53,13 @@ pub struct Config {
     pub rules: Rules,
     /// Which mapped column holds the event id.
     pub id_column: Option<usize>,
+}
+
+impl Config {
+    /// Of what was written this long before a query started, by our clock, the query shows all that it ever will.
+    fn grace(&self) -> Micros {
+        self.horizon + SKEW
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +105,11 @@ impl Tail {
 
     pub fn owned(&self) -> SlotSet {
         self.owned
+    }
+
+    /// No stream set is known yet.
+    pub fn is_idle(&self) -> bool {
+        self.groups.is_empty()
     }
 
     pub fn counts(&self) -> &Counts {
@@ -169,7 +181,7 @@ impl Tail {
         }
         group.busy = false;
         group.succeeded();
-        let rules = &self.config.rules;
+        let rules = (self.config.grace(), &self.config.rules);
         let mut changes = Vec::new();
         match planned.job {
             Job::Pass => {
@@ -241,7 +253,7 @@ impl Tail {
 
     /// Closes what has been read to its end.
     fn settle(&mut self, id: GroupId, now: Micros, ledger: &Ledger) {
-        let grace = self.config.horizon + SKEW;
+        let grace = self.config.grace();
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
@@ -263,7 +275,7 @@ impl Tail {
                     .as_ref()
                     .is_some_and(|slice| slice.scan.query().is_none())
                 {
-                    cursor.finish(now);
+                    cursor.finish();
                 }
             }
             let swept = group.swept();

@@ -1,6 +1,6 @@
 //! Checkpoints on paper: a base (format, identity, bound, checksum) and append-only segments of resolved ids. Pure.
 
-use crate::ledger::Delta;
+use crate::ledger::{Delta, SETS_SECOND};
 use crate::model::{Micros, RowId, SlotId};
 use crate::ports::{Checkpoint, Save, SegmentKey};
 
@@ -54,7 +54,9 @@ impl Book {
                 add.push((key, chunk.to_vec()));
             }
         }
-        let obsolete = |key: &&SegmentKey| key.second < delta.obsolete_below;
+        let newer_sets = delta.resolved.iter().any(|(second, _)| *second == SETS_SECOND);
+        let obsolete =
+            |key: &&SegmentKey| key.second < delta.obsolete_below || newer_sets && key.second == SETS_SECOND;
         let remove = self.segments.iter().filter(obsolete).copied().collect();
         Save {
             bound: delta.bound,

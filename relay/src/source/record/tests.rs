@@ -51,10 +51,10 @@ fn check(rules: &Rules, rows: &[Row], expected: &[&str]) {
         let mut assembler = Assembler::default();
         let mut changes = Vec::new();
         for page in [&rows[..cut], &rows[cut..]] {
-            assembler.add(page.iter().copied().map(row).collect(), rules, &mut changes);
+            assembler.add(page.iter().copied().map(row).collect(), 0, rules, &mut changes);
         }
         assert_eq!(told(&changes), expected, "cut at {cut}");
-        assert_eq!(assembler.incomplete(), None, "cut at {cut}");
+        assert!(changes.iter().all(|change| !change.broken), "cut at {cut}");
     }
 }
 
@@ -135,39 +135,71 @@ fn changes_are_forwarded_or_ignored_and_expirations_are_neither() {
 }
 
 #[test]
-fn images_are_no_events_but_may_lend_their_columns() {
+fn images_are_no_events_but_lend_their_columns() {
     let rows = [
         (1, 0, PreImage, false, 1, Some(3)),
         (1, 1, Insert, false, 1, None),
         (1, 2, PostImage, true, 1, Some(4)),
     ];
-    check(&rules(), &rows, &["1/1 Insert -1"]);
-    let rules = Rules {
+    check(&rules(), &rows, &["1/1 Insert 4"]);
+    check(&rules(), &[(1, 0, PreImage, true, 1, Some(3))], &[]);
+    let update = [
+        (1, 0, Update, false, 1, None),
+        (1, 1, PostImage, true, 1, Some(4)),
+    ];
+    let keys_only = Rules {
         from_postimage: true,
         ..rules()
     };
-    check(&rules, &rows, &["1/1 Insert 4"]);
-    check(&rules, &[(1, 0, PreImage, true, 1, Some(3))], &[]);
+    check(&keys_only, &update, &["1/0 Insert 4"]);
 }
 
 #[test]
-fn a_record_without_its_end_is_not_handed_on() {
-    let mut assembler = Assembler::default();
-    let mut changes = Vec::new();
+fn a_changed_row_is_told_whole_where_the_log_has_its_image() {
+    let forward = Rules {
+        forward_changes: true,
+        ..rules()
+    };
     let rows = [
+        (1, 0, Update, false, 1, None),
+        (1, 1, PostImage, true, 1, Some(4)),
+    ];
+    // What the update itself sets decides whether it creates the row.
+    check(&forward, &rows, &["1/0 Update 4"]);
+    check(&rules(), &rows, &["1/0 ignored Update 4"]);
+}
+
+#[test]
+fn a_record_without_its_end_waits_until_it_is_settled() {
+    let rows = [
+        (7, 0, Insert, false, 1, Some(0)),
         (8, 0, Insert, true, 1, Some(1)),
         (9, 0, Insert, false, 1, Some(2)),
         (11, 0, Insert, true, 1, Some(3)),
         (12, 0, Insert, false, 1, Some(4)),
+        (12, 1, Insert, false, 2, Some(5)),
     ];
-    assembler.add(rows.map(row).into(), &rules(), &mut changes);
-    assert_eq!(told(&changes), ["8/0 Insert 1", "11/0 Insert 3"]);
-    assert_eq!(assembler.incomplete(), Some(9));
-    assembler.break_off();
-    assembler.add(
-        vec![row((12, 1, Insert, true, 1, Some(5)))],
-        &rules(),
-        &mut changes,
+    let check = |settled, expected: &[&str], broken: &[bool]| {
+        let (mut assembler, mut changes) = (Assembler::default(), Vec::new());
+        assembler.add(rows.map(row).into(), settled, &rules(), &mut changes);
+        assembler.break_off(settled, &rules(), &mut changes);
+        assert_eq!(told(&changes), expected, "settled below {settled}");
+        let marks: Vec<_> = changes.iter().map(|change| change.broken).collect();
+        assert_eq!(marks, broken, "settled below {settled}");
+    };
+    check(0, &["8/0 Insert 1", "11/0 Insert 3"], &[false, false]);
+    check(
+        9,
+        &["7/0 Insert 0", "8/0 Insert 1", "11/0 Insert 3"],
+        &[true, false, false],
     );
-    assert_eq!(assembler.incomplete(), Some(9), "what was broken stays broken");
+    let all = [
+        "7/0 Insert 0",
+        "8/0 Insert 1",
+        "9/0 Insert 2",
+        "11/0 Insert 3",
+        "12/0 Insert 4",
+        "12/1 Insert 5",
+    ];
+    check(13, &all, &[true, false, true, false, true, true]);
 }

@@ -20,7 +20,7 @@ const INTERVALS: [Micros; 5] = [
 ];
 
 /// How far ahead of our clock rows may be dated (ScyllaDB's `get_generation_leeway`).
-pub(super) const SKEW: Micros = 5 * SECOND;
+pub const SKEW: Micros = 5 * SECOND;
 
 /// Rows that a slice should hold: two pages.
 const SLICE_ROWS: usize = 8000;
@@ -36,8 +36,6 @@ pub(super) struct Cursor {
     /// Everything below was read by a query that started `age` later.
     position: Micros,
     length: Micros,
-    /// An incomplete record stands in the way: not tried again before.
-    not_before: Micros,
     pub(super) slice: Option<Slice>,
 }
 
@@ -60,7 +58,6 @@ impl Cursor {
                 interval,
                 position,
                 length: LONGEST_SLICE,
-                not_before: 0,
                 slice: None,
             })
             .collect()
@@ -73,7 +70,6 @@ impl Cursor {
     /// Begins again at `position`.
     pub(super) fn reset(&mut self, position: Micros) {
         self.position = position;
-        self.not_before = 0;
         self.slice = None;
     }
 
@@ -89,12 +85,12 @@ impl Cursor {
         let end = read_to.min(now - self.age);
         let until = end.min(self.position + self.length);
         let whole = until - self.position >= self.interval.min(self.length);
-        (whole && until > self.position && now >= self.not_before).then_some((self.position, until))
+        (whole && until > self.position).then_some((self.position, until))
     }
 
     /// When [`Self::ready`] may next say yes, as far as time decides.
     pub(super) fn due(&self) -> Micros {
-        (self.position + self.age + self.interval.min(self.length)).max(self.not_before)
+        self.position + self.age + self.interval.min(self.length)
     }
 
     pub(super) fn begin(&mut self, scan: Scan, (from, until): (Micros, Micros)) {
@@ -102,18 +98,11 @@ impl Cursor {
     }
 
     /// The slice's pages are all read and its unknown rows handed over.
-    pub(super) fn finish(&mut self, now: Micros) {
+    pub(super) fn finish(&mut self) {
         let Some(slice) = self.slice.take() else {
             return;
         };
-        let until = slice
-            .scan
-            .incomplete()
-            .map_or(slice.until, |at| at.min(slice.until));
-        if until < slice.until {
-            self.not_before = now + self.interval;
-        }
-        self.position = self.position.max(until);
+        self.position = self.position.max(slice.until);
         let length = slice.until - slice.from;
         if slice.scan.rows > SLICE_ROWS {
             self.length = length / 2;

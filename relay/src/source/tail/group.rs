@@ -105,7 +105,7 @@ pub(super) struct Check {
 pub(super) enum Finds {
     /// Rows of older streams, to be handed over with what is held.
     Older,
-    /// What a former owner handed over.
+    /// What a former owner handed over. In full: which changes are events, their values say too.
     Known,
 }
 
@@ -305,12 +305,10 @@ impl Group {
             return false;
         };
         let started = pass.scan.started().unwrap_or(self.read_to);
-        let incomplete = pass.scan.incomplete().unwrap_or(Micros::MAX);
         let until = pass.until.unwrap_or(Micros::MAX);
         self.read_to = self.read_to.max(until.min(started));
         for cursor in &mut self.cursors {
-            // An incomplete record is left to the aged cursors, which cannot pass it.
-            cursor.covered(pass.from, until.min(incomplete), started);
+            cursor.covered(pass.from, until, started);
         }
         if let Some(until) = pass.until {
             self.catch_up = next_catch_up(self.catch_up, until - pass.from, pass.scan.rows);

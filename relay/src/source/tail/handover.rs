@@ -34,6 +34,8 @@ pub struct Counts {
     pub ignored: BTreeMap<&'static str, u64>,
     /// Changes that were read again.
     pub known: u64,
+    /// Events of records whose end did not become readable within the horizon.
+    pub broken: u64,
 }
 
 /// Per token of a partition key, the newest position that was handed over: 16 bytes per aggregate of the horizon.
@@ -78,7 +80,7 @@ impl Handover {
                 Known::Taken | Known::Resolved => {
                     self.counts.known += 1;
                     if change.time() < note_below {
-                        self.note(slot, &change);
+                        self.note_known(slot, &change);
                     }
                 }
                 Known::BelowBound | Known::Foreign => {}
@@ -110,6 +112,7 @@ impl Handover {
         let late = self.note(slot, &change);
         self.counts.events += 1;
         self.counts.late += u64::from(late);
+        self.counts.broken += u64::from(change.broken);
         Some(SourceEvent {
             position: change.position,
             row_id: change.row_id,
@@ -121,8 +124,15 @@ impl Handover {
         })
     }
 
+    /// Remembers what a former owner has handed over. What is no event by rule was settled, and never handed over.
+    pub(super) fn note_known(&mut self, slot: SlotId, change: &Change) {
+        if matches!(change.verdict, Verdict::Event(_)) {
+            self.note(slot, change);
+        }
+    }
+
     /// Remembers the change as handed over; says whether a later one of its aggregate was before.
-    pub(super) fn note(&mut self, slot: SlotId, change: &Change) -> bool {
+    fn note(&mut self, slot: SlotId, change: &Change) -> bool {
         let order = order_of(change.position.time);
         let newest = self.newest[slot.index()]
             .by_token

@@ -84,7 +84,7 @@ impl Tail {
                     other.cut.streams_of(group.slots),
                     other.start,
                     until,
-                    Columns::Identity,
+                    Columns::Full,
                 );
                 checks.push_back(Check {
                     scan,
@@ -98,7 +98,7 @@ impl Tail {
                 Arc::clone(&group.streams),
                 from,
                 Some(group.known_until),
-                Columns::Identity,
+                Columns::Full,
             );
             checks.push_back(Check {
                 scan,
@@ -127,9 +127,12 @@ impl Tail {
             return;
         };
         let mut changes = Vec::new();
-        check
-            .scan
-            .on_page(page, started, &self.config.rules, &mut changes);
+        check.scan.on_page(
+            page,
+            started,
+            (self.config.grace(), &self.config.rules),
+            &mut changes,
+        );
         match check.finds {
             Finds::Older => held.changes.append(&mut changes),
             Finds::Known => {
@@ -137,7 +140,7 @@ impl Tail {
                     let slot = SlotId::of_token(change.token);
                     let known = ledger.known(slot, change.time(), change.row_id);
                     if matches!(known, Known::Taken | Known::Resolved) {
-                        self.handover.note(slot, change);
+                        self.handover.note_known(slot, change);
                     }
                 }
             }

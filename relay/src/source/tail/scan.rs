@@ -85,20 +85,16 @@ impl Scan {
         self.started
     }
 
-    /// Nothing from this time on counts as read.
-    pub(super) fn incomplete(&self) -> Option<Micros> {
-        self.assembler.incomplete()
-    }
-
-    /// The answer to [`Self::query`], which was asked at `started`.
+    /// The answer to [`Self::query`], which was asked at `started`. What is older than `grace` is as complete as it
+    /// will ever be.
     pub(super) fn on_page(
         &mut self,
         page: LogPage,
         started: Micros,
-        rules: &Rules,
+        (grace, rules): (Micros, &Rules),
         changes: &mut Vec<Change>,
     ) {
-        self.started.get_or_insert(started);
+        let settled = *self.started.get_or_insert(started) - grace;
         self.rows += page.rows.len();
         let Some(segment) = self.segments.front_mut() else {
             return;
@@ -106,10 +102,10 @@ impl Scan {
         segment.note(&page.rows);
         let restart = page.next.as_ref().and(self.overlap);
         let restart = restart.and_then(|overlap| segment.restart(&page.rows, started, overlap));
-        self.assembler.add(page.rows, rules, changes);
+        self.assembler.add(page.rows, settled, rules, changes);
         match (page.next, restart) {
             (None, _) => {
-                self.assembler.break_off();
+                self.assembler.break_off(settled, rules, changes);
                 self.segments.pop_front();
             }
             (Some(_), Some(segments)) => {

@@ -10,28 +10,38 @@ use super::{
 impl Tail {
     /// The slot is ours and its ledger is open: it is read from its bound on. Groups that hold it and stand further
     /// begin there again, and answers to their earlier queries are dropped: newer rows of the slot must not come first.
-    pub fn add_slot(&mut self, slot: SlotId, ledger: &Ledger) {
-        let Some(owned) = ledger.slot(slot) else {
+    pub fn add_slot(&mut self, slot: SlotId, ledger: &mut Ledger) {
+        if !ledger.reading().contains(slot) {
+            return;
+        }
+        let Some(owned) = ledger.slot_mut(slot) else {
             return;
         };
         self.owned.insert(slot);
         self.openings.insert(slot, owned.opening());
         self.handover.forget(slot);
-        let slots: SlotSet = [slot].into_iter().collect();
-        for group in self
-            .groups
-            .values_mut()
-            .filter(|group| group.cut.slots.contains(slot))
-        {
-            group.take(slots, owned.bound(), self.config.horizon);
+        let (slots, swept): (SlotSet, _) = ([slot].into_iter().collect(), owned.bound());
+        let accounted = owned.sets();
+        let groups = self.groups.values_mut();
+        for group in groups.filter(|group| group.cut.slots.contains(slot)) {
+            let from = if unaccounted(accounted, group.start) {
+                owned.lower(group.start.max(0));
+                group.start
+            } else {
+                swept
+            };
+            group.take(slots, from.min(swept), self.config.horizon);
             group.known_until = group.known_until.max(owned.known_until());
+        }
+        if let Some(newest) = self.groups.values().map(|group| group.start).max() {
+            owned.account_for_sets(newest);
         }
         self.set_pace();
     }
 
     /// A ledger that was opened anew knows nothing of what was read for the one before, and one that rows went back to
     /// has to get them again: their slots are read again.
-    pub(super) fn notice_reopened(&mut self, ledger: &Ledger) {
+    pub(super) fn notice_reopened(&mut self, ledger: &mut Ledger) {
         let openings = self.openings.iter();
         let reopened = openings.filter(|(slot, opening)| {
             ledger
@@ -67,6 +77,13 @@ impl Tail {
             }
         }
         let starts: Vec<Micros> = self.groups.values().map(|group| group.start).collect();
+        if let Some(newest) = starts.iter().max() {
+            for slot in self.owned.iter() {
+                if let Some(owned) = ledger.slot_mut(slot) {
+                    owned.account_for_sets(*newest);
+                }
+            }
+        }
         for group in self.groups.values_mut() {
             group.closes = starts.iter().copied().filter(|start| *start > group.start).min();
         }
@@ -81,7 +98,7 @@ impl Tail {
             let Some(owned) = ledger.slot_mut(slot) else {
                 continue;
             };
-            if !first_time {
+            if !first_time || unaccounted(owned.sets(), group.start) {
                 owned.lower(group.start.max(0));
             }
             group.take([slot].into_iter().collect(), owned.bound(), self.config.horizon);
@@ -97,4 +114,10 @@ impl Tail {
         let pause = streams as Micros * SECOND / IDLE_PARTITIONS_PER_SECOND;
         self.idle = pause.max(IDLE_INTERVAL);
     }
+}
+
+/// Whether nobody who saved a slot's bound knew of the set that starts at `start`. The checkpoint tells, not the memory
+/// of this process: the one before may have died with what it had just learned.
+fn unaccounted(accounted_for: Option<Micros>, start: Micros) -> bool {
+    accounted_for.is_some_and(|newest| start > newest)
 }

@@ -259,3 +259,100 @@ fn whatever_happens_together() {
         sim.run(START + 260 * SECOND).check();
     }
 }
+
+#[test]
+fn a_set_that_is_published_late_survives_a_crash() {
+    // The horizon is 30 s: when the set is learned, its first rows lie below the bounds.
+    let published = START + 100 * SECOND;
+    for (seed, (dies, starts)) in [
+        (published - SECOND, published + SECOND),
+        (published - 20 * SECOND, published + 40 * SECOND),
+        (published + SECOND + 10 * MS, published + SECOND + 20 * MS),
+        (published + SECOND + 500 * MS, published + SECOND + 900 * MS),
+        (published + 3 * SECOND, published + 4 * SECOND),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut world = World::one_set(4);
+        world.add_set(START + 20 * SECOND, published, 6);
+        write(&mut world, START + SECOND, 10 * MS, 15_000, |_| 2 * MS);
+        let mut sim = Sim::new(world, 30 + seed as u64);
+        sim.run(dies);
+        sim.down(starts);
+        sim.run(START + 250 * SECOND).check();
+    }
+}
+
+#[test]
+fn a_slot_taken_over_accounts_for_sets_that_its_former_owner_did_not_know() {
+    let mut world = World::one_set(4);
+    world.add_set(START + 20 * SECOND, START + 90 * SECOND, 6);
+    write(&mut world, START + SECOND, 10 * MS, 15_000, |_| 2 * MS);
+    let mut sim = Sim::new(world, 36);
+    sim.run(START + 80 * SECOND);
+    sim.lose(SlotSet::of_share(2, 2));
+    sim.run(START + 120 * SECOND);
+    sim.win(SlotSet::of_share(2, 2));
+    sim.run(START + 250 * SECOND).check();
+}
+
+#[test]
+fn late_is_told_exactly_when_a_former_owner_saw_deletes() {
+    for seed in 40..44 {
+        let mut world = World::one_set(3);
+        let mut rng = sim::rng(seed);
+        for i in 0..4000 {
+            let (aggregate, time) = (i as u64 % 11, START + SECOND + i * 10 * MS);
+            let delay = match sim::below(&mut rng, 20) {
+                0 => sim::below(&mut rng, 4000) * MS,
+                _ => MS,
+            };
+            world.write(aggregate, time, time + delay);
+            world.delete(aggregate, time + 3 * MS);
+        }
+        let mut sim = Sim::new(world, seed);
+        for crash in 1..=8 {
+            sim.run(START + crash * 4700 * MS);
+            sim.crash();
+        }
+        sim.run(START + 130 * SECOND).check();
+    }
+}
+
+#[test]
+fn a_record_without_its_end_is_delivered_after_the_horizon_and_holds_nothing_up() {
+    let mut world = World::one_set(2);
+    for i in 0..20 {
+        world.write_broken(i, START + 2 * SECOND + i as Micros * 100 * MS, None);
+    }
+    // More than a slice holds lies behind them, some of it late.
+    write(&mut world, START + SECOND, MS, 30_000, |i| {
+        if i % 1000 == 500 { 2 * SECOND } else { MS }
+    });
+    let mut sim = Sim::new(world, 50);
+    let report = sim.run(START + 34 * SECOND);
+    assert_eq!(sim.broken(), 0);
+    assert!(report.worst_delay <= 24 * SECOND, "{report:?}");
+    let report = sim.run(START + 60 * SECOND);
+    report.check();
+    assert_eq!(sim.broken(), 20);
+    assert!(report.worst_delay <= 50 * SECOND, "{report:?}");
+    assert!(sim.bound() > START + 20 * SECOND, "{}", sim.bound() - START);
+}
+
+#[test]
+fn a_record_whose_end_surfaces_within_the_horizon_is_whole() {
+    let mut world = World::one_set(2);
+    for i in 0..200_u64 {
+        let time = START + SECOND + i as Micros * 20 * MS;
+        world.write_broken(
+            i % 7,
+            time,
+            Some(time + 1 + (i as Micros * 137 * MS) % (25 * SECOND)),
+        );
+    }
+    let mut sim = Sim::new(world, 51);
+    sim.run(START + 120 * SECOND).check();
+    assert_eq!(sim.broken(), 0);
+}

@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::model::{CdcTime, RowId};
+use crate::ports::{LogRow, Operation};
 
 use world::Row;
 pub(super) use world::World;
@@ -98,6 +99,10 @@ impl Report {
     }
 }
 
+fn is_event(row: &LogRow) -> bool {
+    row.position.batch_seq_no == 0 && row.operation == Operation::Insert
+}
+
 fn new_tail(horizon: Micros) -> Tail {
     Tail::new(Config {
         horizon,
@@ -182,7 +187,7 @@ impl Sim {
     pub(super) fn add(&mut self, slots: SlotSet, bound: Micros) {
         for slot in slots.iter() {
             self.ledger.open(slot, bound, []);
-            self.tail.add_slot(slot, &self.ledger);
+            self.tail.add_slot(slot, &mut self.ledger);
             self.saved.insert(slot, (bound, Vec::new()));
         }
         self.slots = self.slots.union(slots);
@@ -203,17 +208,23 @@ impl Sim {
         self.unresolved.clear();
         self.polled = 0;
         (self.tail, self.ledger) = (new_tail(self.horizon), Ledger::default());
+        for (slot, (bound, ids)) in &self.saved {
+            self.ledger.open(*slot, *bound, ids.iter().copied());
+            self.tail.add_slot(*slot, &mut self.ledger);
+        }
+        self.forget_unsaved(SlotSet::ALL);
+    }
+
+    /// What was handed over since the last save may come again, and nobody knows of it.
+    fn forget_unsaved(&mut self, slots: SlotSet) {
         let known: HashSet<RowId> = self
             .saved
             .values()
             .flat_map(|(_, ids)| ids.iter().map(|(_, id)| *id))
             .collect();
-        for (slot, (bound, ids)) in &self.saved {
-            self.ledger.open(*slot, *bound, ids.iter().copied());
-            self.tail.add_slot(*slot, &self.ledger);
-        }
         let saved = &self.saved;
-        for (token, positions) in &mut self.handed {
+        let forgotten = |token: &i64| slots.contains(SlotId::of_token(*token));
+        for (token, positions) in self.handed.iter_mut().filter(|(token, _)| forgotten(token)) {
             let bound = saved
                 .get(&SlotId::of_token(*token))
                 .map_or(0, |(bound, _)| *bound);
@@ -223,6 +234,39 @@ impl Sim {
         self.resolved.retain(|id| kept.contains(id));
         self.repeats_allowed
             .extend(self.seen.keys().filter(|id| !kept.contains(id)));
+    }
+
+    /// Another process takes the slots, and reads nothing of them until they are won back.
+    pub(super) fn lose(&mut self, slots: SlotSet) {
+        self.save_now();
+        for slot in slots.iter() {
+            self.tail.remove_slot(slot);
+            self.ledger.close(slot);
+        }
+        self.unresolved.retain(|(_, event)| !slots.contains(event.slot));
+        self.slots = self.slots.difference(slots);
+        self.forget_unsaved(slots);
+    }
+
+    /// Wins back slots that were lost.
+    pub(super) fn win(&mut self, slots: SlotSet) {
+        for slot in slots.iter() {
+            let (bound, ids) = self.saved[&slot].clone();
+            self.ledger.open(slot, bound, ids);
+            self.tail.add_slot(slot, &mut self.ledger);
+        }
+        self.slots = self.slots.union(slots);
+    }
+
+    /// The process dies, and the next one starts at `until`.
+    pub(super) fn down(&mut self, until: Micros) {
+        self.crash();
+        self.now = until;
+    }
+
+    /// Events of records without an end that were handed over.
+    pub(super) fn broken(&self) -> u64 {
+        self.tail.counts().broken
     }
 
     /// A slot is lost and won again at once: its ledger is opened anew, and nobody told the tail yet.
@@ -363,6 +407,10 @@ impl Sim {
         if self.now - self.saved_at < SECOND {
             return;
         }
+        self.save_now();
+    }
+
+    fn save_now(&mut self) {
         self.saved_at = self.now;
         let mut ids = 0;
         for slot in self.slots.iter() {
@@ -398,7 +446,8 @@ impl Sim {
         for row in &self.world.rows {
             let row = &row.row;
             let slot = SlotId::of_token(row.token);
-            let Some(owned) = self.ledger.slot(slot).filter(|_| row.position.batch_seq_no == 0) else {
+            let event = is_event(row);
+            let Some(owned) = self.ledger.slot(slot).filter(|_| event) else {
                 continue;
             };
             let passed =
@@ -418,7 +467,7 @@ impl Sim {
             .rows
             .iter()
             .filter(ours)
-            .filter(|row| row.row.position.batch_seq_no == 0);
+            .filter(|row| is_event(&row.row));
         let lost = rows.filter(|row| !self.seen.contains_key(&row.row.position.row_id()));
         let line = |row: &Row| {
             let time = row.row.position.time.micros() - START;

@@ -64,6 +64,24 @@ impl World {
         self.put(current, aggregate, time, visible, 1);
     }
 
+    /// Deletes an event of an aggregate, as outboxes do that clean up at once.
+    pub(in super::super) fn delete(&mut self, aggregate: u64, time: Micros) {
+        self.write(aggregate, time, time + MS);
+        if let Some(deleted) = self.rows.last_mut() {
+            deleted.row.operation = Operation::RowDelete;
+        }
+    }
+
+    /// Writes a record of two rows whose end becomes visible at `end`, if ever.
+    pub(in super::super) fn write_broken(&mut self, aggregate: u64, time: Micros, end: Option<Micros>) {
+        self.write_rows(aggregate, time, 2);
+        let last = self.rows.len() - 1;
+        match end {
+            Some(end) => self.rows[last].visible = end,
+            None => self.rows.truncate(last),
+        }
+    }
+
     /// Writes as a coordinator does that does not know of the newest set.
     pub(in super::super) fn write_old(&mut self, aggregate: u64, time: Micros, visible: Micros) {
         self.put(0, aggregate, time, visible, 1);
