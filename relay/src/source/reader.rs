@@ -128,8 +128,8 @@ struct Running<L, C> {
     paused: bool,
     /// Why the last answer was an error.
     failing: Option<String>,
-    /// Why the log does not show what is written now.
-    hidden: Option<String>,
+    /// What the source says of itself that is not as it should be, or why it does not say.
+    complaint: Option<String>,
     /// What health was told last.
     told: Option<String>,
     /// Wall clock, as it was read last.
@@ -186,7 +186,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
             pending: VecDeque::new(),
             paused: false,
             failing: None,
-            hidden: None,
+            complaint: None,
             told: Some("starting".into()),
             wall,
             source_time: None,
@@ -211,8 +211,12 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
             let since = self.reader.clock.elapsed().saturating_sub(at);
             time.saturating_add(since.as_micros() as Micros + SKEW)
         });
-        self.now = self.now.max(self.wall.min(most));
-        Ok(self.now)
+        let now = self.now.max(self.wall.min(most));
+        // Before the source has told its time and its streams, nothing holds on to ours.
+        if self.source_time.is_some() || !self.tail.is_idle() {
+            self.now = now;
+        }
+        Ok(now)
     }
 
     /// Starts what is due and allowed.
@@ -363,10 +367,12 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         match looked.capture {
             Ok(capture) => {
                 self.source_time = capture.time.map(|time| (time, looked.at));
-                self.hidden = capture.hidden;
+                self.complaint = capture.hidden;
             }
             Err(error) => {
-                self.broken(&error, self.now);
+                self.reader.metrics.reading.failed(error.category());
+                self.complaint = Some(error.to_string());
+                self.tell(self.wall);
                 // The first stream sets wait until it is known how far our clock may be trusted.
                 if self.tail.is_idle() {
                     return Ok(());
@@ -377,8 +383,8 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         if let Some((time, at)) = self.source_time.filter(|(_, at)| *at == looked.at) {
             let since = self.reader.clock.elapsed().saturating_sub(at).as_micros() as Micros;
             let ahead = self.wall - time - since;
-            if ahead > SKEW && self.hidden.is_none() {
-                self.hidden = Some(format!(
+            if ahead > SKEW && self.complaint.is_none() {
+                self.complaint = Some(format!(
                     "the clock of this machine is {} s ahead of ScyllaDB's; reading goes by ScyllaDB's",
                     ahead / SECOND
                 ));
@@ -386,7 +392,10 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         }
         match looked.sets {
             Ok(sets) => self.tail.on_stream_sets(&sets, &mut self.reader.ledger.lock()),
-            Err(error) => self.broken(&error, now),
+            Err(error) => {
+                self.reader.metrics.reading.failed(error.category());
+                self.complaint = Some(error.to_string());
+            }
         }
         self.tell(now);
         Ok(())
@@ -400,7 +409,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
 
     /// Says once what is wrong, and once that nothing is.
     fn tell(&mut self, now: Micros) {
-        let trouble = self.failing.as_ref().or(self.hidden.as_ref());
+        let trouble = self.failing.as_ref().or(self.complaint.as_ref());
         if self.told.as_ref() == trouble {
             return;
         }

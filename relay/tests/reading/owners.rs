@@ -43,10 +43,10 @@ async fn two_owners_of_a_tablet_table_lose_nothing_as_tablets_split_and_merge() 
     ));
     let mut arrived = Arrived::default();
     while !writing.is_finished() {
-        arrive_from(&mut readings, &mut arrived, Duration::from_millis(50)).await;
+        arrive_from(&mut readings, &mut arrived, usize::MAX, Duration::from_millis(50)).await;
     }
     let written = writing.await.unwrap();
-    arrive_from(&mut readings, &mut arrived, Duration::from_secs(3)).await;
+    arrive_from(&mut readings, &mut arrived, 7000, Duration::from_secs(30)).await;
     // An event that two owners handed over would be there twice.
     arrived.check(&written);
     assert!(arrived.late.is_empty(), "{:?}", arrived.late);

@@ -327,14 +327,22 @@ pub(crate) async fn write(
     written
 }
 
-/// Takes what several readers hand over until nothing comes for `quiet`; nothing may come from two of them.
-pub(crate) async fn arrive_from(readings: &mut [Reading], arrived: &mut Arrived, quiet: Duration) {
-    let mut last = Instant::now();
-    while last.elapsed() < quiet {
+/// Takes what several readers hand over until there are `count` events, and whatever follows at once; at most for
+/// `patience`.
+pub(crate) async fn arrive_from(
+    readings: &mut [Reading],
+    arrived: &mut Arrived,
+    count: usize,
+    patience: Duration,
+) {
+    let deadline = Instant::now() + patience;
+    let mut quiet = 0;
+    while Instant::now() < deadline && (arrived.count() < count || quiet < 20) {
+        quiet += 1;
         for reading in readings.iter_mut() {
-            if let Some(events) = reading.next(Duration::from_millis(5)).await {
+            if let Some(events) = reading.next(Duration::from_millis(10)).await {
                 events.iter().for_each(|event| arrived.add(event, now()));
-                last = Instant::now();
+                quiet = 0;
             }
         }
     }
