@@ -14,7 +14,7 @@ const FEW_GROUPS: usize = 4;
 /// Streams of one set, adjacent in token order, that are read together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
-    /// In token order of the stream ids, as the server returns them.
+    /// In token order of their ids. A server returns them in the order of the ids' bytes: negative tokens last.
     pub streams: Vec<Stream>,
     /// Slots that the streams overlap.
     pub slots: SlotSet,
