@@ -1,0 +1,156 @@
+//! What relays stand on: a ScyllaDB node, a broker, and per scenario a keyspace with an outbox and a topic.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use orders::broker::Broker;
+use orders::dead_letters::DeadLetters;
+use orders::load::target::Target;
+use orders::load::{self, Plan};
+use orders::store::statements;
+use orders::verify::follow::Follow;
+use orders::verify::{Bounds, Report};
+use sandbox::Sandbox;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Short, so that takeovers take seconds; every bound follows from it.
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
+
+/// Writes per second, over all processes.
+pub(crate) const RATE: u32 = 200;
+
+pub(crate) struct Stack {
+    pub(crate) node: Sandbox,
+    pub(crate) broker: Broker,
+    pub(crate) session: Session,
+    folder: tempfile::TempDir,
+}
+
+/// One outbox with its topic and its relays' configuration.
+pub(crate) struct Flow<'a> {
+    stack: &'a Stack,
+    name: &'static str,
+    config: tempfile::NamedTempFile,
+}
+
+impl Stack {
+    /// The broker also listens with SASL.
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Sandbox::builder().start().await.unwrap();
+        let session = SessionBuilder::new()
+            .known_node_addr(node.addr())
+            .build()
+            .await
+            .unwrap();
+        let dir = folder.path().join("kafka");
+        let broker = tokio::task::spawn_blocking(move || Broker::start_secure(&dir).unwrap())
+            .await
+            .unwrap();
+        Self {
+            node,
+            broker,
+            session,
+            folder,
+        }
+    }
+
+    pub(crate) async fn flow(&self, name: &'static str) -> Flow<'_> {
+        let schema = include_str!("../../../examples/orders/schema.cql").replace("orders_ks", name);
+        for statement in statements(&schema) {
+            self.session.query_unpaged(statement.as_str(), ()).await.unwrap();
+        }
+        self.broker.create_topic(name, 4, &[]).await.unwrap();
+        let sink = format!(
+            "{{bootstrapServers: [\"{}\"], topic: {name}}}",
+            self.broker.cluster().bootstrap
+        );
+        let mut config = tempfile::NamedTempFile::new().unwrap();
+        config.write_all(self.config(name, &sink).as_bytes()).unwrap();
+        Flow {
+            stack: self,
+            name,
+            config,
+        }
+    }
+
+    /// A configuration in the contract's words.
+    pub(crate) fn config(&self, name: &str, sink: &str) -> String {
+        let (node, lease) = (self.node.addr(), LEASE.as_secs());
+        format!(
+            "identity: test.{name}\nsource: {{contactPoints: [\"{node}\"], keyspace: {name}, table: outbox_messages}}\n\
+             sink: {sink}\nstate: {{leaseSeconds: {lease}, checkpointIntervalMilliseconds: 500}}\n"
+        )
+    }
+}
+
+impl Flow<'_> {
+    pub(crate) fn config(&self) -> &Path {
+        self.config.path()
+    }
+
+    /// Writes for so many seconds.
+    pub(crate) async fn load(&self, seconds: u64) -> JoinHandle<()> {
+        let session = SessionBuilder::new()
+            .known_node_addr(self.stack.node.addr())
+            .build()
+            .await
+            .unwrap();
+        let target = Target::direct(session, self.name).await.unwrap();
+        let plan = Plan {
+            events: u64::from(RATE) * seconds,
+            rate: Some(RATE),
+            writers: 16,
+            orders: 64,
+            events_per_order: 20,
+            payload_bytes: 100,
+            large: None,
+            journal: self.stack.folder.path().join(self.name),
+        };
+        tokio::spawn(async move {
+            let summary = load::run(plan, target, CancellationToken::new(), |_| ())
+                .await
+                .unwrap();
+            assert!(summary.totals.committed > 0);
+        })
+    }
+
+    /// Everything arrived, in order, with at most so many repeats.
+    pub(crate) async fn verify(&self, duplicates: u64) -> Report {
+        let follow = Follow {
+            cluster: self.stack.broker.cluster(),
+            topic: self.name.to_owned(),
+            journal: self.stack.folder.path().join(self.name),
+            dead_letters: DeadLetters::default(),
+            during_load: false,
+            patience: Duration::from_secs(60),
+            settle: Duration::from_secs(1),
+            bounds: Bounds {
+                committed: 1,
+                duplicates,
+                late: 0,
+                replayed: 0,
+                reconciled: 0,
+                dead_letters: 0..=0,
+                ordered: true,
+                foreign: 0,
+            },
+        };
+        let report = follow.run(|_| ()).await.unwrap();
+        eprintln!(
+            "{}: {} committed, {} delivered, {} lost, {} reordered, {} duplicated (at most {duplicates})",
+            self.name,
+            report.committed,
+            report.delivered,
+            report.lost.count,
+            report.reordered.count,
+            report.duplicated.count
+        );
+        assert!(report.is_clean(), "{}:\n{report}", self.name);
+        report
+    }
+}

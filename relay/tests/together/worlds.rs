@@ -1,0 +1,212 @@
+//! Worlds that are not there yet, or not fit, as far as ScyllaDB is concerned: nothing listens at Kafka.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use sandbox::Sandbox;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+
+use crate::process::{Relay, free_address};
+
+const OUTBOX: &str = "CREATE TABLE app.outbox (aggregate_id uuid, sequence bigint, id uuid, event_type text, payload text, \
+                      PRIMARY KEY (aggregate_id, sequence)) WITH cdc = {'enabled': true}";
+
+struct World {
+    node: Sandbox,
+    session: Session,
+    config: tempfile::NamedTempFile,
+}
+
+fn configuration(node: SocketAddr, more: &str) -> tempfile::NamedTempFile {
+    let kafka = free_address();
+    let text = format!(
+        "identity: test.worlds\nsource: {{contactPoints: [\"{node}\"], keyspace: app, table: outbox{more}}}\n\
+         sink: {{bootstrapServers: [\"{kafka}\"], topic: events}}\nstate: {{leaseSeconds: 2}}\n"
+    );
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+const LOGIN: &str = ", credentials: {username: relay, passwordEnv: CQL_PASSWORD}";
+
+impl World {
+    async fn new(builder: sandbox::SandboxBuilder, login: Option<(&str, &str)>) -> Self {
+        let node = builder.start().await.unwrap();
+        let mut session = SessionBuilder::new().known_node_addr(node.addr());
+        if let Some((user, password)) = login {
+            session = session.user(user, password);
+        }
+        let session = session.build().await.unwrap();
+        let config = configuration(node.addr(), if login.is_some() { LOGIN } else { "" });
+        let world = Self {
+            node,
+            session,
+            config,
+        };
+        world
+            .cql("CREATE KEYSPACE app WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1}")
+            .await;
+        world.cql(OUTBOX).await;
+        world
+    }
+
+    async fn cql(&self, statement: &str) {
+        let done = self.session.query_unpaged(statement, ()).await;
+        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
+    fn relay(&self) -> Relay {
+        Relay::start_with(self.config.path(), "1/1", &[("CQL_PASSWORD", "relay-secret")])
+    }
+}
+
+/// Everything but Kafka is well, and every slot owned.
+const ONLY_KAFKA: &str = "not ready: sink: ";
+
+fn readyz(relay: &Relay, part: &str) -> String {
+    tokio::task::block_in_place(|| relay.readyz(503, part))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scylladb_that_comes_later_needs_no_restart() {
+    let world = World::new(Sandbox::builder(), None).await;
+    world.node.stop_node(0).await.unwrap();
+    let relay = world.relay();
+    let said = readyz(&relay, "source: ");
+    assert!(said.contains(&world.node.addr().to_string()), "{said}");
+    world.node.start_node(0).await.unwrap();
+    readyz(&relay, ONLY_KAFKA);
+    relay.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_credentials_are_said_without_the_password() {
+    let world = World::new(
+        Sandbox::builder().user("admin", "secret"),
+        Some(("admin", "secret")),
+    )
+    .await;
+    let relay = world.relay();
+    let said = readyz(&relay, "source: ");
+    assert!(
+        said.to_lowercase().contains("authentication") || said.contains("incorrect"),
+        "{said}"
+    );
+    assert!(!said.contains("relay-secret") && !relay.said().contains("relay-secret"));
+    relay.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_make_the_tables_is_told_the_exact_cql() {
+    let world = World::new(
+        Sandbox::builder().user("admin", "secret"),
+        Some(("admin", "secret")),
+    )
+    .await;
+    world
+        .cql("CREATE ROLE relay WITH PASSWORD = 'relay-secret' AND LOGIN = true")
+        .await;
+    world.cql("GRANT SELECT ON KEYSPACE app TO relay").await;
+    world
+        .cql("GRANT SELECT ON KEYSPACE system_distributed TO relay")
+        .await;
+    let relay = world.relay();
+    let said = readyz(&relay, "state: ");
+    let statements: Vec<_> = said
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("CREATE "))
+        .map(|rest| format!("CREATE {}", rest.trim_end_matches(';')))
+        .collect();
+    assert_eq!(
+        statements.len(),
+        4,
+        "keyspace, slots, processes, dead letters: {said}"
+    );
+    for statement in &statements {
+        world.cql(statement).await;
+    }
+    let said = readyz(&relay, "permission on");
+    assert!(said.contains("state: "), "{said}");
+    world.cql("GRANT SELECT ON KEYSPACE outbox_relay TO relay").await;
+    world.cql("GRANT MODIFY ON KEYSPACE outbox_relay TO relay").await;
+    readyz(&relay, ONLY_KAFKA);
+    relay.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_keyspace_with_tablets_is_refused_only_where_transactions_are() {
+    for supported in [false, true] {
+        let builder = Sandbox::builder().lwt_with_tablets(supported);
+        let world = World::new(builder, None).await;
+        world
+            .cql(
+                "CREATE KEYSPACE outbox_relay WITH replication = {'class': 'NetworkTopologyStrategy', \
+                  'replication_factor': 1} AND tablets = {'enabled': true}",
+            )
+            .await;
+        let relay = world.relay();
+        if supported {
+            readyz(&relay, ONLY_KAFKA);
+        } else {
+            let said = readyz(&relay, "state: ");
+            for part in [
+                "outbox_relay",
+                "uses tablets",
+                "tablets = {'enabled': false}",
+                "state.keyspace",
+            ] {
+                assert!(said.contains(part), "should say {part}: {said}");
+            }
+        }
+        relay.stop();
+    }
+}
+
+/// The relay's own keyspace has none, whatever the default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keyspace_that_the_relay_makes_has_no_tablets() {
+    let builder = Sandbox::builder()
+        .lwt_with_tablets(false)
+        .tablets_by_default(true);
+    let world = World::new(builder, None).await;
+    let relay = world.relay();
+    readyz(&relay, ONLY_KAFKA);
+    relay.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_that_are_corrupt_newer_or_foreign_are_refused_and_the_others_are_read() {
+    let world = World::new(Sandbox::builder(), None).await;
+    let relay = world.relay();
+    tokio::task::block_in_place(|| crate::process::wait("all slots", || relay.owned() == 64));
+    relay.stop();
+    let slot = |slot: u8, change: &str| {
+        format!(
+            "UPDATE outbox_relay.slots SET {change} WHERE identity = 'test.worlds' AND slot = {slot} IF epoch = 1"
+        )
+    };
+    world.cql(&slot(3, "bound = 5")).await;
+    world.cql(&slot(4, "format = 2")).await;
+    // As if copied from another identity: everything fits but the checksum.
+    world
+        .cql(
+            "INSERT INTO outbox_relay.slots (identity, slot, second, revision, ids) \
+             VALUES ('test.worlds', 5, 99, 1024, 0x0102030405060708aabbccdd)",
+        )
+        .await;
+    let relay = world.relay();
+    let said = readyz(&relay, "state: ");
+    assert!(said.contains("checkpoint of slot 3 refused"), "{said}");
+    tokio::task::block_in_place(|| crate::process::wait("all others", || relay.owned() == 61));
+    let said = relay.said();
+    for part in [
+        "its checksum does not match",
+        "it has format 2, this version reads format 1",
+        "is corrupt",
+    ] {
+        assert!(said.contains(part), "should say {part}: {said}");
+    }
+    relay.stop();
+}
