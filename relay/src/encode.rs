@@ -2,38 +2,25 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use crds::Sink;
-use crds::sink::{PayloadFormat, message_headers as names};
+use crds::sink::PayloadFormat;
 use thiserror::Error;
 
-use crate::decode::{Mapping, OutboxEvent, Unrenderable, timestamp};
+use crate::decode::{Mapping, OutboxEvent, Unrenderable};
 use crate::event::EventOperation;
-use crate::model::Micros;
 use crate::route::Route;
 
-/// Header of a Kafka record batch, in bytes (magic 2).
-const BATCH_OVERHEAD: usize = 61;
+mod headers;
+mod message;
 
-/// What goes to Kafka.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    pub topic: Arc<str>,
-    pub key: Option<Bytes>,
-    /// None is a tombstone.
-    pub payload: Option<Bytes>,
-    pub headers: Vec<(Arc<str>, Bytes)>,
-    /// Milliseconds since the Unix epoch.
-    pub timestamp: i64,
-}
+use headers::Headers;
+pub use message::Message;
 
 /// Makes messages of one sink.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     format: PayloadFormat,
-    /// Configured headers.
-    headers: Vec<(Arc<str>, HeaderValue)>,
-    names: Names,
+    headers: Headers,
 }
 
 /// What is known of an event besides its row.
@@ -62,45 +49,12 @@ pub enum EncodeError {
     Unmapped(String),
 }
 
-#[derive(Debug, Clone)]
-enum HeaderValue {
-    Fixed(Bytes),
-    Column(usize),
-}
-
-/// Header names as they are put on messages, made once.
-#[derive(Debug, Clone)]
-struct Names {
-    event_id: Arc<str>,
-    event_type: Arc<str>,
-    aggregate_id: Arc<str>,
-    aggregate_type: Arc<str>,
-    source_position: Arc<str>,
-    created_at: Arc<str>,
-    traceparent: Arc<str>,
-    late: Arc<str>,
-    replayed: Arc<str>,
-    reconciled: Arc<str>,
-}
-
 impl Encoder {
     /// `mapping` holds the columns of the sink's headers.
     pub fn new(sink: &Sink, mapping: &Mapping) -> Result<Self, EncodeError> {
-        let mut headers = Vec::new();
-        for header in &sink.headers {
-            let value = match (&header.column, &header.value) {
-                (Some(column), _) => {
-                    let index = mapping.index(column);
-                    HeaderValue::Column(index.ok_or_else(|| EncodeError::Unmapped(column.clone()))?)
-                }
-                (None, value) => HeaderValue::Fixed(value.clone().unwrap_or_default().into()),
-            };
-            headers.push((Arc::from(header.name.as_str()), value));
-        }
         Ok(Self {
             format: sink.payload_format,
-            headers,
-            names: Names::new(),
+            headers: Headers::new(sink, mapping)?,
         })
     }
 
@@ -109,7 +63,7 @@ impl Encoder {
         Ok(Message {
             topic: route.topic,
             key: Some(route.key),
-            headers: self.headers(event, marks)?,
+            headers: self.headers.all(event, marks)?,
             ..self.unrouted(event)
         })
     }
@@ -120,8 +74,11 @@ impl Encoder {
             topic: Arc::from(""),
             key: None,
             payload: event.payload.clone(),
-            headers: event.headers.clone(),
-            timestamp: event.created_at.unwrap_or_else(|| event.position.time.micros()) / 1000,
+            headers: self.headers.readable(event),
+            timestamp: event
+                .created_at
+                .unwrap_or_else(|| event.position.time.micros())
+                .div_euclid(1000),
         }
     }
 
@@ -144,119 +101,11 @@ impl Encoder {
                 .map_err(|error| EncodeError::NotJson(error.to_string())),
         }
     }
-
-    /// The relay's own headers, the configured ones, then those of the headers column. A name that the relay itself
-    /// writes is dropped from the column: consumers rely on it.
-    fn headers(&self, event: &OutboxEvent, marks: Marks) -> Result<Vec<(Arc<str>, Bytes)>, EncodeError> {
-        let own = &self.names;
-        let mut headers = Vec::with_capacity(8 + self.headers.len() + event.headers.len());
-        let mut put = |name: &Arc<str>, value: Bytes| headers.push((Arc::clone(name), value));
-        put(&own.event_id, event.id.clone().into());
-        if let Some(event_type) = &event.event_type {
-            put(&own.event_type, Bytes::copy_from_slice(event_type.as_bytes()));
-        }
-        if let Some(aggregate_id) = &event.aggregate_id {
-            put(&own.aggregate_id, aggregate_id.clone().into());
-        }
-        if let Some(aggregate_type) = &event.aggregate_type {
-            put(&own.aggregate_type, aggregate_type.clone().into());
-        }
-        put(&own.source_position, event.position.to_string().into());
-        if let Some(created_at) = event.created_at {
-            put(&own.created_at, rfc3339(created_at).into());
-        }
-        if let Some(trace_context) = &event.trace_context {
-            put(&own.traceparent, trace_context.clone().into());
-        }
-        let marked = [
-            (marks.late, &own.late),
-            (marks.replayed, &own.replayed),
-            (marks.reconciled, &own.reconciled),
-        ];
-        for (_, name) in marked.into_iter().filter(|(applies, _)| *applies) {
-            put(name, Bytes::from_static(b"true"));
-        }
-        for (name, value) in &self.headers {
-            match value {
-                HeaderValue::Fixed(value) => put(name, value.clone()),
-                HeaderValue::Column(index) => {
-                    let value = event.column(*index).map_err(|source| EncodeError::Header {
-                        name: name.to_string(),
-                        source,
-                    })?;
-                    if let Some(value) = value {
-                        put(name, value.into());
-                    }
-                }
-            }
-        }
-        let from_column = event
-            .headers
-            .iter()
-            .filter(|(name, _)| !names::ALL.contains(&&**name));
-        headers.extend(from_column.cloned());
-        Ok(headers)
-    }
-}
-
-impl Message {
-    /// Bytes of a record batch that holds this message alone, uncompressed: what a broker compares with
-    /// `max.message.bytes`.
-    pub fn batch_size(&self) -> usize {
-        let field = |length: usize| length + varint_size(length);
-        let nullable = |bytes: &Option<Bytes>| bytes.as_ref().map_or(1, |bytes| field(bytes.len()));
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|(name, value)| field(name.len()) + field(value.len()))
-            .sum();
-        // Attributes, timestamp delta and offset delta take one byte each in a batch of one.
-        let record =
-            3 + nullable(&self.key) + nullable(&self.payload) + varint_size(self.headers.len()) + headers;
-        BATCH_OVERHEAD + field(record)
-    }
-
-    /// Bytes that the message occupies while it waits: what the limit on bytes in flight counts.
-    pub fn weight(&self) -> usize {
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
-        let body = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-        headers + body(&self.key) + body(&self.payload)
-    }
-}
-
-impl Names {
-    fn new() -> Self {
-        Self {
-            event_id: names::EVENT_ID.into(),
-            event_type: names::EVENT_TYPE.into(),
-            aggregate_id: names::AGGREGATE_ID.into(),
-            aggregate_type: names::AGGREGATE_TYPE.into(),
-            source_position: names::SOURCE_POSITION.into(),
-            created_at: names::CREATED_AT.into(),
-            traceparent: names::TRACEPARENT.into(),
-            late: names::LATE.into(),
-            replayed: names::REPLAYED.into(),
-            reconciled: names::RECONCILED.into(),
-        }
-    }
-}
-
-fn rfc3339(at: Micros) -> String {
-    timestamp(at.div_euclid(1000))
-}
-
-/// Bytes of a length as a zigzag varint (Kafka's record format).
-fn varint_size(length: usize) -> usize {
-    let bits = usize::BITS - (length << 1).leading_zeros();
-    (bits.div_ceil(7) as usize).max(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use crds::sink::Header;
     use crds::source::Columns;
     use scylla::value::{CqlTimestamp, CqlValue};
@@ -418,6 +267,16 @@ mod tests {
         assert_eq!(message.timestamp, 5_000);
     }
 
+    #[test]
+    fn an_event_that_cannot_be_sent_still_says_which_it_is() {
+        let mapping = Mapping::new(&Columns::default(), [], |_| false);
+        let message = Encoder::new(&Sink::default(), &mapping)
+            .unwrap()
+            .unrouted(&decoded(&mapping));
+        let names: Vec<_> = message.headers.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["event-id", "source-position"]);
+    }
+
     fn decoded(mapping: &Mapping) -> OutboxEvent {
         let event = SourceEvent {
             position: SourcePosition {
@@ -433,26 +292,5 @@ mod tests {
             late: false,
         };
         mapping.decode(event).0
-    }
-
-    #[test]
-    fn the_size_is_that_of_kafkas_record_format() {
-        let message = |key: usize, payload: Option<usize>, header: usize| Message {
-            topic: "t".into(),
-            key: Some(vec![0; key].into()),
-            payload: payload.map(|length| vec![0; length].into()),
-            headers: vec![("h".into(), vec![0; header].into())],
-            timestamp: 0,
-        };
-        // Record: attributes, deltas (3), key, payload, header count (1), header name (1+1) and value, each with its
-        // length as a varint; then the record's own length and the batch header.
-        let check = |message: Message, expected: usize| assert_eq!(message.batch_size(), expected);
-        check(message(1, Some(1), 0), 61 + 1 + (3 + 2 + 2 + 1 + 2 + 1));
-        check(message(1, None, 0), 61 + 1 + (3 + 2 + 1 + 1 + 2 + 1));
-        check(message(63, Some(64), 5), 61 + 2 + (3 + 64 + 66 + 1 + 2 + 6));
-        check(
-            message(0, Some(100_000), 0),
-            61 + 3 + (3 + 1 + 100_003 + 1 + 2 + 1),
-        );
     }
 }
