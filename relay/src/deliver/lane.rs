@@ -10,123 +10,32 @@
 
 mod dead_lettering;
 mod deadlines;
+mod exchange;
 mod held;
 mod isolation;
 mod outcomes;
+mod producers;
 mod ring;
+mod sending;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crds::relay_status::BreakerState;
-use crds::{dead_letter::DeadLetterWhen, dead_letter::OnAggregate};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use self::held::Held;
 use self::isolation::Isolation;
+use self::producers::Producer;
 use self::ring::{Entry, Ring, State};
-use crate::deliver::breaker::{Breaker, Transition};
-use crate::deliver::retry::Schedule;
-use crate::encode::Message;
-use crate::metrics::EventLabel;
-use crate::model::{Micros, RowId, SlotId, SlotSet, SourcePosition};
-use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, ErrorClass, Reason, Refused, Role};
+use crate::deliver::breaker::Breaker;
+use crate::model::SlotSet;
+use crate::ports::{DeliveryError, Reason, Role};
 
+pub use exchange::{Action, Event, Generation, Note, Now, Policy, Resolved};
 pub use held::MAX_HELD;
 pub use ring::Seq;
-
-/// An event that is ready to be sent, or is known not to be.
-#[derive(Debug, Clone)]
-pub struct Event {
-    pub slot: SlotId,
-    pub position: SourcePosition,
-    pub row_id: RowId,
-    /// Fingerprint of the aggregate: the unit of order. An event without one has its own.
-    pub aggregate: u64,
-    pub label: EventLabel,
-    pub event_id: String,
-    pub aggregate_id: Option<String>,
-    pub event_type: Option<Arc<str>>,
-    pub created_at: Option<Micros>,
-    pub message: Message,
-    /// Why it cannot be sent at all.
-    pub problem: Option<DeliveryError>,
-}
-
-/// What the configuration says.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    pub schedule: Schedule,
-    pub max_attempts: u32,
-    pub attempt_timeout: Duration,
-    pub when: DeadLetterWhen,
-    pub on_aggregate: OnAggregate,
-    /// Events unresolved at once.
-    pub max_messages: usize,
-    /// Their bytes. One event may exceed it, or the largest could never be sent.
-    pub max_bytes: usize,
-}
-
-/// The present, on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    pub elapsed: Duration,
-    pub wall: Micros,
-}
-
-/// A producer's number. Rises.
-pub type Generation = u64;
-
-/// What the shell has to do. Each is answered: `Open` by [`Lane::opened`] or [`Lane::not_opened`], `Check` by
-/// [`Lane::checked`], `WriteDeadLetters` by [`Lane::dead_letters_written`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    Open(Role, Generation),
-    /// Every message of the producer has its report.
-    Close(Generation),
-    Purge(Generation),
-    /// Ask a broker for metadata.
-    Check,
-    WriteDeadLetters(Vec<DeadLetter>),
-}
-
-/// An event that is done with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resolved {
-    pub slot: SlotId,
-    pub time: Micros,
-    pub row_id: RowId,
-    pub label: EventLabel,
-    /// Since it was handed over.
-    pub took: Duration,
-    /// Acknowledged by the broker; otherwise a durable dead letter.
-    pub delivered: bool,
-}
-
-/// What happened, for metrics, health and log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// The attempt of that number failed.
-    AttemptFailed {
-        attempt: u32,
-        error: DeliveryError,
-    },
-    /// An event was acknowledged after failed attempts.
-    RetrySucceeded,
-    /// An event has used up its attempts.
-    RetriesExhausted,
-    Breaker(Transition),
-    DeadLettered {
-        label: EventLabel,
-        reason: Reason,
-    },
-    DeadLettersNotWritten(DeadLetterError),
-    GenerationEnded(Generation),
-    /// Too many aggregates are held; the oldest was let go.
-    HeldOverflow,
-}
 
 /// The events of one process on their way to the broker.
 #[derive(Debug)]
@@ -174,16 +83,6 @@ enum Phase {
     /// Waits for the reports of a generation that is to end.
     Drain,
     Isolate(Isolation),
-}
-
-#[derive(Debug, Default)]
-struct Producer {
-    generation: Option<Generation>,
-    opening: bool,
-    /// It will never send again, because of this.
-    fatal: Option<DeliveryError>,
-    /// We gave it up ourselves; what fails with it is nobody's fault.
-    purged: bool,
 }
 
 impl Lane {
@@ -237,67 +136,6 @@ impl Lane {
         }
     }
 
-    /// The next message to hand to a producer, if there is one and `lease_until` has not come. Answer with
-    /// [`Self::sent`] or [`Self::refused`].
-    pub fn next_to_send(
-        &mut self,
-        now: Now,
-        lease_until: Duration,
-    ) -> Option<(Role, Generation, Seq, &Message)> {
-        let (role, generation, seq) = loop {
-            if now.elapsed >= lease_until || !self.may_send(now) {
-                return None;
-            }
-            let (role, next) = match self.phase {
-                Phase::Drain => return None,
-                Phase::Flow => (Role::Flow, self.next_in_flow()),
-                Phase::Isolate(_) => (Role::Isolation, self.next_in_isolation()),
-            };
-            match (next, self.usable(role)) {
-                (Some(seq), Some(generation)) => break (role, generation, seq),
-                (None, _) if self.finish_group(now) => {}
-                _ => return None,
-            }
-        };
-        self.ring
-            .get(seq)
-            .map(|entry| (role, generation, seq, &entry.event.message))
-    }
-
-    /// The producer took the message.
-    pub fn sent(&mut self, seq: Seq, now: Now) {
-        let Some(entry) = self.ring.get_mut(seq) else {
-            return;
-        };
-        entry.state = State::Sent(now.elapsed);
-        self.outstanding += 1;
-        self.oldest_sent = self.oldest_sent.min(seq);
-        match &mut self.phase {
-            Phase::Isolate(isolation) => isolation.sent(seq),
-            Phase::Flow | Phase::Drain => self.cursor = seq + 1,
-        }
-    }
-
-    /// The producer did not take the message; no report follows.
-    pub fn refused(&mut self, seq: Seq, refused: Refused, now: Now) {
-        let error = match refused {
-            Refused::QueueFull => {
-                self.full = true;
-                return;
-            }
-            Refused::Error(error) => error,
-        };
-        let alone = matches!(self.phase, Phase::Flow) && error.class == ErrorClass::Message;
-        self.sent(seq, now);
-        if alone {
-            // Refused by the client before it met any other message: that is the confirming attempt.
-            self.outstanding -= 1;
-            self.reject(seq, error, now);
-        } else {
-            self.failed(seq, error, now);
-        }
-    }
-
     /// What to do next, if anything. Call until None.
     pub fn next_action(&mut self, now: Now) -> Option<Action> {
         if let Some(action) = self.actions.pop_front() {
@@ -306,6 +144,7 @@ impl Lane {
         if let Some(letters) = self.write_dead_letters(now) {
             return Some(letters);
         }
+        self.refuse_if_full(now);
         if self.breaker.state() == BreakerState::Open || now.elapsed < self.not_before {
             return None;
         }
@@ -320,19 +159,6 @@ impl Lane {
             return Some(self.open(Role::Isolation));
         }
         None
-    }
-
-    pub fn opened(&mut self, role: Role, generation: Generation) {
-        *self.producer(role) = Producer {
-            generation: Some(generation),
-            ..Producer::default()
-        };
-    }
-
-    /// A producer could not even be made: the configuration is wrong, or resources are short.
-    pub fn not_opened(&mut self, role: Role, error: DeliveryError, now: Now) {
-        *self.producer(role) = Producer::default();
-        self.attempt_failed(self.oldest_to_attempt(), error, now);
     }
 
     /// The slots are not ours any more: nothing of them is handed over, and nobody hears of them again.
@@ -354,15 +180,11 @@ impl Lane {
         }
         let ring = &self.ring;
         self.condemned.retain(|seq| ring.get(*seq).is_some());
+        self.forget_held(slots);
         if with_producer {
             self.give_up_producer();
         }
         self.finish_group(now);
-    }
-
-    /// Stops holding an aggregate.
-    pub fn let_go(&mut self, aggregate: u64) {
-        self.held.remove(aggregate);
     }
 
     /// Moves out what was resolved since the last call.
@@ -398,86 +220,11 @@ impl Lane {
         self.ring.bytes()
     }
 
-    pub fn held_aggregates(&self) -> usize {
-        self.held.len()
-    }
-
-    fn may_send(&self, now: Now) -> bool {
-        let probe = match self.breaker.state() {
-            BreakerState::Open => return false,
-            BreakerState::HalfOpen => true,
-            BreakerState::Closed => false,
-        };
-        let alone = self.outstanding == 0 && !self.letters_failed;
-        let room = !self.full || self.outstanding == 0;
-        now.elapsed >= self.not_before && !self.brokers_down && room && (alone || !probe)
-    }
-
-    fn next_in_flow(&mut self) -> Option<Seq> {
-        loop {
-            let seq = self
-                .ring
-                .find(self.cursor, |entry| entry.state == State::Waiting)?;
-            self.cursor = seq;
-            let aggregate = self.ring.get(seq)?.event.aggregate;
-            if !self.held.holds(aggregate, seq) {
-                return Some(seq);
-            }
-            self.condemn(seq, Reason::Held);
-        }
-    }
-
-    fn next_in_isolation(&mut self) -> Option<Seq> {
-        let ring = &self.ring;
-        let waits = |seq| ring.get(seq).is_some_and(|entry| entry.state == State::Waiting);
-        match &mut self.phase {
-            Phase::Isolate(isolation) => isolation.next(waits),
-            Phase::Flow | Phase::Drain => None,
-        }
-    }
-
     fn reject(&mut self, seq: Seq, error: DeliveryError, now: Now) {
         if let Some(entry) = self.ring.get_mut(seq) {
             entry.report_failed(error, now.wall);
         }
         self.condemn(seq, Reason::Rejected);
-    }
-
-    /// The producer of this role, if it can take messages.
-    fn usable(&self, role: Role) -> Option<Generation> {
-        let producer = match role {
-            Role::Flow => &self.flow,
-            Role::Isolation => &self.isolator,
-        };
-        let spent = producer.fatal.is_some() || producer.purged;
-        producer.generation.filter(|_| !spent)
-    }
-
-    fn producer(&mut self, role: Role) -> &mut Producer {
-        match role {
-            Role::Flow => &mut self.flow,
-            Role::Isolation => &mut self.isolator,
-        }
-    }
-
-    fn open(&mut self, role: Role) -> Action {
-        self.last_generation += 1;
-        self.producer(role).opening = true;
-        Action::Open(role, self.last_generation)
-    }
-
-    fn close(&mut self, role: Role) {
-        let producer = std::mem::take(self.producer(role));
-        if let Some(generation) = producer.generation {
-            self.actions.push_back(Action::Close(generation));
-            self.notes.push(Note::GenerationEnded(generation));
-        }
-    }
-}
-
-impl Producer {
-    fn is_missing(&self) -> bool {
-        self.generation.is_none() && !self.opening
     }
 }
 

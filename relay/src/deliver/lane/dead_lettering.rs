@@ -18,16 +18,20 @@ impl Lane {
             return;
         };
         entry.state = State::Condemned(reason);
-        let aggregate = entry.event.aggregate;
+        let (aggregate, slot) = (entry.event.aggregate, entry.event.slot);
         self.queue_letter(seq);
         if self.policy.on_aggregate == OnAggregate::Hold && reason != Reason::Held {
-            if self.held.insert(aggregate, seq) {
-                self.notes.push(Note::HeldOverflow);
-            }
+            self.held.insert(aggregate, slot, seq + 1);
             if let Phase::Isolate(isolation) = &mut self.phase {
                 isolation.forget(aggregate);
             }
         }
+    }
+
+    /// The circuit was opened by dead letters that could not be written, and writing them will close it. Once their
+    /// slots are somebody else's there may be none left.
+    pub(super) fn letter_is_probe(&self) -> bool {
+        self.letters_failed && !(self.writing.is_empty() && self.next_letters().is_empty())
     }
 
     /// Also while the circuit is open: it is the broker's, and dead letters may go elsewhere.
@@ -39,7 +43,7 @@ impl Lane {
         if batch.is_empty() {
             return None;
         }
-        self.condemned.retain(|seq| !batch.contains(seq));
+        self.condemned.retain(|seq| batch.binary_search(seq).is_err());
         let letters = batch.iter().filter_map(|seq| self.start_writing(*seq)).collect();
         self.writing = batch;
         Some(Action::WriteDeadLetters(letters))

@@ -6,7 +6,7 @@ use crds::dead_letter::DeadLetterWhen;
 use crds::relay_status::BreakerState;
 
 use super::ring::{Seq, State};
-use super::{Lane, Note, Now, Phase};
+use super::{Generation, Lane, Note, Now, Phase};
 use crate::ports::{DeliveryError, ErrorClass, Reason};
 
 impl Lane {
@@ -17,6 +17,7 @@ impl Lane {
             // What is still with a producer is the probe, from now on.
             self.not_before = now.elapsed;
             self.attempt_since = now.elapsed;
+            self.refuse_if_full(now);
         }
         if self.attempt_ends().is_some_and(|end| end <= now.elapsed) {
             let oldest = self.oldest_with_producer();
@@ -51,18 +52,27 @@ impl Lane {
                 self.brokers_down = false;
                 self.attempt_since = self.attempt_since.max(now.elapsed);
             }
-            Err(_) if self.breaker.state() == BreakerState::Open || !self.brokers_down => {}
+            Err(_) if !self.brokers_down => {}
             Err(error) => self.attempt_failed(self.oldest_to_attempt(), error, now),
         }
     }
 
-    pub(super) fn all_brokers_down(&mut self, error: DeliveryError, now: Now) {
+    /// A producer with nothing to send hears of it when brokers close idle connections; that is no outage.
+    pub(super) fn all_brokers_down(&mut self, generation: Generation, error: DeliveryError, now: Now) {
+        if !self.sends(generation) {
+            self.last_error = Some(error);
+            return;
+        }
         let known = std::mem::replace(&mut self.brokers_down, true);
-        let attempting = self.breaker.state() != BreakerState::Open && now.elapsed >= self.not_before;
         match self.oldest_with_producer() {
-            Some(oldest) if !known && attempting => self.attempt_failed(Some(oldest), error, now),
+            Some(oldest) if !known => self.attempt_failed(Some(oldest), error, now),
             _ => self.last_error = Some(error),
         }
+    }
+
+    /// Whether an attempt may be under way.
+    pub(super) fn attempting(&self, now: Now) -> bool {
+        self.breaker.state() != BreakerState::Open && now.elapsed >= self.not_before
     }
 
     /// The oldest event with a producer has got its report: the attempt of the next one starts.

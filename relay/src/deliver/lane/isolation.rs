@@ -91,6 +91,13 @@ impl Isolation {
         Some(Finished { size, failed })
     }
 
+    /// The producer takes no more: what it has not taken of the current group is sent later, as a group of its own.
+    pub(super) fn cut(&mut self) {
+        let unsent: Vec<_> = std::mem::take(&mut self.current.unsent).into();
+        self.current.size -= unsent.len();
+        self.again(unsent);
+    }
+
     /// Sends these once more, in two halves.
     pub(super) fn halve(&mut self, mut failed: Vec<Seq>) {
         let second = failed.split_off(failed.len().div_ceil(2));

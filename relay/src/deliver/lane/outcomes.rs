@@ -1,8 +1,10 @@
 //! What becomes of what was sent: reports, failures, the end of a generation, what counts as an attempt.
 
+use std::collections::HashMap;
+
 use super::isolation::{Finished, Isolation};
 use super::ring::{Seq, State};
-use super::{Action, Generation, Lane, Note, Now, Phase, Resolved};
+use super::{Generation, Lane, Note, Now, Phase, Resolved};
 use crate::deliver::breaker::Transition;
 use crate::ports::{DeliveryError, ErrorClass, Outcome, Reason, Report, Role, Signal};
 
@@ -12,22 +14,18 @@ impl Lane {
         match signal {
             Signal::Report(report) => self.reported(generation, report, now),
             Signal::Fatal(error) => self.producer_is_fatal(generation, error, now),
-            Signal::AllBrokersDown(error) => self.all_brokers_down(error, now),
+            Signal::AllBrokersDown(error) => self.all_brokers_down(generation, error, now),
             Signal::Trouble(error) => self.last_error = Some(error),
         }
     }
 
     fn reported(&mut self, generation: Generation, report: Report, now: Now) {
         let seq = report.token;
-        let sender = match self.phase {
-            Phase::Flow | Phase::Drain => self.flow.generation,
-            Phase::Isolate(_) => self.isolator.generation,
-        };
         let sent = self
             .ring
             .get(seq)
             .is_some_and(|entry| matches!(entry.state, State::Sent(_)));
-        if !sent || sender != Some(generation) {
+        if !sent || !self.sends(generation) {
             return;
         }
         self.full = false;
@@ -102,8 +100,7 @@ impl Lane {
         self.close(Role::Flow);
         self.cursor = self.ring.first();
         self.full = false;
-        let aggregate = |seq: Seq| Some((seq, self.ring.get(seq)?.event.aggregate));
-        let suspects: Vec<_> = suspects.into_iter().filter_map(aggregate).collect();
+        let suspects = self.with_elders(&suspects);
         self.phase = if suspects.is_empty() {
             Phase::Flow
         } else {
@@ -111,11 +108,34 @@ impl Lane {
         };
     }
 
+    /// Suspects and their aggregates, oldest first, and what waits before them in these: an event that failed with
+    /// the producer, and before a suspect of its aggregate, comes before it on the isolating producer too.
+    fn with_elders(&self, suspects: &[Seq]) -> Vec<(Seq, u64)> {
+        let aggregate = |seq: Seq| Some(self.ring.get(seq)?.event.aggregate);
+        let newest: HashMap<u64, Seq> = suspects
+            .iter()
+            .filter_map(|seq| Some((aggregate(*seq)?, *seq)))
+            .collect();
+        let end = suspects.last().map_or(0, |last| last + 1);
+        (self.ring.first()..end)
+            .filter_map(|seq| Some((seq, aggregate(seq)?)))
+            .filter(|(seq, aggregate)| {
+                newest.get(aggregate).is_some_and(|newest| seq <= newest)
+                    && self.waits(*seq)
+                    && !self.held.holds(*aggregate, *seq)
+            })
+            .collect()
+    }
+
     /// Judges a group of suspects once all of it is reported. Returns whether the isolation has moved on.
     pub(super) fn finish_group(&mut self, now: Now) -> bool {
+        let spent = self.isolator.is_spent();
         let Phase::Isolate(isolation) = &mut self.phase else {
             return false;
         };
+        if spent {
+            isolation.cut();
+        }
         let finished = isolation.finished();
         let moved = finished.is_some();
         if let Some(Finished { size, failed }) = finished {
@@ -125,9 +145,9 @@ impl Lane {
                 .filter(|seq| !refused.contains(seq) && self.waits(*seq))
                 .collect();
             self.judge(size, refused, innocent);
-            if self.isolator.fatal.is_some() || self.isolator.purged {
-                self.close(Role::Isolation);
-            }
+        }
+        if self.isolator.is_spent() && self.outstanding == 0 {
+            self.close(Role::Isolation);
         }
         if matches!(&self.phase, Phase::Isolate(isolation) if isolation.is_done()) {
             self.phase = Phase::Flow;
@@ -209,32 +229,16 @@ impl Lane {
         Some(failure.error.clone())
     }
 
-    fn producer_is_fatal(&mut self, generation: Generation, error: DeliveryError, now: Now) {
-        let role = match Some(generation) {
-            of if of == self.flow.generation => Role::Flow,
-            of if of == self.isolator.generation => Role::Isolation,
-            _ => return,
-        };
-        self.producer(role).fatal = Some(error.clone());
-        match (&self.phase, role) {
-            (Phase::Flow, Role::Flow) => {
-                self.phase = Phase::Drain;
-                self.end_generation(now);
-            }
-            // The group's own reports tell the rest.
-            (Phase::Isolate(_), Role::Isolation) if self.outstanding > 0 => {}
-            (Phase::Drain, Role::Flow) => {}
-            // Nothing is with this producer.
-            _ => {
-                self.close(role);
-                self.attempt_failed(None, error, now);
-            }
-        }
-    }
-
-    /// Counts a failed attempt of an event (None: there is none, and only the back-off counts).
+    /// Counts a failed attempt of an event (None: there is none, and only the back-off counts). While the circuit is
+    /// open and during a back-off nothing is attempted: this is the last word on an attempt that has been counted.
     pub(super) fn attempt_failed(&mut self, seq: Option<Seq>, error: DeliveryError, now: Now) {
         self.last_error = Some(error.clone());
+        if !self.attempting(now) {
+            if let Some(entry) = seq.and_then(|seq| self.ring.get_mut(seq)) {
+                entry.attempt_failed(error, now.wall);
+            }
+            return;
+        }
         let Some(entry) = seq.and_then(|seq| self.ring.get_mut(seq)) else {
             self.back_off(u32::MAX, now);
             return;
@@ -261,22 +265,6 @@ impl Lane {
 
     pub(super) fn note_transition(&mut self, transition: Option<Transition>) {
         self.notes.extend(transition.map(Note::Breaker));
-    }
-
-    /// Gives up what is with the producer, because we want it back.
-    pub(super) fn give_up_producer(&mut self) {
-        let role = match self.phase {
-            Phase::Flow | Phase::Drain => Role::Flow,
-            Phase::Isolate(_) => Role::Isolation,
-        };
-        let producer = self.producer(role);
-        if let Some(generation) = producer.generation.filter(|_| !producer.purged) {
-            producer.purged = true;
-            self.actions.push_back(Action::Purge(generation));
-        }
-        if matches!(self.phase, Phase::Flow) {
-            self.phase = Phase::Drain;
-        }
     }
 
     /// An error that we found ourselves.

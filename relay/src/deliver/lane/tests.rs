@@ -1,11 +1,16 @@
+mod endings;
+mod holding;
 mod model;
+mod samples;
 mod schedules;
 
 use BreakerState::{Closed, HalfOpen, Open};
+use crds::dead_letter::{DeadLetterWhen, OnAggregate};
 use model::{Id, Model, failure, policy};
 
 use super::*;
-use crate::ports::Outcome;
+use crate::model::SlotId;
+use crate::ports::{ErrorClass, Outcome};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -234,51 +239,6 @@ fn fifty_of_a_hundred_are_refused_and_order_is_kept() {
 }
 
 #[test]
-fn hold_makes_dead_letters_of_what_follows_in_order() {
-    let mut model = Model::new(
-        Policy {
-            on_aggregate: OnAggregate::Hold,
-            ..policy()
-        },
-        3,
-    );
-    model.faults.poison.insert(4);
-    model.offer_all((0..12).map(|i| i % 2));
-    model.run(MINUTE);
-    assert_eq!(model.first_appearances(0), [0, 2]);
-    assert_eq!(model.first_appearances(1), [1, 3, 5, 7, 9, 11]);
-    let held = Reason::Held;
-    assert_eq!(
-        model.letters,
-        [(4, Reason::Rejected), (6, held), (8, held), (10, held)]
-    );
-    model.lane.let_go(0);
-    model.offer_all([0]);
-    model.run(MINUTE);
-    assert_eq!(model.first_appearances(0), [0, 2, 12]);
-}
-
-#[test]
-fn an_unusable_event_is_never_sent_and_holds_only_what_follows() {
-    let mut model = Model::new(
-        Policy {
-            on_aggregate: OnAggregate::Hold,
-            ..policy()
-        },
-        3,
-    );
-    model.offer_all([0]);
-    model.offer(0, Some(failure(ErrorClass::Message, Outcome::NotWritten)));
-    model.offer_all([0, 1]);
-    model.run(MINUTE);
-    assert_eq!(
-        (model.first_appearances(0), model.first_appearances(1)),
-        (vec![0], vec![3])
-    );
-    assert_eq!(model.letters, [(1, Reason::Rejected), (2, Reason::Held)]);
-}
-
-#[test]
 fn dead_letters_that_cannot_be_written_open_the_breaker_and_are_never_skipped() {
     let mut model = Model::new(policy(), 1);
     model.faults.letters_fail = true;
@@ -339,40 +299,4 @@ fn nothing_is_sent_after_the_lease() {
     model.lease_until = Duration::MAX;
     model.run(MINUTE);
     assert_eq!(model.first_appearances(0), [0, 1]);
-}
-
-#[test]
-fn a_revoked_slot_is_heard_of_no_more_and_the_others_go_on() {
-    let mut model = Model::new(policy(), 1);
-    model.offer_all([0, 1, 0, 1]);
-    model.turn();
-    model
-        .lane
-        .revoke([SlotId::new(0).unwrap()].into_iter().collect(), model.now);
-    model.offer_all([1]);
-    model.run(MINUTE);
-    assert!(model.lane.is_empty());
-    assert_eq!(model.resolved, [1, 3, 4]);
-    assert_eq!(model.first_appearances(1), [1, 3, 4]);
-    assert!(model.first_appearances(0).is_empty());
-    assert!(model.failed_attempts().is_empty(), "our own doing is no failure");
-}
-
-#[test]
-fn a_slot_revoked_during_isolation_leaves_it() {
-    let mut model = Model::new(policy(), 1);
-    model.faults.poison = (0..20).collect();
-    model.offer_all((0..20).map(|i| i % 2 * 3));
-    while !model.opened.contains(&Role::Isolation) {
-        model.turn();
-        model.broker_step();
-    }
-    model.turn();
-    let slots = [0, 3].iter().filter_map(|slot| SlotId::new(*slot)).collect();
-    model.lane.revoke(slots, model.now);
-    model.faults.poison.clear();
-    model.offer_all([5]);
-    model.run(MINUTE);
-    assert!(model.lane.is_empty());
-    assert_eq!(model.first_appearances(5), [20]);
 }

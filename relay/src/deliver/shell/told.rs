@@ -1,7 +1,7 @@
 //! What a turn of the lane brought about, told to ledger, metrics, health and log.
 
 use crds::relay_status::{BreakerState, DataEventKind, Health};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::running::Running;
 use crate::deliver::breaker::Transition;
@@ -55,6 +55,9 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         self.delivery
             .control
             .update(|view| view.totals.processed += delivered);
+        if delivered > 0 && self.sink_is_degraded && self.lane.breaker().state() == BreakerState::Closed {
+            self.sink_health(Health::Healthy, None, now);
+        }
     }
 
     fn tell(&mut self, note: Note, now: Now) {
@@ -85,7 +88,10 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 metrics.generation_ended();
                 info!(generation, "producer generation ended");
             }
-            Note::HeldOverflow => warn!("too many aggregates are held; the oldest was let go"),
+            Note::HeldFull => error!(
+                aggregates = self.lane.held_aggregates(),
+                "too many aggregates are held; nothing is sent until there are fewer"
+            ),
         }
     }
 

@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crds::dead_letter::{DeadLetterWhen, OnAggregate};
 use rand::Rng;
 
 use super::super::*;
-use crate::model::{CdcTime, StreamId};
-use crate::ports::{Delivered, Outcome, Report, Signal};
+use crate::deliver::retry::Schedule;
+use crate::encode::Message;
+use crate::metrics::EventLabel;
+use crate::model::{CdcTime, Micros, RowId, SlotId, SourcePosition, StreamId};
+use crate::ports::{DeadLetterError, Delivered, ErrorClass, Outcome, Refused, Report, Signal};
 
 pub(super) const PARTITIONS: u64 = 3;
 
@@ -128,14 +132,18 @@ impl Model {
             while self.send_one() {
                 idle = false;
             }
-            let mut resolved = Vec::new();
-            self.lane.take_resolved(&mut resolved);
-            self.resolved.extend(resolved.iter().map(|event| event.row_id.0));
-            self.lane.take_notes(&mut self.notes);
+            self.collect();
             if idle {
                 return;
             }
         }
+    }
+
+    pub(super) fn collect(&mut self) {
+        let mut resolved = Vec::new();
+        self.lane.take_resolved(&mut resolved);
+        self.resolved.extend(resolved.iter().map(|event| event.row_id.0));
+        self.lane.take_notes(&mut self.notes);
     }
 
     fn send_one(&mut self) -> bool {
@@ -264,6 +272,11 @@ impl Model {
         self.turn();
     }
 
+    /// Lets time pass, and nothing else.
+    pub(super) fn step(&mut self, time: Duration) {
+        self.pass_to(self.now.elapsed + time);
+    }
+
     fn pass_to(&mut self, elapsed: Duration) {
         self.now.elapsed = self.now.elapsed.max(elapsed);
         self.now.wall = self.now.elapsed.as_micros() as Micros;
@@ -334,6 +347,40 @@ impl Model {
             rest,
             Some(failure(ErrorClass::Collateral, Outcome::NotWritten)),
         );
+    }
+
+    /// A producer of this role, if there is one, fails for ever.
+    pub(super) fn kill(&mut self, role: Role) {
+        let found = self
+            .producers
+            .iter()
+            .find(|(_, producer)| producer.role == role && !producer.dead);
+        if let Some(generation) = found.map(|(generation, _)| *generation) {
+            self.die(generation);
+        }
+    }
+
+    /// The broker refuses messages of the flow as a batch while it has not answered for those before them.
+    pub(super) fn refuse_early(&mut self, ids: &[Id]) {
+        let flow = self.of_role(Role::Flow);
+        let queue = &mut self.producers.get_mut(&flow).unwrap().queue;
+        let (batch, rest) = queue.drain(..).partition(|(_, id, _)| ids.contains(id));
+        *queue = rest;
+        let error = failure(ErrorClass::Message, Outcome::NotWritten);
+        self.report(flow, batch, Some(error));
+        self.die(flow);
+    }
+
+    /// What a producer says when brokers have closed its connections.
+    pub(super) fn disconnect(&mut self, role: Role) {
+        let error = failure(ErrorClass::Transient, Outcome::Unknown);
+        self.lane
+            .on_signal(self.of_role(role), Signal::AllBrokersDown(error), self.now);
+    }
+
+    fn of_role(&self, role: Role) -> Generation {
+        let mut producers = self.producers.iter();
+        *producers.find(|(_, producer)| producer.role == role).unwrap().0
     }
 
     /// Part of what is purged may have been on the wire.

@@ -15,6 +15,10 @@ struct Run {
     random: StdRng,
     offered: Vec<(Id, u64)>,
     unusable: BTreeSet<Id>,
+    /// Slots are lost at times.
+    losing: bool,
+    /// Events that were unresolved when their slot was lost.
+    lost: BTreeSet<Id>,
 }
 
 impl Run {
@@ -24,6 +28,8 @@ impl Run {
             random: StdRng::seed_from_u64(seed ^ 0xfeed),
             offered: Vec::new(),
             unusable: BTreeSet::new(),
+            losing: false,
+            lost: BTreeSet::new(),
         }
     }
 
@@ -63,6 +69,12 @@ impl Run {
             }
             _ => {}
         }
+        if self.chance(2) {
+            self.model.kill(Role::Isolation);
+        }
+        if self.losing && self.chance(3) {
+            self.lose_a_slot();
+        }
         self.model.turn();
         for _ in 0..self.random.random_range(0..4) {
             self.model.broker_step();
@@ -73,6 +85,18 @@ impl Run {
         let time = self.random.random_range(0..2_000);
         self.model.pass(Duration::from_millis(time));
         assert!(self.model.lane.messages() <= 200, "the bound on the queue");
+    }
+
+    fn lose_a_slot(&mut self) {
+        let aggregate = self.random.random_range(0..AGGREGATES);
+        self.model.collect();
+        let mine = self.offered.iter().filter(|(_, of)| *of == aggregate);
+        let unresolved = mine.filter(|(id, _)| !self.model.resolved.contains(id));
+        self.lost.extend(unresolved.map(|(id, _)| *id));
+        let slot = SlotId::new(aggregate as u8).unwrap();
+        self.model
+            .lane
+            .revoke([slot].into_iter().collect(), self.model.now);
     }
 
     fn settle(&mut self) {
@@ -91,10 +115,11 @@ impl Run {
         let model = &self.model;
         let mut resolved = model.resolved.clone();
         resolved.sort_unstable();
-        let offered: Vec<_> = self.offered.iter().map(|(id, _)| *id).collect();
+        let kept = self.offered.iter().filter(|(id, _)| !self.lost.contains(id));
+        let offered: Vec<_> = kept.clone().map(|(id, _)| *id).collect();
         assert_eq!(resolved, offered, "each event is resolved, once");
         let dead: BTreeSet<_> = model.letters.iter().map(|(id, _)| *id).collect();
-        for (id, aggregate) in &self.offered {
+        for (id, aggregate) in kept {
             let copies = model
                 .log
                 .values()
@@ -146,6 +171,24 @@ fn nothing_is_lost_repeated_without_reason_or_reordered() {
 #[test]
 fn nor_when_exhausted_events_are_given_up() {
     schedules(&exhausted(), 100..140);
+}
+
+#[test]
+fn nor_when_slots_are_lost() {
+    for seed in 300..360 {
+        let when = match seed % 2 {
+            0 => policy(),
+            _ => exhausted(),
+        };
+        let mut run = Run::new(when.clone(), seed);
+        run.losing = true;
+        for _ in 0..ROUNDS {
+            run.round();
+        }
+        run.settle();
+        run.check(when.when == DeadLetterWhen::Exhausted);
+        assert!(!run.lost.is_empty(), "seed {seed} proves nothing");
+    }
 }
 
 #[test]

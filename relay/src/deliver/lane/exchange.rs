@@ -1,0 +1,104 @@
+//! What goes into a lane and what comes out of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::dead_letter::{DeadLetterWhen, OnAggregate};
+
+use crate::deliver::breaker::Transition;
+use crate::deliver::retry::Schedule;
+use crate::encode::Message;
+use crate::metrics::EventLabel;
+use crate::model::{Micros, RowId, SlotId, SourcePosition};
+use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, Reason, Role};
+
+/// An event that is ready to be sent, or is known not to be.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub slot: SlotId,
+    pub position: SourcePosition,
+    pub row_id: RowId,
+    /// Fingerprint of the aggregate: the unit of order. An event without one has its own.
+    pub aggregate: u64,
+    pub label: EventLabel,
+    pub event_id: String,
+    pub aggregate_id: Option<String>,
+    pub event_type: Option<Arc<str>>,
+    pub created_at: Option<Micros>,
+    pub message: Message,
+    /// Why it cannot be sent at all.
+    pub problem: Option<DeliveryError>,
+}
+
+/// What the configuration says.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub schedule: Schedule,
+    pub max_attempts: u32,
+    pub attempt_timeout: Duration,
+    pub when: DeadLetterWhen,
+    pub on_aggregate: OnAggregate,
+    /// Events unresolved at once.
+    pub max_messages: usize,
+    /// Their bytes. One event may exceed it, or the largest could never be sent.
+    pub max_bytes: usize,
+}
+
+/// The present, on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    pub elapsed: Duration,
+    pub wall: Micros,
+}
+
+/// A producer's number. Rises.
+pub type Generation = u64;
+
+/// What the shell has to do. Each is answered: `Open` by [`Lane::opened`] or [`Lane::not_opened`], `Check` by
+/// [`Lane::checked`], `WriteDeadLetters` by [`Lane::dead_letters_written`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Open(Role, Generation),
+    /// Every message of the producer has its report.
+    Close(Generation),
+    Purge(Generation),
+    /// Ask a broker for metadata.
+    Check,
+    WriteDeadLetters(Vec<DeadLetter>),
+}
+
+/// An event that is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolved {
+    pub slot: SlotId,
+    pub time: Micros,
+    pub row_id: RowId,
+    pub label: EventLabel,
+    /// Since it was handed over.
+    pub took: Duration,
+    /// Acknowledged by the broker; otherwise a durable dead letter.
+    pub delivered: bool,
+}
+
+/// What happened, for metrics, health and log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The attempt of that number failed.
+    AttemptFailed {
+        attempt: u32,
+        error: DeliveryError,
+    },
+    /// An event was acknowledged after failed attempts.
+    RetrySucceeded,
+    /// An event has used up its attempts.
+    RetriesExhausted,
+    Breaker(Transition),
+    DeadLettered {
+        label: EventLabel,
+        reason: Reason,
+    },
+    DeadLettersNotWritten(DeadLetterError),
+    GenerationEnded(Generation),
+    /// More than [`super::MAX_HELD`] aggregates are held: nothing is sent until there are fewer.
+    HeldFull,
+}

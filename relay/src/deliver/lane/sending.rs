@@ -1,0 +1,107 @@
+//! What is handed to a producer next.
+
+use std::time::Duration;
+
+use crds::relay_status::BreakerState;
+
+use super::ring::{Seq, State};
+use super::{Generation, Lane, Now, Phase};
+use crate::encode::Message;
+use crate::ports::{ErrorClass, Reason, Refused, Role};
+
+impl Lane {
+    /// The next message to hand to a producer, if there is one and `lease_until` has not come. Answer with
+    /// [`Self::sent`] or [`Self::refused`].
+    pub fn next_to_send(
+        &mut self,
+        now: Now,
+        lease_until: Duration,
+    ) -> Option<(Role, Generation, Seq, &Message)> {
+        let (role, generation, seq) = loop {
+            if now.elapsed >= lease_until || !self.may_send(now) {
+                return None;
+            }
+            let (role, next) = match self.phase {
+                Phase::Drain => return None,
+                Phase::Flow => (Role::Flow, self.next_in_flow()),
+                Phase::Isolate(_) => (Role::Isolation, self.next_in_isolation()),
+            };
+            match (next, self.usable(role)) {
+                (Some(seq), Some(generation)) => break (role, generation, seq),
+                (None, _) if self.finish_group(now) => {}
+                _ => return None,
+            }
+        };
+        self.ring
+            .get(seq)
+            .map(|entry| (role, generation, seq, &entry.event.message))
+    }
+
+    /// The producer took the message.
+    pub fn sent(&mut self, seq: Seq, now: Now) {
+        let Some(entry) = self.ring.get_mut(seq) else {
+            return;
+        };
+        entry.state = State::Sent(now.elapsed);
+        self.outstanding += 1;
+        self.oldest_sent = self.oldest_sent.min(seq);
+        match &mut self.phase {
+            Phase::Isolate(isolation) => isolation.sent(seq),
+            Phase::Flow | Phase::Drain => self.cursor = seq + 1,
+        }
+    }
+
+    /// The producer did not take the message; no report follows.
+    pub fn refused(&mut self, seq: Seq, refused: Refused, now: Now) {
+        let error = match refused {
+            Refused::QueueFull => {
+                self.full = true;
+                return;
+            }
+            Refused::Error(error) => error,
+        };
+        let alone = matches!(self.phase, Phase::Flow) && error.class == ErrorClass::Message;
+        self.sent(seq, now);
+        if alone {
+            // Refused by the client before it met any other message: that is the confirming attempt.
+            self.outstanding -= 1;
+            self.reject(seq, error, now);
+        } else {
+            self.failed(seq, error, now);
+        }
+    }
+
+    fn may_send(&self, now: Now) -> bool {
+        let probe = match self.breaker.state() {
+            BreakerState::Open => return false,
+            BreakerState::HalfOpen => true,
+            BreakerState::Closed => false,
+        };
+        let room = !self.full || self.outstanding == 0;
+        let waits = now.elapsed < self.not_before || self.brokers_down || self.held.is_full();
+        !waits && room && (!probe || self.outstanding == 0 && !self.letter_is_probe())
+    }
+
+    fn next_in_flow(&mut self) -> Option<Seq> {
+        loop {
+            let seq = self
+                .ring
+                .find(self.cursor, |entry| entry.state == State::Waiting)?;
+            self.cursor = seq;
+            let aggregate = self.ring.get(seq)?.event.aggregate;
+            if !self.held.holds(aggregate, seq) {
+                return Some(seq);
+            }
+            self.condemn(seq, Reason::Held);
+        }
+    }
+
+    fn next_in_isolation(&mut self) -> Option<Seq> {
+        let ring = &self.ring;
+        let waits = |seq| ring.get(seq).is_some_and(|entry| entry.state == State::Waiting);
+        match &mut self.phase {
+            Phase::Isolate(isolation) => isolation.next(waits),
+            Phase::Flow | Phase::Drain => None,
+        }
+    }
+}
