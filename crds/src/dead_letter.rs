@@ -13,14 +13,17 @@ pub struct DeadLetter {
     /// keyspace unless named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// Topic for dead letters; required by the targets Topic and Both, and never a topic that events go to.
+    /// Topic for dead letters; required by the targets Topic and Both, and never a topic that events go to. It should
+    /// take larger messages (max.message.bytes): one that is too large for it stops delivery until it takes it; with
+    /// Both it is written there without its payload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// Which events become dead letters. Rejected: only those that the broker can never accept; any other event is
     /// kept and waits for the broker. Exhausted: also those whose attempts are used up.
     pub when: DeadLetterWhen,
     /// What happens to later events of the aggregate of a dead letter. Continue: they are delivered. Hold: they become
-    /// dead letters too, in order.
+    /// dead letters too, in order, as long as the table has dead letters of the aggregate; needs the target Table or
+    /// Both. With more than 65536 such aggregates nothing is delivered until there are fewer.
     pub on_aggregate: OnAggregate,
 }
 

@@ -5,6 +5,7 @@ mod secrets;
 mod sink;
 mod source;
 
+use crate::dead_letter::OnAggregate;
 use crate::names::{CQL_NAME, HostPort, TOPIC, is_cql_name, is_identity, is_topic};
 use crate::problems::Problems;
 use crate::{API_VERSION, RelayConfig, limits};
@@ -81,6 +82,15 @@ fn dead_letter(config: &RelayConfig, problems: &mut Problems) {
         }
         None if dead_letter.to_topic() => problems.missing("deadLetter.topic", TOPIC),
         _ => {}
+    }
+    if dead_letter.on_aggregate == OnAggregate::Hold
+        && !dead_letter.to_table()
+        && !problems.has("deadLetter.target")
+        && !problems.has("deadLetter.onAggregate")
+    {
+        let accepted =
+            "Continue, or deadLetter.target Table or Both: after a restart the table tells what is held";
+        problems.refuse_text("deadLetter.onAggregate", "Hold", accepted);
     }
     let Some(table) = &dead_letter.table else { return };
     let (keyspace, name) = dead_letter.keyspace_and_table(&config.state.keyspace);

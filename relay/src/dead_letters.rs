@@ -1,5 +1,6 @@
 //! Where dead letters go: a table, a topic, or both.
 
+use crate::model::SlotId;
 use crate::ports::{DeadLetter, DeadLetterError, DeadLetters};
 
 pub mod table;
@@ -20,8 +21,15 @@ impl DeadLetters for Targets {
             table.write(letters).await?;
         }
         match &self.topic {
-            Some(topic) => topic.write(letters).await,
+            Some(topic) => topic.write(letters, self.table.is_some()).await,
             None => Ok(()),
+        }
+    }
+
+    async fn aggregates(&self, slot: SlotId, limit: usize) -> Result<Vec<String>, DeadLetterError> {
+        match &self.table {
+            Some(table) => table.aggregates(slot, limit).await,
+            None => Ok(Vec::new()),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Dead letters in a CQL table.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crds::RelayConfig;
+use futures::TryStreamExt;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::{CqlTimestamp, CqlValue};
 use uuid::Uuid;
 
-use crate::model::{Micros, SlotSet};
+use crate::model::{Micros, SlotId, SlotSet};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome};
 
 /// Name of the table in the state keyspace unless the configuration names another.
@@ -69,6 +71,7 @@ pub struct TableDeadLetters {
     target: String,
     insert: PreparedStatement,
     count: PreparedStatement,
+    aggregates: PreparedStatement,
 }
 
 impl TableDeadLetters {
@@ -92,15 +95,18 @@ impl TableDeadLetters {
                 detail: error.to_string(),
             })
         };
-        let count =
-            format!("SELECT count(*) FROM \"{keyspace}\".\"{table}\" WHERE identity = ? AND slot = ?");
-        let (insert, count) = (prepare(text).await?, prepare(count).await?);
+        let of_slot =
+            |what| format!("SELECT {what} FROM \"{keyspace}\".\"{table}\" WHERE identity = ? AND slot = ?");
+        let insert = prepare(text).await?;
+        let count = prepare(of_slot("count(*)")).await?;
+        let aggregates = prepare(of_slot("aggregate_id")).await?;
         Ok(Self {
             session,
             identity: config.identity.clone(),
             target,
             insert,
             count,
+            aggregates,
         })
     }
 
@@ -108,12 +114,39 @@ impl TableDeadLetters {
     pub(super) async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
         for letter in letters {
             let written = self.session.execute_unpaged(&self.insert, self.row(letter)).await;
-            written.map_err(|error| DeadLetterError {
-                target: self.target.clone(),
-                detail: error.to_string(),
-            })?;
+            written.map_err(|error| self.failed(&error))?;
         }
         Ok(())
+    }
+
+    /// See [`crate::ports::DeadLetters::aggregates`]. Reads the letters page by page, oldest first.
+    pub(super) async fn aggregates(
+        &self,
+        slot: SlotId,
+        limit: usize,
+    ) -> Result<Vec<String>, DeadLetterError> {
+        let failed = |error: &dyn std::fmt::Display| self.failed(error);
+        let values = (self.identity.clone(), slot.index() as i32);
+        let pages = self.session.execute_iter(self.aggregates.clone(), values).await;
+        let mut rows = pages
+            .map_err(|error| failed(&error))?
+            .rows_stream::<(Option<String>,)>()
+            .map_err(|error| failed(&error))?;
+        let mut aggregates = HashSet::new();
+        while let Some((aggregate,)) = rows.try_next().await.map_err(|error| failed(&error))? {
+            aggregates.extend(aggregate);
+            if aggregates.len() >= limit {
+                break;
+            }
+        }
+        Ok(aggregates.into_iter().collect())
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> DeadLetterError {
+        DeadLetterError {
+            target: self.target.clone(),
+            detail: error.to_string(),
+        }
     }
 
     /// Dead letters that wait in the partitions of these slots.
@@ -121,10 +154,7 @@ impl TableDeadLetters {
     /// # Errors
     /// When they cannot be counted.
     pub async fn pending(&self, slots: SlotSet) -> Result<u64, DeadLetterError> {
-        let failed = |error: &dyn std::fmt::Display| DeadLetterError {
-            target: self.target.clone(),
-            detail: error.to_string(),
-        };
+        let failed = |error: &dyn std::fmt::Display| self.failed(error);
         let mut pending = 0;
         for slot in slots.iter() {
             let values = (&self.identity, slot.index() as i32);

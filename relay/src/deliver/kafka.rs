@@ -6,8 +6,10 @@ mod status;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -21,11 +23,15 @@ use crate::deliver::classify::delivery_error;
 use crate::encode::Message;
 use crate::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role, Signals, TopicInfo};
 
+use settings::DEFAULT_MESSAGE_BYTES;
 pub use settings::{KafkaSettings, SettingsError};
 use signals::Context;
 
 /// The topic setting that limits a record batch.
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// How long a new producer may take to connect before its first message does the rest.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Makes producers for one Kafka cluster. Clones share their connections for questions.
 #[derive(Clone)]
@@ -39,12 +45,18 @@ struct Inner {
     /// `max.message.bytes` of the topics asked about: the smallest bounds batches, the largest single messages.
     smallest_limit: AtomicUsize,
     largest_limit: AtomicUsize,
+    /// The topic that was found last: what a new producer connects for.
+    found: Mutex<Option<String>>,
 }
 
-/// One librdkafka producer. Dropping it blocks for up to a second, so it is to be closed.
+/// One librdkafka producer. Dropping it blocks for up to two seconds, so it is to be closed.
 pub struct KafkaProducer {
     producer: ThreadedProducer<Context>,
+    warming: Option<JoinHandle<()>>,
     templated: bool,
+    /// The largest message that it was made for.
+    message_bytes: usize,
+    broker: Arc<Inner>,
 }
 
 impl KafkaBroker {
@@ -64,6 +76,7 @@ impl KafkaBroker {
             inquirer,
             smallest_limit: AtomicUsize::new(usize::MAX),
             largest_limit: AtomicUsize::new(0),
+            found: Mutex::new(None),
         })))
     }
 
@@ -136,8 +149,11 @@ impl Broker for KafkaBroker {
         let context = Context::new(signals, inner.templated);
         let producer = create(&config, context).map_err(|error| not_created(&error))?;
         Ok(KafkaProducer {
+            warming: warm_up(&producer, inner.found.lock().clone()),
             producer,
             templated: inner.templated,
+            message_bytes: largest.unwrap_or(DEFAULT_MESSAGE_BYTES),
+            broker: Arc::clone(inner),
         })
     }
 
@@ -146,6 +162,7 @@ impl Broker for KafkaBroker {
         let partitions = blocking(move || inner.partitions(&topic, timeout))
             .await
             .map_err(|error| internal(&error))??;
+        *self.0.found.lock() = Some(name.to_owned());
         Ok(TopicInfo {
             partitions,
             max_message_bytes: self.limit(name, timeout).await,
@@ -167,8 +184,9 @@ impl Inner {
         timeout: Duration,
     ) -> Result<rdkafka::metadata::Metadata, DeliveryError> {
         let client = self.inquirer.client();
-        client
-            .fetch_metadata(topic, timeout)
+        let answer = client.fetch_metadata(topic, timeout);
+        answer
+            .inspect(|_| client.context().forget_trouble())
             .map_err(|error| client.context().explain(&error))
     }
 
@@ -215,6 +233,12 @@ impl Producer for KafkaProducer {
             .send(record)
             .map_err(|(error, _)| match error.rdkafka_error_code() {
                 Some(Code::QueueFull) => Refused::QueueFull,
+                Some(Code::MessageSizeTooLarge) if self.is_outgrown() => Refused::Error(DeliveryError {
+                    class: ErrorClass::Collateral,
+                    code: "ProducerOutgrown".to_owned(),
+                    detail: "this producer was made before the topic took messages of this size".to_owned(),
+                    outcome: Outcome::NotWritten,
+                }),
                 Some(code) => Refused::Error(DeliveryError {
                     outcome: Outcome::NotWritten,
                     ..delivery_error(code, format!("refused by the client: {code}"), self.templated)
@@ -240,6 +264,37 @@ impl Producer for KafkaProducer {
     async fn close(self) {
         drop_blocking(self).await;
     }
+}
+
+impl KafkaProducer {
+    /// A topic is known by now that takes larger messages than librdkafka was told of.
+    fn is_outgrown(&self) -> bool {
+        self.broker.largest_limit.load(Ordering::Relaxed) > self.message_bytes
+    }
+}
+
+impl Drop for KafkaProducer {
+    fn drop(&mut self) {
+        if self.warming.take().is_some_and(|thread| thread.join().is_err()) {
+            debug!("a warm-up panicked");
+        }
+    }
+}
+
+/// Lets a producer connect and get its id now, as the first message would: librdkafka asks for an id half a second
+/// after its start, or with the first metadata.
+fn warm_up(producer: &ThreadedProducer<Context>, topic: Option<String>) -> Option<JoinHandle<()>> {
+    let (producer, topic) = (producer.clone(), topic?);
+    let connect = move || {
+        if let Err(error) = producer.client().fetch_metadata(Some(&topic), WARM_UP) {
+            debug!(%error, "a new producer is not connected yet");
+        }
+    };
+    std::thread::Builder::new()
+        .name("producer-warm-up".to_owned())
+        .spawn(connect)
+        .inspect_err(|error| debug!(%error, "no thread for a warm-up"))
+        .ok()
 }
 
 fn create(config: &ClientConfig, context: Context) -> Result<ThreadedProducer<Context>, KafkaError> {

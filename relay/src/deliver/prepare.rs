@@ -42,6 +42,17 @@ pub enum TopicKnowledge {
     Unasked,
 }
 
+impl TopicKnowledge {
+    /// Whether it makes an event of this size, as a record batch, unusable.
+    pub(super) fn refuses(&self, size: usize) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::Exists(Some(limit)) => size > *limit,
+            Self::Exists(None) | Self::Unasked => false,
+        }
+    }
+}
+
 impl Preparer {
     /// `has` says whether the outbox table has a column.
     ///
@@ -137,13 +148,22 @@ pub fn check_topic(event: &mut Event, known: &TopicKnowledge) {
     };
 }
 
-/// The same in every process and release: order within an aggregate depends on it only while events are in flight.
+/// The same throughout a process; never written down.
 fn fingerprint(event: &OutboxEvent) -> u64 {
-    let mut hasher = DefaultHasher::new();
     match &event.aggregate_id {
-        Some(id) => (0, id).hash(&mut hasher),
-        None => (1, &event.id).hash(&mut hasher),
+        Some(id) => fingerprint_of(id),
+        None => hash(&(1, &event.id)),
     }
+}
+
+/// What an aggregate's events have in [`Event::aggregate`].
+pub fn fingerprint_of(aggregate_id: &str) -> u64 {
+    hash(&(0, aggregate_id))
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -277,6 +297,7 @@ mod tests {
     fn events_of_one_aggregate_share_a_fingerprint() {
         let of = |id, aggregate| prepare(&sink(), [Some(id), aggregate, Some("T"), Some("{}")]).aggregate;
         assert_eq!(of("1", Some("a")), of("2", Some("a")));
+        assert_eq!(of("1", Some("a")), fingerprint_of("a"));
         assert_ne!(of("1", Some("a")), of("1", Some("b")));
         assert_ne!(
             of("1", None),

@@ -2,6 +2,7 @@
 //! and signals, and does what the lane says, in batches, woken by what happens.
 
 mod control;
+mod holding;
 mod inbox;
 mod running;
 mod start;
@@ -93,11 +94,11 @@ pub async fn run<B: Broker + Clone, D: DeadLetters, C: Clock>(
     mut events: mpsc::Receiver<Vec<SourceEvent>>,
     stop: CancellationToken,
 ) {
-    if !start::wait_for_sink(&delivery, &stop).await {
+    let Some(topics) = start::wait_for_sink(&delivery, &stop).await else {
         return;
-    }
+    };
     let lane = Lane::new(delivery.policy.clone(), delivery.breaker.clone(), delivery.seed);
-    let mut running = Running::new(delivery, lane);
+    let mut running = Running::new(delivery, lane, topics);
     running.run(&mut events, &stop).await;
 }
 

@@ -12,8 +12,8 @@ const MAX_TOPICS: usize = 10_000;
 /// A topic's limit rarely changes, and the broker has the last word anyway.
 const EXISTING_FOR: Duration = Duration::from_secs(300);
 
-/// Somebody may be making the topic right now.
-const MISSING_FOR: Duration = Duration::from_secs(10);
+/// How long a topic may be said to be missing, or too small for an event: somebody may be mending that right now.
+const REFUSING_FOR: Duration = Duration::from_secs(10);
 
 /// Not to be asked with every event while nobody answers.
 const UNASKED_FOR: Duration = Duration::from_secs(5);
@@ -26,7 +26,12 @@ pub(super) struct Topics {
 #[derive(Debug)]
 struct Entry {
     knowledge: TopicKnowledge,
+    /// Then it is asked again, while events go on.
     until: Duration,
+    /// Then no event is refused because of it any more.
+    refuses_until: Duration,
+    /// The last question had no answer.
+    unanswered: bool,
 }
 
 /// What to do before an event for a topic goes on.
@@ -40,13 +45,24 @@ pub(super) enum Advice<'a> {
 }
 
 impl Topics {
-    pub(super) fn advice(&self, topic: &str, now: Duration) -> Advice<'_> {
-        match self.known.get(topic) {
-            None => Advice::Ask,
-            Some(entry) if now < entry.until => Advice::Known(&entry.knowledge),
-            // Nothing becomes a dead letter for what was true a while ago.
-            Some(entry) if matches!(entry.knowledge, TopicKnowledge::Missing(_)) => Advice::Ask,
-            Some(entry) => Advice::Refresh(&entry.knowledge),
+    /// `size`: that of the event, as a record batch.
+    pub(super) fn advice(&self, topic: &str, size: usize, now: Duration) -> Advice<'_> {
+        let Some(entry) = self.known.get(topic) else {
+            return Advice::Ask;
+        };
+        // Nothing becomes a dead letter for what was true a while ago.
+        if entry.knowledge.refuses(size) && now >= entry.refuses_until {
+            let vain = entry.unanswered && now < entry.until;
+            return if vain {
+                Advice::Known(&TopicKnowledge::Unasked)
+            } else {
+                Advice::Ask
+            };
+        }
+        if now < entry.until {
+            Advice::Known(&entry.knowledge)
+        } else {
+            Advice::Refresh(&entry.knowledge)
         }
     }
 
@@ -56,16 +72,23 @@ impl Topics {
         }
         let lasts = match knowledge {
             TopicKnowledge::Exists(_) => EXISTING_FOR,
-            TopicKnowledge::Missing(_) => MISSING_FOR,
+            TopicKnowledge::Missing(_) => REFUSING_FOR,
             TopicKnowledge::Unasked => UNASKED_FOR,
         };
         let until = now + lasts;
         // An answer that did not come does not undo one that did.
         if let (TopicKnowledge::Unasked, Some(entry)) = (&knowledge, self.known.get_mut(&topic)) {
             entry.until = until;
+            entry.unanswered = true;
             return;
         }
-        self.known.insert(topic, Entry { knowledge, until });
+        let entry = Entry {
+            knowledge,
+            until,
+            refuses_until: now + REFUSING_FOR,
+            unanswered: false,
+        };
+        self.known.insert(topic, entry);
     }
 }
 
@@ -91,14 +114,17 @@ mod tests {
         let check = |knowledge: &TopicKnowledge, at, expected: Advice<'_>| {
             let mut topics = Topics::default();
             topics.learn("t".into(), knowledge.clone(), Duration::ZERO);
-            assert_eq!(topics.advice("t", at), expected, "{knowledge:?} at {at:?}");
-            assert_eq!(topics.advice("u", at), Advice::Ask);
+            assert_eq!(topics.advice("t", 7, at), expected, "{knowledge:?} at {at:?}");
+            assert_eq!(topics.advice("u", 7, at), Advice::Ask);
         };
         let just_before = |limit: Duration| limit - Duration::from_nanos(1);
         check(&exists, just_before(EXISTING_FOR), Advice::Known(&exists));
         check(&exists, EXISTING_FOR, Advice::Refresh(&exists));
-        check(&missing, just_before(MISSING_FOR), Advice::Known(&missing));
-        check(&missing, MISSING_FOR, Advice::Ask);
+        check(&missing, just_before(REFUSING_FOR), Advice::Known(&missing));
+        check(&missing, REFUSING_FOR, Advice::Ask);
+        let small = TopicKnowledge::Exists(Some(6));
+        check(&small, just_before(REFUSING_FOR), Advice::Known(&small));
+        check(&small, REFUSING_FOR, Advice::Ask);
         check(&unasked, just_before(UNASKED_FOR), Advice::Known(&unasked));
         check(&unasked, UNASKED_FOR, Advice::Refresh(&unasked));
     }
@@ -109,7 +135,13 @@ mod tests {
         let mut topics = Topics::default();
         topics.learn("t".into(), exists.clone(), Duration::ZERO);
         topics.learn("t".into(), TopicKnowledge::Unasked, EXISTING_FOR);
-        assert_eq!(topics.advice("t", EXISTING_FOR), Advice::Known(&exists));
+        assert_eq!(topics.advice("t", 7, EXISTING_FOR), Advice::Known(&exists));
+        assert_eq!(
+            topics.advice("t", 8, EXISTING_FOR),
+            Advice::Known(&TopicKnowledge::Unasked),
+            "but it refuses nothing any more"
+        );
+        assert_eq!(topics.advice("t", 8, EXISTING_FOR + UNASKED_FOR), Advice::Ask);
     }
 
     #[test]

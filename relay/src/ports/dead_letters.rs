@@ -12,11 +12,30 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// Returns Ok only once all of them are durable, in order. Writing one twice has the effect of writing it once,
     /// as far as the target knows identity (a topic holds it twice, under the same event id).
     fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send;
+
+    /// The aggregates of a slot's dead letters, each once, and no more than `limit` of them. A target that cannot be
+    /// read has none to tell.
+    fn aggregates(
+        &self,
+        slot: SlotId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<String>, DeadLetterError>> + Send {
+        let _ = (slot, limit);
+        std::future::ready(Ok(Vec::new()))
+    }
 }
 
 impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
     fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
         self.as_ref().write(letters)
+    }
+
+    fn aggregates(
+        &self,
+        slot: SlotId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<String>, DeadLetterError>> + Send {
+        self.as_ref().aggregates(slot, limit)
     }
 }
 

@@ -42,6 +42,7 @@ impl<C: Clock> Holder for SlotHolder<C> {
         let stopped = self.on_gap == OnRetentionGap::Stop;
         for opening in openings {
             if !(stopped && gaps.contains(opening.slot)) {
+                self.control.admit(opening.slot);
                 // The reader obeys each command at once; if it is gone, the whole work starts anew.
                 let _ = self.commands.send(Command::Add(opening.slot)).await;
             }

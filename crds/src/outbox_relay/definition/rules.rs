@@ -126,6 +126,11 @@ pub(super) const RULES: &[Rule] = &[
         message: "deadLetter.table must not be given with deadLetter.target Topic",
     },
     Rule {
+        at: "deadLetter",
+        rule: "!has(self.target) || self.target != 'Topic' || !has(self.onAggregate) || self.onAggregate != 'Hold'",
+        message: "deadLetter.onAggregate Hold needs deadLetter.target Table or Both: after a restart the table tells what is held",
+    },
+    Rule {
         at: "deadLetter.topic",
         rule: "self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'",
         message: "deadLetter.topic must be letters, digits, dots, underscores and dashes",

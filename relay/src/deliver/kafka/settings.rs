@@ -29,8 +29,9 @@ const RECONNECT_MAX_MILLISECONDS: u32 = 1_000;
 /// How long a topic may be unknown before its messages fail: longer than it takes a new topic to be known everywhere.
 const TOPIC_PROPAGATION_MILLISECONDS: u32 = 5_000;
 
-/// librdkafka's largest message unless a topic is known to take more.
-const DEFAULT_MESSAGE_BYTES: usize = 1_000_000;
+/// librdkafka's largest message while no topic's limit is known: a broker takes no larger request unless its
+/// `socket.request.max.bytes` was raised. What a topic takes is for the broker to say.
+pub(super) const DEFAULT_MESSAGE_BYTES: usize = 100 << 20;
 
 /// The range that librdkafka accepts for `message.max.bytes`.
 const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
@@ -232,7 +233,7 @@ mod tests {
             let get = |name| config.get(name).and_then(|value| value.parse::<usize>().ok());
             (get("batch.size").unwrap(), get("message.max.bytes").unwrap())
         };
-        assert_eq!(sizes(None, None), (1 << 20, 1_000_000));
+        assert_eq!(sizes(None, None), (1 << 20, 100 << 20));
         assert_eq!(sizes(Some(2_000), Some(5_000_000)), (2_000, 5_000_000));
         assert_eq!(sizes(Some(9 << 20), Some(9 << 20)), (1 << 20, 9 << 20));
         assert_eq!(sizes(Some(10), Some(10)), (10, 1_000), "librdkafka takes no less");

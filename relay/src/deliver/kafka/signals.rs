@@ -35,6 +35,11 @@ impl Context {
         self.with_cause(code, error.to_string())
     }
 
+    /// Brokers answer: what went wrong before explains nothing that comes later.
+    pub(super) fn forget_trouble(&self) {
+        *self.last_trouble.lock() = None;
+    }
+
     /// Mistakes of TLS and SASL are known from the trouble only, and decide on the class.
     fn with_cause(&self, code: Code, text: String) -> DeliveryError {
         match &*self.last_trouble.lock() {

@@ -6,7 +6,7 @@ use crds::relay_status::{BreakerState, Totals};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::model::{Micros, SlotSet};
+use crate::model::{Micros, SlotId, SlotSet};
 
 /// Takes slots away from a lane, and looks at it.
 #[derive(Debug, Clone, Default)]
@@ -14,9 +14,17 @@ pub struct Control(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    revoked: Mutex<SlotSet>,
+    slots: Mutex<Slots>,
     changed: Notify,
     view: View,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    /// Taken away since the lane looked last.
+    revoked: SlotSet,
+    /// Taken away and not given since: what is still on its way to the lane is none of its business.
+    refused: SlotSet,
 }
 
 /// What is to be seen of a lane.
@@ -42,10 +50,16 @@ impl Control {
     /// The slots are not ours any more. Returns at once; from the lane's next turn on nothing of them is handed over.
     pub fn revoke(&self, slots: SlotSet) {
         {
-            let mut revoked = self.0.revoked.lock();
-            *revoked = revoked.union(slots);
+            let mut held = self.0.slots.lock();
+            held.revoked = held.revoked.union(slots);
+            held.refused = held.refused.union(slots);
         }
         self.0.changed.notify_one();
+    }
+
+    /// The slot is ours. Call it before events of it are handed on; a slot that was never revoked needs no call.
+    pub fn admit(&self, slot: SlotId) {
+        self.0.slots.lock().refused.remove(slot);
     }
 
     pub fn view(&self) -> ViewState {
@@ -53,7 +67,11 @@ impl Control {
     }
 
     pub(super) fn take_revoked(&self) -> SlotSet {
-        std::mem::take(&mut *self.0.revoked.lock())
+        std::mem::take(&mut self.0.slots.lock().revoked)
+    }
+
+    pub(super) fn refused(&self) -> SlotSet {
+        self.0.slots.lock().refused
     }
 
     pub(super) async fn changed(&self) {

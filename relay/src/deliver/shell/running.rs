@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::holding::{Answer, Holding};
 use super::inbox::Inbox;
 use super::start::ASK_TIMEOUT;
 use super::{Delivery, is_open};
@@ -48,7 +49,9 @@ pub(super) struct Running<B: Broker, D, C> {
     backlog: std::vec::IntoIter<SourceEvent>,
     /// The next of them, waiting for what is known of its topic.
     next: Option<Event>,
-    tasks: JoinSet<Done>,
+    pub(super) holding: Holding,
+    pub(super) tasks: JoinSet<Done>,
+    closing: JoinSet<()>,
     signals: Vec<(Generation, Signal)>,
     pub(super) resolved: Vec<Resolved>,
     pub(super) notes: Vec<Note>,
@@ -57,30 +60,27 @@ pub(super) struct Running<B: Broker, D, C> {
 }
 
 /// A task that has ended.
-enum Done {
+pub(super) enum Done {
     Checked(Result<(), DeliveryError>),
     LettersWritten(Result<(), DeadLetterError>),
     Asked(Arc<str>, TopicKnowledge),
-    Closed,
-}
-
-async fn close(producer: impl Producer) -> Done {
-    producer.close().await;
-    Done::Closed
+    Held(Vec<Answer>),
 }
 
 impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
-    pub(super) fn new(delivery: Delivery<B, D, C>, lane: Lane) -> Self {
+    pub(super) fn new(delivery: Delivery<B, D, C>, lane: Lane, topics: Topics) -> Self {
         Self {
             delivery: delivery.share_dead_letters(),
             lane,
             producers: BTreeMap::new(),
             inbox: Inbox::default(),
-            topics: Topics::default(),
+            topics,
             asking: false,
             backlog: Vec::new().into_iter(),
             next: None,
+            holding: Holding::default(),
             tasks: JoinSet::new(),
+            closing: JoinSet::new(),
             signals: Vec::new(),
             resolved: Vec::new(),
             notes: Vec::new(),
@@ -118,6 +118,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             tokio::select! {
                 biased;
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
+                Some(_) = self.closing.join_next(), if !self.closing.is_empty() => {}
                 batch = events.recv(), if takes && !stop.is_cancelled() => match batch {
                     Some(batch) => self.receive(batch),
                     None => open = false,
@@ -133,11 +134,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
 
     /// Does what can be done at once; true if there may be more.
     fn turn(&mut self, now: Now) -> bool {
-        let revoked = self.delivery.control.take_revoked();
-        if !revoked.is_empty() {
-            self.forget(revoked);
-            self.lane.revoke(revoked, now);
-        }
+        self.let_go_of_revoked(now);
         self.inbox.take(&mut self.signals);
         for (generation, signal) in self.signals.drain(..) {
             self.lane.on_signal(generation, signal, now);
@@ -155,11 +152,26 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         offered == OFFERS_PER_TURN || sent == SENDS_PER_TURN
     }
 
-    /// What was on its way here when its slot was lost is not in the ledger any more, and goes no further.
+    fn let_go_of_revoked(&mut self, now: Now) {
+        let revoked = self.delivery.control.take_revoked();
+        if !revoked.is_empty() {
+            self.forget(revoked);
+            self.lane.revoke(revoked, now);
+        }
+    }
+
+    /// What was on its way here when its slot was lost goes no further: an event before it may have been forgotten.
     fn receive(&mut self, mut batch: Vec<SourceEvent>) {
+        // A slot may have been lost and taken again before the lane's next turn; its new events are here now.
+        self.let_go_of_revoked(self.now());
+        let refused = self.delivery.control.refused();
         {
             let ledger = self.delivery.ledger.lock();
-            batch.retain(|event| ledger.known(event.slot, event.time(), event.row_id) == Known::Taken);
+            let ours = |event: &SourceEvent| {
+                !refused.contains(event.slot)
+                    && ledger.known(event.slot, event.time(), event.row_id) == Known::Taken
+            };
+            batch.retain(ours);
         }
         self.backlog = batch.into_iter();
     }
@@ -170,8 +182,13 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             let Some(mut event) = self.next.take().or_else(|| self.prepare_next()) else {
                 break;
             };
+            if !self.knows_what_is_held(event.slot, now) {
+                self.next = Some(event);
+                break;
+            }
             if event.problem.is_none() {
-                let known = match self.topics.advice(&event.message.topic, now.elapsed) {
+                let size = event.message.batch_size();
+                let known = match self.topics.advice(&event.message.topic, size, now.elapsed) {
                     Advice::Known(known) => Some(known.clone()),
                     Advice::Refresh(known) => {
                         let known = known.clone();
@@ -237,7 +254,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             Action::Open(role, generation) => self.open(role, generation, now),
             Action::Close(generation) => {
                 if let Some(producer) = self.producers.remove(&generation) {
-                    self.tasks.spawn(close(producer));
+                    self.closing.spawn(producer.close());
                 }
             }
             Action::Purge(generation) => {
@@ -298,7 +315,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 self.asking = false;
                 self.topics.learn(topic, knowledge, now.elapsed);
             }
-            Ok(Done::Closed) => {}
+            Ok(Done::Held(answers)) => self.told_what_is_held(answers, now),
             Err(panic) => self.task_panicked(&panic, now),
         }
     }
@@ -307,6 +324,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     fn task_panicked(&mut self, panic: &tokio::task::JoinError, now: Now) {
         error!(%panic, "a delivery task panicked");
         self.asking = false;
+        self.asked_in_vain(now);
         let detail = panic.to_string();
         self.lane.checked(
             Err(DeliveryError {
@@ -331,11 +349,13 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         self.next = self.next.take().filter(|event| !slots.contains(event.slot));
     }
 
+    /// Letters that are not durable by now are written by the next owner.
     async fn end(&mut self) {
+        self.tasks.abort_all();
         for producer in std::mem::take(&mut self.producers).into_values() {
-            self.tasks.spawn(close(producer));
+            self.closing.spawn(producer.close());
         }
-        while self.tasks.join_next().await.is_some() {}
+        while self.closing.join_next().await.is_some() {}
     }
 
     pub(super) fn now(&self) -> Now {

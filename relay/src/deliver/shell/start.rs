@@ -7,8 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Delivery;
+use crate::deliver::prepare::TopicKnowledge;
+use crate::deliver::topics::Topics;
 use crate::health::Part;
-use crate::ports::{Broker, Clock, DeadLetters, DeliveryError};
+use crate::ports::{Broker, Clock, DeadLetters, DeliveryError, TopicInfo};
 
 /// One question to the cluster: several connection attempts fit into it.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,29 +19,35 @@ pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
-/// Waits until the sink can be used; false if `stop` came first. Health says why it waits.
+/// Waits until the sink can be used, and returns what is known of the fixed topic; None if `stop` came first. Health
+/// says why it waits.
 pub(super) async fn wait_for_sink<B: Broker, D: DeadLetters, C: Clock>(
     delivery: &Delivery<B, D, C>,
     stop: &CancellationToken,
-) -> bool {
+) -> Option<Topics> {
     let mut wait = FIRST_WAIT;
     let mut told = None;
     loop {
         let asked = tokio::select! {
             biased;
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
             asked = ask(delivery) => asked,
         };
         let now = delivery.clock.now();
         let error = match asked {
-            Ok(()) => {
+            Ok(info) => {
                 info!("sink reached");
                 delivery.board.healthy(Part::Sink, now);
                 delivery
                     .metrics
                     .delivery
                     .component(Part::Sink.name(), Health::Healthy);
-                return true;
+                let mut topics = Topics::default();
+                if let (Some(topic), Some(info)) = (delivery.preparer.fixed_topic(), info) {
+                    let knowledge = TopicKnowledge::Exists(info.max_message_bytes);
+                    topics.learn(topic.into(), knowledge, delivery.clock.elapsed());
+                }
+                return Some(topics);
             }
             Err(error) => error.to_string(),
         };
@@ -57,15 +65,15 @@ pub(super) async fn wait_for_sink<B: Broker, D: DeadLetters, C: Clock>(
         }
         tokio::select! {
             biased;
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(LAST_WAIT),
         }
     }
 }
 
-async fn ask<B: Broker, D, C>(delivery: &Delivery<B, D, C>) -> Result<(), DeliveryError> {
+async fn ask<B: Broker, D, C>(delivery: &Delivery<B, D, C>) -> Result<Option<TopicInfo>, DeliveryError> {
     match delivery.preparer.fixed_topic() {
-        Some(topic) => delivery.broker.topic(topic, ASK_TIMEOUT).await.map(drop),
-        None => delivery.broker.check(None, ASK_TIMEOUT).await,
+        Some(topic) => delivery.broker.topic(topic, ASK_TIMEOUT).await.map(Some),
+        None => delivery.broker.check(None, ASK_TIMEOUT).await.map(|()| None),
     }
 }

@@ -1,0 +1,138 @@
+//! `onAggregate: Hold`: before the first event of a slot is delivered, the slot's dead letters say whose events are held.
+
+use std::time::Duration;
+
+use crds::dead_letter::OnAggregate;
+use crds::relay_status::Health;
+use futures::{StreamExt, stream};
+use tracing::{info, warn};
+
+use super::running::{Done, Running};
+use crate::deliver::lane::{MAX_HELD, Now};
+use crate::deliver::prepare::fingerprint_of;
+use crate::health::Part;
+use crate::ledger::SlotLedger;
+use crate::model::{SLOTS, SlotId};
+use crate::ports::{Broker, Clock, DeadLetterError, DeadLetters};
+
+/// Slots asked about at once: all of a process's within some round trips, and a small part of what ScyllaDB does.
+const CONCURRENCY: usize = 8;
+
+/// After a failed question.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A slot, the opening of its ledger that was asked for, and the aggregates of its dead letters.
+pub(super) type Answer = (SlotId, u64, Result<Vec<String>, DeadLetterError>);
+
+/// Which slots' dead letters the lane knows.
+#[derive(Debug)]
+pub(super) struct Holding {
+    /// By slot, the opening of its ledger for which they were read; 0 is none.
+    known: [u64; SLOTS],
+    asking: bool,
+    not_before: Duration,
+    failed: bool,
+}
+
+impl Default for Holding {
+    fn default() -> Self {
+        Self {
+            known: [0; SLOTS],
+            asking: false,
+            not_before: Duration::ZERO,
+            failed: false,
+        }
+    }
+}
+
+impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
+    /// Whether the lane knows what is held of the slot; otherwise it asks, and the event waits. A slot is asked about
+    /// each time that it is opened: others may have owned it.
+    pub(super) fn knows_what_is_held(&mut self, slot: SlotId, now: Now) -> bool {
+        if self.delivery.policy.on_aggregate == OnAggregate::Continue {
+            return true;
+        }
+        let openings: Vec<_> = {
+            let ledger = self.delivery.ledger.lock();
+            let opening = |slot| Some((slot, ledger.slot(slot)?.opening()));
+            // A slot that is closed by now is about to be revoked.
+            if opening(slot).is_some_and(|(_, opening)| opening == self.holding.known[slot.index()]) {
+                return true;
+            }
+            SlotId::all()
+                .filter_map(opening)
+                .filter(|(slot, opening)| *opening != self.holding.known[slot.index()])
+                .collect()
+        };
+        if !self.holding.asking && now.elapsed >= self.holding.not_before {
+            self.ask_what_is_held(openings);
+        }
+        false
+    }
+
+    fn ask_what_is_held(&mut self, openings: Vec<(SlotId, u64)>) {
+        self.holding.asking = true;
+        let target = self.delivery.dead_letters.clone();
+        self.tasks.spawn(async move {
+            let asked = stream::iter(openings).map(|(slot, opening)| {
+                let target = target.clone();
+                async move { (slot, opening, target.aggregates(slot, MAX_HELD + 1).await) }
+            });
+            Done::Held(asked.buffer_unordered(CONCURRENCY).collect().await)
+        });
+    }
+
+    pub(super) fn told_what_is_held(&mut self, answers: Vec<Answer>, now: Now) {
+        self.holding.asking = false;
+        let (mut held, mut failure) = (0, None);
+        for (slot, opening, answer) in answers {
+            match answer {
+                // Lost since, and perhaps taken again: the next event asks again.
+                Ok(_) if self.opening(slot) != Some(opening) => {}
+                Ok(aggregates) => {
+                    held += aggregates.len();
+                    self.holding.known[slot.index()] = opening;
+                    let aggregates = aggregates.iter().map(|id| fingerprint_of(id));
+                    self.lane.hold(slot, aggregates);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if held > 0 {
+            info!(aggregates = held, "aggregates with dead letters are held");
+        }
+        if let Some(error) = failure {
+            warn!(%error, "dead letters cannot be read; what is held is not known");
+            self.holding.not_before = now.elapsed + ASK_AGAIN_AFTER;
+            self.letters_health(Some(error.to_string()), now);
+        } else if self.holding.failed {
+            self.letters_health(None, now);
+        }
+    }
+
+    fn opening(&self, slot: SlotId) -> Option<u64> {
+        let ledger = self.delivery.ledger.lock();
+        ledger.slot(slot).map(SlotLedger::opening)
+    }
+
+    /// The question ended without an answer.
+    pub(super) fn asked_in_vain(&mut self, now: Now) {
+        self.holding.asking = false;
+        self.holding.not_before = now.elapsed + ASK_AGAIN_AFTER;
+    }
+
+    fn letters_health(&mut self, failure: Option<String>, now: Now) {
+        self.holding.failed = failure.is_some();
+        let (board, metrics) = (&self.delivery.board, &self.delivery.metrics.delivery);
+        match failure {
+            Some(reason) => {
+                board.failed(Part::DeadLetters, reason, now.wall);
+                metrics.component(Part::DeadLetters.name(), Health::Failed);
+            }
+            None => {
+                board.healthy(Part::DeadLetters, now.wall);
+                metrics.component(Part::DeadLetters.name(), Health::Healthy);
+            }
+        }
+    }
+}
