@@ -97,7 +97,7 @@ impl Cluster {
             .unwrap()
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.config().create().unwrap()
     }
 

@@ -8,6 +8,7 @@ use crds::{RelayConfig, Sink};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
 use relay::clock::SystemClock;
+use relay::dead_letters::Targets;
 use relay::deliver::breaker::Breaker;
 use relay::deliver::kafka::{KafkaBroker, KafkaSettings};
 use relay::deliver::lane::Policy;
@@ -35,7 +36,7 @@ pub(crate) struct Relay {
     board: Board,
     metrics: Arc<Metrics>,
     ledger: Arc<Mutex<Ledger>>,
-    letters: Letters,
+    letters: Target,
     clock: SystemClock,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -47,16 +48,34 @@ pub(crate) struct Row {
     pub(crate) number: u64,
     pub(crate) aggregate: u64,
     pub(crate) event_type: String,
-    pub(crate) payload: String,
+    pub(crate) payload: Option<String>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Letters(Arc<Mutex<Vec<DeadLetter>>>);
+type Letters = Arc<Mutex<Vec<DeadLetter>>>;
 
-impl DeadLetters for Letters {
+/// Where dead letters go.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Memory(Letters),
+    Real(Arc<Targets>),
+}
+
+impl DeadLetters for Target {
     async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
-        self.0.lock().extend_from_slice(letters);
-        Ok(())
+        match self {
+            Self::Memory(all) => {
+                all.lock().extend_from_slice(letters);
+                Ok(())
+            }
+            Self::Real(targets) => targets.write(letters).await,
+        }
+    }
+
+    async fn aggregates(&self, slot: SlotId, limit: usize) -> Result<Vec<String>, DeadLetterError> {
+        match self {
+            Self::Memory(_) => Ok(Vec::new()),
+            Self::Real(targets) => targets.aggregates(slot, limit).await,
+        }
     }
 }
 
@@ -66,7 +85,7 @@ impl Row {
             number,
             aggregate,
             event_type: "T".to_owned(),
-            payload,
+            payload: Some(payload),
         }
     }
 
@@ -87,7 +106,7 @@ impl Row {
                 text(self.number.to_string()),
                 text(self.aggregate.to_string()),
                 text(self.event_type.clone()),
-                text(self.payload.clone()),
+                self.payload.clone().and_then(text),
             ],
             operation: EventOperation::Insert,
             late: false,
@@ -112,7 +131,12 @@ impl Relay {
         })
     }
 
-    pub(crate) fn start_configured(mut config: RelayConfig) -> Self {
+    /// Dead letters stay in memory: see [`Self::dead_letters`].
+    pub(crate) fn start_configured(config: RelayConfig) -> Self {
+        Self::start_into(config, Target::Memory(Letters::default()))
+    }
+
+    pub(crate) fn start_into(mut config: RelayConfig, letters: Target) -> Self {
         config.circuit_breaker.open_seconds = 1;
         config.retry.attempt_timeout_milliseconds = 2_000;
         let clock = SystemClock::start();
@@ -121,7 +145,7 @@ impl Relay {
         let mut ledger = Ledger::default();
         SlotId::all().for_each(|slot| ledger.open(slot, 0, []));
         let (ledger, metrics) = (Arc::new(Mutex::new(ledger)), Arc::new(Metrics::new().unwrap()));
-        let (letters, control, board) = (Letters::default(), Control::default(), Board::new(0));
+        let (control, board) = (Control::default(), Board::new(0));
         let delivery = Delivery {
             broker: KafkaBroker::new(settings, preparer.fixed_topic().is_none()).unwrap(),
             dead_letters: letters.clone(),
@@ -193,7 +217,14 @@ impl Relay {
     }
 
     pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.letters.0.lock().clone()
+        match &self.letters {
+            Target::Memory(letters) => letters.lock().clone(),
+            Target::Real(_) => panic!("they are where the configuration says"),
+        }
+    }
+
+    pub(crate) fn letters_health(&self) -> PartHealth {
+        self.board.part(Part::DeadLetters).unwrap()
     }
 
     pub(crate) fn view(&self) -> ViewState {

@@ -5,15 +5,21 @@
     reason = "a test fails by panicking"
 )]
 
+mod acl;
 mod cluster;
 mod fed;
+mod letters;
 mod messages;
 mod security;
+mod sizes;
+mod start;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterWhen;
+use crds::relay_status::Health;
 use relay::ports::{ErrorClass, Reason};
 
 use cluster::Cluster;
@@ -52,7 +58,7 @@ async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_ke
     let relay = Relay::start(&cluster, &topic);
     let mut rows = rows(0..100, 5);
     for row in rows.iter_mut().filter(|row| row.number % 2 == 1) {
-        row.payload = incompressible(row.number, 5_000);
+        row.payload = Some(incompressible(row.number, 5_000));
     }
     relay.offer(rows).await;
     relay.resolved(100).await;
@@ -82,7 +88,7 @@ async fn batches_that_the_broker_refuses_are_isolated() {
     cluster.alter(&topic, "max.message.bytes", "3000").await;
     let mut bad = rows(10..110, 5);
     for row in bad.iter_mut().filter(|row| row.number % 10 == 3) {
-        row.payload = incompressible(row.number, 5_000);
+        row.payload = Some(incompressible(row.number, 5_000));
     }
     relay.offer(bad).await;
     relay.resolved(110).await;
@@ -124,6 +130,11 @@ async fn a_paused_broker_delays_and_repeats_nothing() {
         Some(0.0),
         "a stall purges nothing"
     );
+    assert_eq!(
+        relay.sink_health().health,
+        Health::Healthy,
+        "what is delivered after a failed attempt heals"
+    );
     relay.stop().await;
 }
 
@@ -143,12 +154,15 @@ async fn a_killed_broker_opens_the_breaker_and_everything_is_delivered_after_its
     assert_eq!(relay.view().totals.processed, 50);
     cluster.script("start").await;
     relay.delivered(100).await;
+    // What librdkafka delivered while the circuit was open is no probe.
+    relay.offer(rows(100..110, 5)).await;
+    relay.delivered(110).await;
     wait_until("the breaker closes", A_WHILE, || {
         relay.metric("circuit_breaker_state") == Some(0.0)
     })
     .await;
     let messages = cluster.read(&topic).await;
-    messages.in_order_at_least_once(5, 100);
+    messages.in_order_at_least_once(5, 110);
     assert!(relay.dead_letters().is_empty());
     relay.stop().await;
 }
@@ -245,5 +259,66 @@ async fn a_topic_that_goes_missing_keeps_its_events_until_it_is_back() {
     assert_eq!(messages.len(), 10);
     messages.in_order_once(2);
     assert!(relay.dead_letters().is_empty());
+    relay.stop().await;
+}
+
+/// Isolation on several partitions, again and again, while events go on coming.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unacceptable_events_in_a_steady_load_leave_every_aggregate_in_order() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("steady", 4, &[]).await;
+    let relay = Relay::start(&cluster, &topic);
+    relay.offer(rows(0..10, 40)).await;
+    relay.delivered(10).await;
+    cluster.alter(&topic, "max.message.bytes", "3000").await;
+    let total = 8_000;
+    let unacceptable = |number: u64| number >= 10 && number.is_multiple_of(149);
+    let mut load = rows(10..total, 40);
+    for row in load.iter_mut().filter(|row| unacceptable(row.number)) {
+        row.payload = Some(incompressible(row.number, 5_000));
+    }
+    relay.offer_in_batches(load, 100, Duration::from_millis(20)).await;
+    relay.resolved(total).await;
+    let letters: BTreeSet<u64> = relay
+        .dead_letters()
+        .iter()
+        .map(|letter| letter.event_id.parse().unwrap())
+        .collect();
+    assert!(
+        letters
+            .iter()
+            .copied()
+            .eq((0..total).filter(|n| unacceptable(*n)))
+    );
+    let messages = cluster.read(&topic).await;
+    messages.in_order_exactly(40, (0..total).filter(|number| !unacceptable(*number)));
+    assert_eq!(
+        relay.metric("retry_attempts_total"),
+        None,
+        "no fault of the broker"
+    );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_types_that_nobody_has_heard_of_are_delivered_like_any_other() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("types", 2, &[]).await;
+    let relay = Relay::start(&cluster, &topic);
+    let mut rows = rows(0..300, 3);
+    for row in &mut rows {
+        row.event_type = format!("Unheard-of {}", row.number);
+    }
+    relay.offer(rows).await;
+    relay.delivered(300).await;
+    let messages = cluster.read(&topic).await;
+    messages.in_order_exactly(3, 0..300);
+    let types: BTreeSet<_> = messages
+        .all()
+        .iter()
+        .map(|message| message.header("event-type"))
+        .collect();
+    assert_eq!(types.len(), 300);
+    assert_eq!(relay.metric("cdc_events_processed_total"), Some(300.0));
     relay.stop().await;
 }

@@ -12,6 +12,8 @@ pub(crate) struct Message {
     /// The row's number, which is its event id.
     pub(crate) number: u64,
     pub(crate) aggregate: u64,
+    /// Its length.
+    pub(crate) payload: Option<usize>,
     headers: BTreeMap<String, String>,
 }
 
@@ -33,12 +35,21 @@ impl Messages {
         self.0.push(Message {
             number: headers["event-id"].parse().unwrap(),
             aggregate: text(message.key().unwrap()).parse().unwrap(),
+            payload: message.payload().map(<[u8]>::len),
             headers,
         });
     }
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    pub(crate) fn all(&self) -> &[Message] {
+        &self.0
+    }
+
+    pub(crate) fn numbers(&self) -> BTreeSet<u64> {
+        self.0.iter().map(|message| message.number).collect()
     }
 
     pub(crate) fn of_aggregate(&self, aggregate: u64) -> Vec<&Message> {
@@ -63,11 +74,17 @@ impl Messages {
 
     /// All numbers below `count` are there, and the first appearances of each aggregate are in order.
     pub(crate) fn in_order_at_least_once(&self, aggregates: u64, count: u64) {
-        let seen: BTreeSet<_> = self.0.iter().map(|message| message.number).collect();
+        self.in_order_exactly(aggregates, 0..count);
+    }
+
+    /// These numbers and no others are there, and the first appearances of each aggregate are in order.
+    pub(crate) fn in_order_exactly(&self, aggregates: u64, expected: impl IntoIterator<Item = u64>) {
+        let (seen, expected) = (self.numbers(), expected.into_iter().collect::<BTreeSet<_>>());
+        let missing: Vec<_> = expected.difference(&seen).collect();
+        let foreign: Vec<_> = seen.difference(&expected).collect();
         assert!(
-            seen.iter().copied().eq(0..count),
-            "{} of {count} are there",
-            seen.len()
+            missing.is_empty() && foreign.is_empty(),
+            "missing {missing:?}, foreign {foreign:?}"
         );
         for aggregate in 0..aggregates {
             let mut newest = None;

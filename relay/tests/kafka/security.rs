@@ -1,13 +1,15 @@
 //! TLS, SASL and authorisation: what works, and how mistakes show.
 
 use crds::Sink;
-use crds::relay_status::Health;
+use crds::dead_letter::DeadLetterTarget;
+use crds::relay_status::{BreakerState, Health};
 use crds::secrets::{Credentials, Tls};
 use crds::sink::{Sasl, SaslMechanism};
 
+use crate::acl::{May, allow};
 use crate::cluster::Cluster;
 use crate::fed::{Relay, wait_until};
-use crate::{A_WHILE, rows};
+use crate::{A_WHILE, letters, rows};
 
 struct Secure {
     cluster: Cluster,
@@ -111,4 +113,49 @@ async fn what_is_configured_right_delivers_and_what_is_wrong_says_so() {
     secure
         .waits_because(missing, &["UnknownTopicOrPartition: topic nowhere"])
         .await;
+}
+
+/// A user that may look at topics, and write to none until it is allowed to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_not_be_written_waits_until_it_may() {
+    let secure = Secure::start().await;
+    let cluster = &secure.cluster;
+    cluster.topic("letters", 1, &[]).await;
+    for topic in [&secure.topic, "letters"] {
+        allow(cluster, "stranger", May::Describe, topic).await;
+    }
+    let stranger = secure.sasl(SaslMechanism::Plain, "stranger", "stranger-secret");
+    let mut config = letters::config(cluster, &secure.topic, DeadLetterTarget::Topic);
+    config.sink = secure.sink("SASL_PLAINTEXT", None, stranger);
+    let target = letters::targets(&config, None).await;
+    let relay = Relay::start_into(config, target);
+    let mut rows = rows(0..20, 3);
+    rows[11].payload = None;
+    let (usable, rest) = rows.split_at(10);
+    relay.offer(usable.to_vec()).await;
+    let opened = || relay.view().breaker == BreakerState::Open;
+    wait_until("the breaker opens", A_WHILE, opened).await;
+    let said = relay.sink_health().message.unwrap();
+    assert!(said.to_lowercase().contains("authorization"), "{said}");
+    assert_eq!(relay.view().totals.processed, 0);
+    allow(cluster, "stranger", May::Write, &secure.topic).await;
+    relay.delivered(10).await;
+
+    relay.offer(rest.to_vec()).await;
+    let failures = "outbox_relay_dead_letter_write_failures_total";
+    wait_until("a letter that cannot be written", A_WHILE, || {
+        relay.metric(failures) >= Some(2.0)
+    })
+    .await;
+    assert_eq!(relay.view().totals.dead_lettered, 0);
+    allow(cluster, "stranger", May::Write, "letters").await;
+    relay.resolved(20).await;
+    let closed = || relay.view().breaker == BreakerState::Closed;
+    relay.offer(crate::rows(20..30, 3)).await;
+    wait_until("the breaker closes", A_WHILE, closed).await;
+    relay.resolved(30).await;
+    let messages = cluster.read(&secure.topic).await;
+    messages.in_order_exactly(3, (0..30).filter(|number| *number != 11));
+    assert_eq!(cluster.read("letters").await.numbers(), [11].into());
+    relay.stop().await;
 }

@@ -1,0 +1,244 @@
+//! Dead letters in a topic, in a table, in both: on a real broker and the sandbox's tables.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::RelayConfig;
+use crds::dead_letter::{DeadLetterTarget, OnAggregate};
+use crds::relay_status::{BreakerState, Health};
+use crds::sink::PayloadFormat;
+use relay::dead_letters::Targets;
+use relay::dead_letters::table::{TableDeadLetters, create_table};
+use relay::dead_letters::topic::{TopicDeadLetters, headers};
+use relay::deliver::kafka::KafkaSettings;
+use sandbox::Sandbox;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+
+use crate::cluster::Cluster;
+use crate::fed::{Relay, Target, incompressible, wait_until};
+use crate::{A_WHILE, rows};
+
+const LETTERS: &str = "letters";
+
+pub(crate) fn config(cluster: &Cluster, topic: &str, target: DeadLetterTarget) -> RelayConfig {
+    let mut config = RelayConfig {
+        identity: "test".to_owned(),
+        ..RelayConfig::default()
+    };
+    config.sink.bootstrap_servers = vec![cluster.bootstrap.clone()];
+    config.sink.topic = topic.to_owned();
+    config.dead_letter.target = target;
+    config.dead_letter.topic = (target != DeadLetterTarget::Table).then(|| LETTERS.to_owned());
+    config
+}
+
+/// The targets that the configuration names, as the relay makes them.
+pub(crate) async fn targets(config: &RelayConfig, session: Option<&Arc<Session>>) -> Target {
+    let table = match session {
+        Some(session) => Some(TableDeadLetters::open(session.clone(), config).await.unwrap()),
+        None => None,
+    };
+    let settings = KafkaSettings::new(&config.sink, &config.memory, "test").unwrap();
+    let topic = config.dead_letter.topic.as_deref();
+    let topic = topic.map(|topic| TopicDeadLetters::new(settings.dead_letters(), topic).unwrap());
+    Target::Real(Arc::new(Targets { table, topic }))
+}
+
+struct Tables {
+    session: Arc<Session>,
+    _sandbox: Sandbox,
+}
+
+impl Tables {
+    async fn start() -> Self {
+        let sandbox = Sandbox::builder().start().await.unwrap();
+        let node = sandbox.addr().to_string();
+        let session = SessionBuilder::new().known_node(node).build().await.unwrap();
+        let keyspace = "CREATE KEYSPACE outbox_relay WITH replication = {'class': 'NetworkTopologyStrategy', \
+                        'replication_factor': 1} AND tablets = {'enabled': false}";
+        session.query_unpaged(keyspace, ()).await.unwrap();
+        let table = create_table("outbox_relay", "dead_letters");
+        session.query_unpaged(table, ()).await.unwrap();
+        Self {
+            session: Arc::new(session),
+            _sandbox: sandbox,
+        }
+    }
+
+    /// Number, error class and length of the payload of each letter.
+    async fn letters(&self) -> BTreeSet<(u64, String, Option<usize>)> {
+        let all = "SELECT event_id, error_class, payload FROM outbox_relay.dead_letters";
+        let result = self.session.query_unpaged(all, ()).await.unwrap();
+        let rows = result.into_rows_result().unwrap();
+        rows.rows::<(String, String, Option<Vec<u8>>)>()
+            .unwrap()
+            .map(Result::unwrap)
+            .map(|(id, class, payload)| (id.parse().unwrap(), class, payload.map(|bytes| bytes.len())))
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_targets_have_every_letter_of_a_load_with_an_outage() {
+    let (cluster, tables) = (Cluster::start().await, Tables::start().await);
+    let topic = cluster.topic("poisoned", 3, &[]).await;
+    cluster.topic(LETTERS, 1, &[]).await;
+    let config = config(&cluster, &topic, DeadLetterTarget::Both);
+    let target = targets(&config, Some(&tables.session)).await;
+    let relay = Relay::start_into(config, target);
+    relay.offer(rows(0..10, 30)).await;
+    relay.delivered(10).await;
+    cluster.alter(&topic, "max.message.bytes", "3000").await;
+    let total = 6_000;
+    let unacceptable = |number: u64| number >= 10 && number.is_multiple_of(211);
+    let mut load = rows(10..total, 30);
+    for row in load.iter_mut().filter(|row| unacceptable(row.number)) {
+        row.payload = Some(incompressible(row.number, 5_000));
+    }
+    let load = relay.offer_in_batches(load, 100, Duration::from_millis(20));
+    let outage = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        cluster.script("kill").await;
+        wait_until("the breaker opens", A_WHILE, || {
+            relay.view().breaker == BreakerState::Open
+        })
+        .await;
+        cluster.script("start").await;
+    };
+    tokio::join!(load, outage);
+    relay.resolved(total).await;
+    let expected: BTreeSet<_> = (0..total).filter(|number| unacceptable(*number)).collect();
+    let messages = cluster.read(&topic).await;
+    messages.in_order_exactly(30, (0..total).filter(|number| !unacceptable(*number)));
+    assert_eq!(cluster.read(LETTERS).await.numbers(), expected);
+    let in_table = tables.letters().await;
+    assert!(
+        in_table
+            .iter()
+            .all(|(_, class, payload)| class == "message" && *payload == Some(5_000))
+    );
+    assert_eq!(
+        in_table
+            .iter()
+            .map(|(number, ..)| *number)
+            .collect::<BTreeSet<_>>(),
+        expected
+    );
+    wait_until("the circuit probes", A_WHILE, || {
+        relay.view().breaker != BreakerState::Open
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_no_messages_go_to_the_topic_with_what_is_known_of_them() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("json", 2, &[]).await;
+    cluster.topic(LETTERS, 1, &[]).await;
+    let mut config = config(&cluster, &topic, DeadLetterTarget::Topic);
+    config.sink.payload_format = PayloadFormat::Json;
+    let target = targets(&config, None).await;
+    let relay = Relay::start_into(config, target);
+    let mut rows = rows(0..12, 2);
+    rows[3].payload = None;
+    rows[6].payload = Some("{\"n\":".to_owned());
+    relay.offer(rows).await;
+    relay.resolved(12).await;
+    let messages = cluster.read(&topic).await;
+    messages.in_order_exactly(2, (0..12).filter(|number| ![3, 6].contains(number)));
+    let letters = cluster.read(LETTERS).await;
+    let [null, broken] = letters.all() else {
+        panic!("{letters:?}")
+    };
+    assert_eq!((null.number, null.aggregate, null.payload), (3, 1, None));
+    assert_eq!(
+        null.header(headers::ERROR),
+        Some("Unencodable: the payload is null; an event needs one")
+    );
+    assert_eq!((broken.number, broken.payload), (6, Some(5)));
+    let error = broken.header(headers::ERROR).unwrap();
+    assert!(error.contains("the payload is not JSON"), "{error}");
+    for letter in [null, broken] {
+        assert_eq!(letter.header("event-type"), Some("T"));
+        assert_eq!(letter.header(headers::CLASS), Some("message"));
+        assert_eq!(letter.header(headers::TOPIC), Some("json"));
+    }
+    assert_eq!(relay.view().breaker, BreakerState::Closed);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_too_large_for_its_topic_is_whole_in_the_table_or_waits_until_the_topic_takes_it() {
+    let (cluster, tables) = (Cluster::start().await, Tables::start().await);
+    let limit = [("max.message.bytes", "3000")];
+    let topic = cluster.topic("narrow", 1, &limit).await;
+    cluster.topic(LETTERS, 1, &limit).await;
+    let mut rows = rows(0..3, 1);
+    rows[1].payload = Some(incompressible(1, 5_000));
+
+    let both = config(&cluster, &topic, DeadLetterTarget::Both);
+    let target = targets(&both, Some(&tables.session)).await;
+    let relay = Relay::start_into(both, target);
+    relay.offer(rows.clone()).await;
+    relay.resolved(3).await;
+    let letters = cluster.read(LETTERS).await;
+    assert_eq!((letters.len(), letters.all()[0].payload), (1, None));
+    assert_eq!(letters.all()[0].header(headers::PAYLOAD_OMITTED), Some("5000"));
+    let whole = (1, "message".to_owned(), Some(5_000));
+    assert_eq!(tables.letters().await, [whole].into());
+    relay.stop().await;
+
+    let only = config(&cluster, &topic, DeadLetterTarget::Topic);
+    let target = targets(&only, None).await;
+    let relay = Relay::start_into(only, target);
+    relay.offer(rows).await;
+    wait_until("the breaker opens", A_WHILE, || {
+        relay.metric("outbox_relay_dead_letter_write_failures_total") >= Some(2.0)
+    })
+    .await;
+    let said = relay.letters_health();
+    assert_eq!(said.health, Health::Failed);
+    let reason = said.message.unwrap();
+    assert!(reason.contains("raise max.message.bytes"), "{reason}");
+    cluster.alter(LETTERS, "max.message.bytes", "10000").await;
+    relay.resolved(3).await;
+    assert_eq!(cluster.read(LETTERS).await.all()[1].payload, Some(5_000));
+    wait_until("health", A_WHILE, || {
+        relay.letters_health().health == Health::Healthy
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_stays_held_by_the_next_process() {
+    let (cluster, tables) = (Cluster::start().await, Tables::start().await);
+    let topic = cluster.topic("held", 2, &[]).await;
+    let mut config = config(&cluster, &topic, DeadLetterTarget::Table);
+    config.dead_letter.on_aggregate = OnAggregate::Hold;
+    let start = async || Relay::start_into(config.clone(), targets(&config, Some(&tables.session)).await);
+    let relay = start().await;
+    let mut load = rows(0..10, 5);
+    load[3].payload = None;
+    relay.offer(load).await;
+    relay.resolved(10).await;
+    relay.stop().await;
+
+    let relay = start().await;
+    relay.offer(rows(10..20, 5)).await;
+    relay.resolved(10).await;
+    assert_eq!(relay.metric("outbox_relay_held_aggregates"), Some(1.0));
+    relay.stop().await;
+    let held = |number: &u64| number % 5 == 3;
+    let messages = cluster.read(&topic).await;
+    messages.in_order_exactly(5, (0..20).filter(|number| !held(number)));
+    let letters = tables.letters().await;
+    let classes: Vec<_> = letters
+        .iter()
+        .map(|(number, class, _)| (*number, class.as_str()))
+        .collect();
+    assert_eq!(classes, [(3, "message"), (8, "held"), (13, "held"), (18, "held")]);
+}
