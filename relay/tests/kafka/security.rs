@@ -135,8 +135,6 @@ async fn what_may_not_be_written_waits_until_it_may() {
     relay.offer(usable.to_vec()).await;
     let opened = || relay.view().breaker == BreakerState::Open;
     wait_until("the breaker opens", A_WHILE, opened).await;
-    let said = relay.sink_health().message.unwrap();
-    assert!(said.to_lowercase().contains("authorization"), "{said}");
     assert_eq!(relay.view().totals.processed, 0);
     allow(cluster, "stranger", May::Write, &secure.topic).await;
     relay.delivered(10).await;
