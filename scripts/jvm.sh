@@ -1,5 +1,5 @@
 # shellcheck shell=bash source-path=SCRIPTDIR
-# Sourced by the scripts that run a JVM service: cache, jars, ports, processes. Linux, bash 4.4 or later.
+# Sourced by the scripts that run services: cache, jars, ports, processes. Linux, bash 4.4 or later.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${OUTBOX_CACHE:-$HOME/.cache/outbox-relay}

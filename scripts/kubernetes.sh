@@ -1,0 +1,212 @@
+#!/usr/bin/env bash
+# The control plane of Kubernetes on 127.0.0.1: etcd, kube-apiserver, kube-controller-manager and kube-scheduler, built
+# from the Go module proxy, without Docker and without root. There is no kubelet: pods are made and scheduled, and run
+# nowhere.
+#
+#   kubernetes.sh install              build the programs into the cache (start does it too); once, some 5 to 9 minutes
+#   kubernetes.sh start [dir] [--owner PID]   start a new cluster with its data in dir and print the path of the
+#                                      administrator's kubeconfig; --owner ends it when the process PID is gone
+#   kubernetes.sh stop|kill [dir] [part]      end all parts, or one of etcd, apiserver, controller-manager, scheduler:
+#                                      stop is SIGTERM, kill SIGKILL
+#   kubernetes.sh restart [dir]        start again what does not run, same ports and data
+#   kubernetes.sh kubectl [dir] ...    kubectl with the administrator's rights
+#
+# dir defaults to $OUTBOX_CACHE/run/kubernetes.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"
+
+BIN=$CACHE/kubernetes-$KUBERNETES_VERSION
+PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubectl)
+PARTS=(etcd apiserver controller-manager scheduler)
+# Starts take 4 s on a quiet machine; a busy build machine needs far longer.
+START_SECONDS=120
+
+main() {
+  local command=${1:-}
+  shift || true
+  case $command in
+    install) install ;;
+    start) start "$@" ;;
+    stop) end TERM "$@" ;;
+    kill) end KILL "$@" ;;
+    restart) run_parts "$(directory "${1:-}")" ;;
+    kubectl) KUBECONFIG=$(directory "$1")/admin.kubeconfig "$BIN/kubectl" "${@:2}" ;;
+    *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+  esac
+}
+
+directory() { realpath -m "${1:-$CACHE/run/kubernetes}"; }
+
+install() { [[ -d $BIN ]] || with_cache_lock build; }
+
+# All or nothing. The caches of Go are some 4 GB and of no use afterwards.
+build() {
+  [[ ! -d $BIN ]] || return 0
+  command -v go >/dev/null || die "Kubernetes $KUBERNETES_VERSION is not in $CACHE yet and Go is missing to build it; on Debian or Ubuntu: apt-get install -y golang-go"
+  echo "building Kubernetes $KUBERNETES_VERSION into $BIN (once)" >&2
+  rm -rf "$BIN".partial.*
+  local partial=$BIN.partial.$$ work=$CACHE/kubernetes-go.$$ package version
+  trap 'rm -rf "$partial" "$work"' EXIT
+  mkdir -p "$partial" "$work"
+  version=k8s.io/component-base/version
+  local -a names=(
+    -X "$version.gitVersion=v$KUBERNETES_VERSION" -X "$version.gitTreeState=clean"
+    -X "$version.gitMajor=1" -X "$version.gitMinor=$(cut -d. -f2 <<<"$KUBERNETES_VERSION")"
+    -X "k8s.io/client-go/pkg/version.gitVersion=v$KUBERNETES_VERSION"
+  )
+  (
+    cd "$ROOT/scripts/kubernetes"
+    export GOMODCACHE=$work/mod GOCACHE=$work/build GOFLAGS='-buildvcs=false -modcacherw -mod=readonly' CGO_ENABLED=0
+    local -a packages=()
+    for package in "${PROGRAMS[@]}"; do packages+=("k8s.io/kubernetes/cmd/$package"); done
+    go build -trimpath -ldflags "-s -w ${names[*]}" -o "$partial/" "${packages[@]}"
+    go build -trimpath -ldflags "-s -w" -o "$partial/etcd" go.etcd.io/etcd/server/v3
+  ) >&2 || die "Kubernetes could not be built (the message of Go stands above); nothing was left behind in $BIN"
+  mv "$partial" "$BIN"
+}
+
+start() {
+  local dir='' owner=''
+  if [[ ${1:-} && $1 != --* ]]; then dir=$1 && shift; fi
+  dir=$(directory "$dir")
+  if [[ ${1:-} == --owner ]]; then owner=${2:-} && [[ $owner ]] || die "--owner needs a value"; fi
+  install
+  [[ ! -e $dir/admin.kubeconfig ]] || die "$dir holds a cluster; end it with 'kubernetes.sh stop $dir' and remove the directory"
+  mkdir -p "$dir"
+  local port
+  for port in etcd peers apiserver controller-manager scheduler; do
+    mkdir -p "$dir/$port"
+    free_port >"$dir/$port/port"
+  done
+  credentials "$dir"
+  run_parts "$dir"
+  local -a folders=()
+  for port in "${PARTS[@]}"; do folders=("$dir/$port" "${folders[@]}"); done
+  if [[ $owner ]]; then kill_with_owner "$owner" "${folders[@]}" </dev/null >/dev/null 2>&1 & fi
+  echo "$dir/admin.kubeconfig"
+}
+
+# An authority of its own, certificates of the parts and of the administrator, and a kubeconfig each.
+credentials() {
+  command -v openssl >/dev/null || die "no openssl found; on Debian or Ubuntu: apt-get install -y openssl"
+  local dir=$1
+  mkdir -p "$dir/pki"
+  (
+    cd "$dir/pki"
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=outbox-relay-test \
+      -keyout ca.key -out ca.crt
+    openssl genrsa -out accounts.key 2048
+    openssl rsa -in accounts.key -pubout -out accounts.pub
+    certificate apiserver /CN=kube-apiserver serverAuth 'DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1'
+    certificate admin /O=system:masters/CN=admin clientAuth
+    certificate scheduler /CN=system:kube-scheduler clientAuth
+  ) >"$dir/pki/log" 2>&1 || die "the certificates could not be made; see $dir/pki/log"
+  kubeconfig "$dir" admin
+  kubeconfig "$dir" scheduler
+}
+
+# certificate NAME SUBJECT USAGE [ALTERNATIVE NAMES]
+certificate() {
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "$2" -keyout "$1.key" -out "$1.csr"
+  printf 'keyUsage=digitalSignature\nextendedKeyUsage=%s\n%s\n' "$3" "${4:+subjectAltName=$4}" >"$1.extensions"
+  openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile "$1.extensions" -out "$1.crt"
+}
+
+kubeconfig() {
+  local dir=$1 name=$2 pki=$1/pki
+  cat >"$dir/$name.kubeconfig" <<YAML
+apiVersion: v1
+kind: Config
+clusters:
+  - name: test
+    cluster:
+      server: https://127.0.0.1:$(cat "$dir/apiserver/port")
+      certificate-authority-data: $(base64 -w0 "$pki/ca.crt")
+users:
+  - name: $name
+    user:
+      client-certificate-data: $(base64 -w0 "$pki/$name.crt")
+      client-key-data: $(base64 -w0 "$pki/$name.key")
+contexts:
+  - name: test
+    context: {cluster: test, user: $name}
+current-context: test
+YAML
+}
+
+run_parts() {
+  local dir=$1 part deadline=$((SECONDS + START_SECONDS))
+  [[ -e $dir/admin.kubeconfig ]] || die "no cluster was started in $dir"
+  for part in "${PARTS[@]}"; do
+    running_pid "$dir/$part" >/dev/null || run_part "$dir" "$part"
+    # Without its predecessor a part only writes errors.
+    until ready "$dir" "$part"; do
+      running_pid "$dir/$part" >/dev/null || die "$part ended: $(tail -n 3 "$dir/$part/log")"
+      ((SECONDS < deadline)) || die "$part did not answer within $START_SECONDS s; see $dir/$part/log"
+      sleep 0.1
+    done
+  done
+}
+
+run_part() {
+  local dir=$1 part=$2 pki=$1/pki
+  local own=$dir/$part
+  case $part in
+    etcd)
+      local url peers
+      url=http://127.0.0.1:$(cat "$own/port") peers=http://127.0.0.1:$(cat "$dir/peers/port")
+      launch "$own" "$BIN/etcd" "--data-dir=$own/data" "--listen-client-urls=$url" "--advertise-client-urls=$url" \
+        "--listen-peer-urls=$peers" "--initial-advertise-peer-urls=$peers" "--initial-cluster=default=$peers" \
+        --unsafe-no-fsync --log-level=warn
+      ;;
+    apiserver)
+      # No endpoints of its own are kept: the address of a loopback interface is none.
+      launch "$own" "$BIN/kube-apiserver" "--etcd-servers=http://127.0.0.1:$(cat "$dir/etcd/port")" \
+        --bind-address=127.0.0.1 --advertise-address=127.0.0.1 --endpoint-reconciler-type=none \
+        "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" \
+        "--tls-cert-file=$pki/apiserver.crt" "--tls-private-key-file=$pki/apiserver.key" "--client-ca-file=$pki/ca.crt" \
+        --service-account-issuer=https://kubernetes.default.svc "--service-account-key-file=$pki/accounts.pub" \
+        "--service-account-signing-key-file=$pki/accounts.key" --service-cluster-ip-range=10.96.0.0/16 \
+        --authorization-mode=Node,RBAC --enable-admission-plugins=OwnerReferencesPermissionEnforcement
+      ;;
+    controller-manager)
+      # Nodes have no kubelet that renews them, so they count as alive for a day.
+      launch "$own" "$BIN/kube-controller-manager" "--kubeconfig=$dir/admin.kubeconfig" \
+        "--authentication-kubeconfig=$dir/admin.kubeconfig" "--authorization-kubeconfig=$dir/admin.kubeconfig" \
+        --bind-address=127.0.0.1 "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" --leader-elect=false \
+        "--service-account-private-key-file=$pki/accounts.key" "--root-ca-file=$pki/ca.crt" --node-monitor-grace-period=24h
+      ;;
+    scheduler)
+      launch "$own" "$BIN/kube-scheduler" "--kubeconfig=$dir/scheduler.kubeconfig" \
+        "--authentication-kubeconfig=$dir/admin.kubeconfig" "--authorization-kubeconfig=$dir/admin.kubeconfig" \
+        --bind-address=127.0.0.1 "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" --leader-elect=false
+      ;;
+  esac
+}
+
+ready() {
+  local dir=$1 part=$2
+  local pki=$dir/pki port
+  port=$(cat "$dir/$part/port")
+  case $part in
+    etcd) curl -fs "http://127.0.0.1:$port/health" ;;
+    apiserver) curl -fs --cacert "$pki/ca.crt" --cert "$pki/admin.crt" --key "$pki/admin.key" "https://127.0.0.1:$port/readyz" ;;
+    # The first namespace has its default account: controllers work.
+    controller-manager) KUBECONFIG=$dir/admin.kubeconfig "$BIN/kubectl" -n default get serviceaccount default ;;
+    scheduler) curl -fsk "https://127.0.0.1:$port/readyz" || curl -fsk "https://127.0.0.1:$port/healthz" ;;
+  esac >/dev/null 2>&1
+}
+
+# end SIGNAL [dir] [part]: the API server before etcd: without etcd its end would hang.
+end() {
+  local signal=$1 dir part
+  dir=$(directory "${2:-}")
+  for part in scheduler controller-manager apiserver etcd; do
+    [[ ${3:-$part} == "$part" ]] || continue
+    send "$signal" "$dir/$part"
+    gone "$dir/$part" 20 || { send KILL "$dir/$part" && gone "$dir/$part" 20; } || die "$part in $dir still runs"
+  done
+}
+
+main "$@"
