@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod classify;
 pub mod kafka;
 pub mod lane;
+pub mod narrowing;
 pub mod prepare;
 pub mod retry;
 pub mod shell;

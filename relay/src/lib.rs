@@ -15,6 +15,7 @@ pub mod event;
 pub mod fitness;
 pub mod health;
 pub mod http;
+pub mod journal;
 pub mod ledger;
 pub mod metrics;
 pub mod model;
