@@ -7,6 +7,7 @@ mod broker;
 mod dead_letters;
 mod log;
 mod state;
+mod transactions;
 
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub use log::{
 
 pub use state::{
     Checkpoint, Conditional, Epoch, Placement, ProcessRow, Save, SegmentKey, SlotRow, StateError, StateStore,
+};
+pub use transactions::{
+    Journal, JournalError, TransactionError, TransactionalBroker, TransactionalProducer, Verdict,
 };
 
 use crate::model::Micros;

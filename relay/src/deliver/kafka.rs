@@ -1,8 +1,10 @@
 //! The broker port on librdkafka.
 
+mod journal;
 mod settings;
 mod signals;
 mod status;
+mod transactional;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,9 +25,11 @@ use crate::deliver::classify::delivery_error;
 use crate::encode::Message;
 use crate::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role, Signals, TopicInfo};
 
+pub use journal::KafkaJournal;
 use settings::DEFAULT_MESSAGE_BYTES;
 pub use settings::{KafkaSettings, SettingsError};
 use signals::Context;
+pub use transactional::KafkaTransactionalProducer;
 
 /// The topic setting that limits a record batch.
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
@@ -116,6 +120,30 @@ impl KafkaBroker {
         created.map_err(|error: KafkaError| not_created(&error))
     }
 
+    /// A client with these settings, and the connections that its first message needs.
+    fn make(&self, config: &ClientConfig, signals: Signals) -> Result<KafkaProducer, DeliveryError> {
+        let inner = &self.0;
+        let (_, largest) = self.limits();
+        let context = Context::new(signals, inner.templated);
+        let producer = create(config, context).map_err(|error| not_created(&error))?;
+        Ok(KafkaProducer {
+            warming: warm_up(&producer, inner.found.lock().clone()),
+            producer,
+            templated: inner.templated,
+            message_bytes: largest.unwrap_or(DEFAULT_MESSAGE_BYTES),
+            broker: Arc::clone(inner),
+        })
+    }
+
+    /// The smallest and the largest `max.message.bytes` of the topics asked about.
+    fn limits(&self) -> (Option<usize>, Option<usize>) {
+        let known = |limit: usize| (1..usize::MAX).contains(&limit).then_some(limit);
+        (
+            known(self.0.smallest_limit.load(Ordering::Relaxed)),
+            known(self.0.largest_limit.load(Ordering::Relaxed)),
+        )
+    }
+
     /// `max.message.bytes` of a topic; None if it may not be read, or not in time.
     async fn limit(&self, topic: &str, timeout: Duration) -> Option<usize> {
         let admin = self.admin().await.ok()?;
@@ -141,20 +169,8 @@ impl Broker for KafkaBroker {
     type Producer = KafkaProducer;
 
     fn producer(&self, role: Role, signals: Signals) -> Result<KafkaProducer, DeliveryError> {
-        let inner = &self.0;
-        let known = |limit: usize| (1..usize::MAX).contains(&limit).then_some(limit);
-        let smallest = known(inner.smallest_limit.load(Ordering::Relaxed));
-        let largest = known(inner.largest_limit.load(Ordering::Relaxed));
-        let config = inner.settings.producer(role, smallest, largest);
-        let context = Context::new(signals, inner.templated);
-        let producer = create(&config, context).map_err(|error| not_created(&error))?;
-        Ok(KafkaProducer {
-            warming: warm_up(&producer, inner.found.lock().clone()),
-            producer,
-            templated: inner.templated,
-            message_bytes: largest.unwrap_or(DEFAULT_MESSAGE_BYTES),
-            broker: Arc::clone(inner),
-        })
+        let (smallest, largest) = self.limits();
+        self.make(&self.0.settings.producer(role, smallest, largest), signals)
     }
 
     async fn topic(&self, name: &str, timeout: Duration) -> Result<TopicInfo, DeliveryError> {

@@ -13,6 +13,7 @@ mod messages;
 mod security;
 mod sizes;
 mod start;
+mod transactions;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! What librdkafka is told. Pure, but for secrets read from their files.
 
+use std::time::Duration;
+
 use crds::{Memory, Sink};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -32,6 +34,17 @@ const TOPIC_PROPAGATION_MILLISECONDS: u32 = 5_000;
 /// librdkafka's largest message while no topic's limit is known: a broker takes no larger request unless its
 /// `socket.request.max.bytes` was raised. What a topic takes is for the broker to say.
 pub(super) const DEFAULT_MESSAGE_BYTES: usize = 100 << 20;
+
+/// How long a transaction may stay open. It bounds how long `read_committed` consumers wait behind a process that died,
+/// if nobody takes over its slots, which ends it sooner (lease, 10 s). A broker that stalls for longer ends the
+/// producer, so it is twice that.
+pub(super) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the broker may hold a fetch at the end of the journal: what reading it to the end costs at most.
+const FETCH_WAIT_MILLISECONDS: u32 = 10;
+
+/// Kibibytes that are fetched of the journal ahead of being read; librdkafka's default is 64 MiB.
+const FETCH_AHEAD_KIBIBYTES: u32 = 8_192;
 
 /// The range that librdkafka accepts for `message.max.bytes`.
 const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
@@ -124,6 +137,50 @@ impl KafkaSettings {
                 "queue.buffering.max.kbytes",
                 self.queue_kibibytes.min(i32::MAX as usize).to_string(),
             );
+        config
+    }
+
+    /// As [`Self::producer`], inside transactions. An abort takes everything back, so it needs no gapless guarantee.
+    pub(super) fn transactional(
+        &self,
+        id: &str,
+        smallest: Option<usize>,
+        largest: Option<usize>,
+    ) -> ClientConfig {
+        let mut config = self.producer(Role::Isolation, smallest, largest);
+        let timeout = TRANSACTION_TIMEOUT.as_millis();
+        // librdkafka refuses a socket time-out that leaves no time for a second request.
+        let socket = config
+            .get("socket.timeout.ms")
+            .and_then(|value| value.parse().ok());
+        if socket.is_none_or(|socket: u128| socket > timeout) {
+            config.set("socket.timeout.ms", SOCKET_TIMEOUT_MILLISECONDS.to_string());
+        }
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", timeout.to_string())
+            .set("message.timeout.ms", timeout.to_string());
+        config
+    }
+
+    /// For reading one partition by its offsets. The group is a name that librdkafka asks for; nobody joins it.
+    pub(super) fn reader(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", FETCH_WAIT_MILLISECONDS.to_string())
+            .set("queued.max.messages.kbytes", FETCH_AHEAD_KIBIBYTES.to_string());
+        config
+    }
+
+    /// For asking where a topic really ends, open transactions included.
+    pub(super) fn end_finder(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("isolation.level", "read_uncommitted");
         config
     }
 }
@@ -237,6 +294,30 @@ mod tests {
         assert_eq!(sizes(Some(2_000), Some(5_000_000)), (2_000, 5_000_000));
         assert_eq!(sizes(Some(9 << 20), Some(9 << 20)), (1 << 20, 9 << 20));
         assert_eq!(sizes(Some(10), Some(10)), (10, 1_000), "librdkafka takes no less");
+    }
+
+    #[test]
+    fn a_transaction_outlives_its_requests_and_no_message_outlives_it() {
+        let mut sink = Sink::default();
+        let transactional = |sink: &Sink| settings(sink).transactional("shop/relay-1/0", None, None);
+        check(
+            &transactional(&sink),
+            &[
+                ("transactional.id", "shop/relay-1/0"),
+                ("enable.idempotence", "true"),
+                ("enable.gapless.guarantee", "false"),
+                ("transaction.timeout.ms", "20000"),
+                ("message.timeout.ms", "20000"),
+                ("socket.timeout.ms", "15000"),
+            ],
+        );
+        for (configured, expected) in [("60000", "15000"), ("4000", "4000")] {
+            sink.properties
+                .insert("socket.timeout.ms".to_owned(), configured.to_owned());
+            let config = transactional(&sink);
+            check(&config, &[("socket.timeout.ms", expected)]);
+            assert!(config.create_native_config().is_ok());
+        }
     }
 
     #[test]
