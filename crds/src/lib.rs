@@ -12,6 +12,7 @@ mod load;
 pub mod memory;
 pub mod names;
 pub mod outbox_relay;
+pub mod pods;
 pub mod problems;
 mod read;
 pub mod relay_config;

@@ -52,6 +52,7 @@ pub const NUMBERS: &[Number] = &[
     number("state.checkpointIntervalMilliseconds", 10, 60_000),
     number("memory.inFlightMessages", 1, 1_000_000),
     number("memory.inFlightBytes", MIB, 4 * GIB),
+    number("monitoring.intervalSeconds", 1, HOUR),
 ];
 
 /// All texts, lists and maps.
@@ -98,6 +99,25 @@ pub const SIZES: &[Size] = &[
     size("deadLetter.topic", 249),
     size("state.keyspace", NAME),
     size("log.level", 500),
+    size("template.image", 500),
+    size("template.imagePullSecrets", 16),
+    size("template.imagePullSecrets[]", SECRET),
+    size("template.labels", 64),
+    size("template.labels{}", LABEL),
+    size("template.annotations", 64),
+    size("template.annotations{}", 4096),
+    size("template.nodeSelector", 64),
+    size("template.nodeSelector{}", LABEL),
+    size("template.tolerations", 32),
+    size("template.tolerations[].key", 317),
+    size("template.tolerations[].value", LABEL),
+    size("template.priorityClassName", SECRET),
+    size("template.resources.requests", 16),
+    size("template.resources.requests{}", 40),
+    size("template.resources.limits", 16),
+    size("template.resources.limits{}", 40),
+    size("monitoring.labels", 64),
+    size("monitoring.labels{}", LABEL),
 ];
 
 /// Names of keyspaces and tables: ScyllaDB takes up to 192 bytes since 2025.2 (scylladb#4480), and 48 before.
@@ -105,6 +125,9 @@ pub(crate) const NAME: u64 = 192;
 
 /// Names of Secrets and of their keys, as Kubernetes limits them.
 const SECRET: u64 = 253;
+
+/// Values of labels, as Kubernetes limits them.
+const LABEL: u64 = 63;
 
 const fn number(path: &'static str, min: u64, max: u64) -> Number {
     Number { path, min, max }
@@ -185,11 +208,16 @@ fn each(value: &Value, pattern: &str, path: &str, visit: &mut impl FnMut(&str, &
 mod tests {
     use super::*;
     use crate::RelayConfig;
+    use crate::outbox_relay::OutboxRelaySpec;
     use serde_json::json;
 
     #[test]
     fn every_number_of_the_defaults_has_a_range_that_holds_it() {
-        let defaults = serde_json::to_value(RelayConfig::default()).unwrap();
+        let mut defaults = serde_json::to_value(RelayConfig::default()).unwrap();
+        let resource = serde_json::to_value(OutboxRelaySpec::default()).unwrap();
+        for part in ["template", "monitoring"] {
+            defaults[part] = resource[part].clone();
+        }
         let mut numbers = Vec::new();
         collect_numbers(&defaults, String::new(), &mut numbers);
         let mut ranged: Vec<_> = NUMBERS.iter().map(|number| number.path.to_owned()).collect();

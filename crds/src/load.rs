@@ -68,6 +68,7 @@ fn load_manifest(tree: Value, secrets_dir: &Path) -> Result<RelayConfig, Problem
     let spec: OutboxRelaySpec = read(spec_or_empty(manifest.spec), &mut in_spec);
     let config = spec.to_config(name, metadata("namespace").unwrap_or("default"));
     check(&config, Form::Resource, &mut in_spec);
+    spec.check_pods(&mut in_spec);
     problems.extend(in_spec.below("spec"));
     problems
         .into_result()

@@ -1,5 +1,6 @@
 //! The custom resource: an `OutboxRelay` declares one relay from one table to Kafka.
 
+use crate::pods::{Monitoring, Template};
 use crate::problems::Problems;
 use crate::secrets::{Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
 use crate::validation::{Form, check};
@@ -63,6 +64,12 @@ pub struct OutboxRelaySpec {
     pub state: State,
     /// How much one relay process may hold.
     pub memory: Memory,
+    /// True: no relay runs. Progress is kept, and delivery goes on from there.
+    pub paused: bool,
+    /// Settings of the relays' pods.
+    pub template: Template,
+    /// How the relays are found by Prometheus.
+    pub monitoring: Monitoring,
 }
 
 impl OutboxRelaySpec {
@@ -80,6 +87,7 @@ impl OutboxRelaySpec {
         let mut problems = Problems::default();
         let config = self.to_config(name, namespace);
         check(&config, Form::Resource, &mut problems);
+        self.check_pods(&mut problems);
         problems
             .below("spec")
             .into_result()
@@ -109,6 +117,12 @@ impl OutboxRelaySpec {
         secrets
     }
 
+    /// Checks what only the operator looks at.
+    pub(crate) fn check_pods(&self, problems: &mut Problems) {
+        let parts = serde_json::json!({"template": self.template, "monitoring": self.monitoring});
+        crate::limits::check(&parts, problems);
+    }
+
     /// The same as a configuration that still names Secrets.
     pub(crate) fn to_config(&self, name: &str, namespace: &str) -> RelayConfig {
         let Self {
@@ -121,6 +135,7 @@ impl OutboxRelaySpec {
             dead_letter,
             state,
             memory,
+            ..
         } = self.clone();
         RelayConfig {
             identity: identity.unwrap_or_else(|| format!("{namespace}.{name}")),
@@ -199,6 +214,9 @@ impl Default for OutboxRelaySpec {
             dead_letter,
             state,
             memory,
+            paused: false,
+            template: Template::default(),
+            monitoring: Monitoring::default(),
         }
     }
 }

@@ -12,6 +12,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Data events that a relay remembers. A reader that asks once a minute misses none at one event per second.
 pub const MAX_DATA_EVENTS: usize = 64;
 
+/// Retention is at risk when less than this part of it is left until the oldest unresolved row expires.
+pub const HEADROOM_AT_RISK_PERCENT: u8 = 25;
+
 /// Slots that are listed one by one: those that lag most. The others are only counted.
 pub const MAX_LISTED_SLOTS: usize = 8;
 
@@ -280,6 +283,18 @@ impl Lag {
     /// Whole seconds of the lag, rounded down.
     pub fn seconds(&self) -> u64 {
         self.milliseconds / 1000
+    }
+}
+
+impl Retention {
+    /// Whether unresolved rows come close to the end of the log's retention; see [`HEADROOM_AT_RISK_PERCENT`].
+    pub fn is_at_risk(&self) -> bool {
+        match (self.ttl_seconds, self.headroom_seconds) {
+            (Some(ttl), Some(headroom)) => {
+                i128::from(headroom) * 100 < i128::from(ttl) * i128::from(HEADROOM_AT_RISK_PERCENT)
+            }
+            _ => false,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ mod rules;
 use super::OutboxRelay;
 use crate::limits::{NUMBERS, SIZES};
 use kube::CustomResourceExt;
-use rules::{COLUMNS, NOT_EMPTY, PATTERNS, REQUIRED, RULES, Rule, STATUS_SIZES};
+use rules::{COLUMNS, NAME_RULE, NOT_EMPTY, PATTERNS, REQUIRED, RULES, Rule, STATUS_SIZES};
 use serde_json::{Value, json};
 
 /// Fields of the relay's own file; the custom resource names Secrets instead.
@@ -25,6 +25,12 @@ pub fn definition() -> Value {
     let schema = &mut version["schema"]["openAPIV3Schema"];
     schema["required"] = json!(["spec"]);
     clean(schema);
+    let Rule { rule, message, .. } = NAME_RULE;
+    push(
+        schema,
+        "x-kubernetes-validations",
+        json!({"rule": rule, "message": message}),
+    );
     let spec = &mut schema["properties"]["spec"];
     FILE_ONLY.iter().for_each(|path| remove(spec, path));
     limit(spec);
@@ -79,8 +85,10 @@ fn clean(schema: &mut Value) {
         map.insert("minimum".to_owned(), json!(minimum as u64));
     }
     map.remove("nullable");
+    // The fields of a section have their own defaults; a map has none but its own.
+    let is_section = map.contains_key("properties");
     match map.get_mut("default") {
-        Some(Value::Object(default)) => default.clear(),
+        Some(Value::Object(default)) if is_section => default.clear(),
         Some(Value::Null) => {
             map.remove("default");
         }

@@ -87,4 +87,10 @@ pub struct ShareStatus {
     /// Why it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Random id of its process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// Number of the newest data event of this process that became a Kubernetes Event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_sequence: Option<u64>,
 }

@@ -2,6 +2,7 @@
 
 use crds::RelayConfig;
 use crds::limits::{Number, SIZES};
+use crds::outbox_relay::OutboxRelaySpec;
 use crds::outbox_relay::definition::FILE_ONLY;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -18,16 +19,19 @@ variables (fields marked *file only*). `outbox-relay run -f` takes either. A fil
 without `identity`. What is unknown or out of range is refused, with everything that is wrong in one answer.
 ";
 
+/// Parts of the resource that only the operator looks at.
+const RESOURCE_ONLY: [&str; 3] = ["paused", "template", "monitoring"];
+
 /// Lists that must not be empty; texts without a default are required anyway.
 const REQUIRED: &[&str] = &["source.contactPoints", "sink.bootstrapServers"];
 
 #[test]
 fn the_committed_reference_is_the_types() {
-    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    let schema = settings
-        .into_generator()
-        .into_root_schema_for::<RelayConfig>()
-        .to_value();
+    let mut schema = schema_of::<RelayConfig>();
+    let resource = schema_of::<OutboxRelaySpec>();
+    for part in RESOURCE_ONLY {
+        schema["properties"][part] = resource["properties"][part].clone();
+    }
     let mut text = HEADING.to_owned();
     let fields = schema["properties"].as_object().unwrap();
     let single: Vec<_> = fields
@@ -39,6 +43,11 @@ fn the_committed_reference_is_the_types() {
         part(&mut text, name, field);
     }
     crate::matches_file(&crate::repository().join("docs/configuration.md"), &text);
+}
+
+fn schema_of<T: schemars::JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
 /// One section of the file, and those within it.
@@ -88,7 +97,7 @@ fn table<'a>(text: &mut String, part: &str, fields: impl Iterator<Item = (&'a St
 fn only(path: &str) -> &'static str {
     if FILE_ONLY.contains(&path) || matches!(path, "apiVersion" | "http" | "log") {
         " *file only*"
-    } else if path.ends_with("SecretRef") {
+    } else if path.ends_with("SecretRef") || RESOURCE_ONLY.contains(&path) {
         " *resource only*"
     } else {
         ""

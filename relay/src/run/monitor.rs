@@ -16,7 +16,7 @@ use crate::ports::Clock;
 const INTERVAL: Duration = Duration::from_secs(15);
 
 /// Retention is at risk when less than this part of it is left.
-const HEADROOM_AT_RISK: f64 = 0.25;
+const HEADROOM_AT_RISK: f64 = crds::relay_status::HEADROOM_AT_RISK_PERCENT as f64 / 100.0;
 
 /// Checkpoints that are this old do not get through: many intervals, and more than a slow store takes.
 const CHECKPOINT_STALLED: Duration = Duration::from_secs(30);

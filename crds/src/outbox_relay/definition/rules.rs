@@ -28,6 +28,8 @@ pub(super) const NOT_EMPTY: &[&str] = &[
     "sink.tls.caSecretRef.key",
     "sink.sasl.credentialsSecretRef.name",
     "sink.headers[].name",
+    "template.image",
+    "template.imagePullSecrets[]",
 ];
 
 /// A rule of the Common Expression Language. Messages are constant and the texts that rules compare are bounded, which
@@ -38,6 +40,13 @@ pub(super) struct Rule {
     pub(super) rule: &'static str,
     pub(super) message: &'static str,
 }
+
+/// The rule about the resource as a whole: its Service and its pods' labels carry its name.
+pub(super) const NAME_RULE: Rule = Rule {
+    at: "",
+    rule: "self.metadata.name.size() <= 57 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    message: "metadata.name must be at most 57 lower case letters, digits and dashes, from a letter to a letter or digit: its Service is named after it",
+};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -171,9 +180,13 @@ pub(super) const PATTERNS: &[(&str, &str)] = &[
     ("sink.keyColumn", CQL_NAME_PATTERN),
     ("sink.headers[].column", CQL_NAME_PATTERN),
     ("deadLetter.table", "^([a-zA-Z0-9_]+[.])?[a-zA-Z0-9_]+$"),
+    ("template.resources.requests{}", QUANTITY_PATTERN),
+    ("template.resources.limits{}", QUANTITY_PATTERN),
 ];
 
 const CQL_NAME_PATTERN: &str = "^[a-zA-Z0-9_]+$";
+
+const QUANTITY_PATTERN: &str = "^[0-9]+([.][0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?$";
 
 /// Columns of `kubectl get`: name, type, path, description, and whether only `-o wide` shows them.
 pub(super) const COLUMNS: &[(&str, &str, &str, &str, bool)] = &[
