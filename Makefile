@@ -28,8 +28,9 @@ conformance: ## CDC cases, clients, drivers against a ScyllaDB node: SCYLLA=host
 	  cargo test -p outbox-sandbox --no-fail-fast --test cdc --test clients --test driver
 
 .PHONY: generate
-generate: ## rewrite what is generated from the types: resource definition, reference, error texts
+generate: ## rewrite what is generated from the types: resource definition, reference, error texts, children
 	UPDATE_GENERATED=1 cargo test -p outbox-relay-crds --features kubernetes --test contract
+	UPDATE_GENERATED=1 cargo test -p outbox-relay-operator --test desired
 
 .PHONY: demo
 demo: ## orders through sandbox, relay and real Kafka for 30 s; ends with the verifier's table

@@ -20,7 +20,10 @@ fn paths(document: &str) -> Vec<String> {
         let first = text.split('/').next().unwrap_or_default();
         text.contains('/')
             && !text.contains(' ')
-            && ["crds", "relay", "sandbox", "examples", "docs", "scripts"].contains(&first)
+            && [
+                "crds", "operator", "relay", "sandbox", "examples", "docs", "scripts",
+            ]
+            .contains(&first)
     };
     quoted.filter(is_path).collect()
 }
@@ -215,7 +218,7 @@ fn modules_that_decide_know_neither_driver_nor_broker() {
 fn the_relay_never_calls_kubernetes_and_nothing_shares_its_assumptions() {
     let manifest = |of: &str| read_to_string(root().join(of).join("Cargo.toml")).unwrap();
     assert!(!manifest("relay").contains("kube"));
-    for other in ["sandbox", "examples/orders", "crds"] {
+    for other in ["sandbox", "examples/orders", "crds", "operator"] {
         assert!(
             !manifest(other).contains("outbox-relay.workspace"),
             "{other} depends on the relay"

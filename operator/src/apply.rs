@@ -1,0 +1,280 @@
+//! Making children true: server-side apply with one field manager. A child is applied again when what is wanted of it
+//! has changed, or when somebody else has changed it.
+
+use crate::child::{Child, Kind};
+use crate::names::MANAGER;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, ValidationDirective};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// Why a child could not be made true.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// There is an object of this name that belongs to somebody else.
+    #[error("{kind} {name:?} exists and does not belong to this OutboxRelay; remove or rename it, or rename the OutboxRelay", kind = .kind.name())]
+    Foreign {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The API server refuses the child as it is.
+    #[error("the API server refuses {kind} {name:?}: {message}", kind = .kind.name())]
+    Refused {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What the API server says.
+        message: String,
+    },
+    /// The API server could not be asked, or had no time.
+    #[error("{kind} {name:?}: {source}", kind = .kind.name())]
+    Api {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What went wrong.
+        source: Box<kube::Error>,
+    },
+}
+
+/// What a watch shows of an object: enough to tell whose it is and whether it has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenObject {
+    /// UID of the object.
+    pub uid: Option<String>,
+    /// UID of its controlling owner.
+    pub owner: Option<String>,
+    version: Version,
+}
+
+/// Rises with every change of what was asked for. Where a kind counts generations those are taken, as its status
+/// changes all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(i64);
+
+impl SeenObject {
+    /// From an object's metadata.
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        let resource_version = metadata
+            .resource_version
+            .as_deref()
+            .and_then(|text| text.parse().ok());
+        let owner = controller_of(metadata).map(|owner| owner.uid.clone());
+        Self {
+            uid: metadata.uid.clone(),
+            owner,
+            version: Version(metadata.generation.or(resource_version).unwrap_or(0)),
+        }
+    }
+}
+
+/// The owner that controls an object.
+pub fn controller_of(
+    metadata: &ObjectMeta,
+) -> Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
+}
+
+/// Whose a child is.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    /// Namespace of the resource and its children.
+    pub namespace: &'a str,
+    /// UID of the resource.
+    pub uid: &'a str,
+}
+
+type Key = (Kind, String, String);
+
+/// Applies and removes.
+pub struct Applier {
+    client: Client,
+    /// What was applied last, and the version that the API server answered.
+    applied: Mutex<HashMap<Key, (String, Version)>>,
+}
+
+impl Applier {
+    /// Nothing is applied yet.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            applied: Mutex::default(),
+        }
+    }
+
+    /// Makes sure that a child is the owner's, or is not there: nobody else's object is ever adopted.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn admit(
+        &self,
+        owner: Owner<'_>,
+        child: &Child,
+        seen: Option<&SeenObject>,
+    ) -> Result<(), ApplyError> {
+        if self.is_current(&key(owner, child.kind, &child.name), &child.checksum(), seen) {
+            return Ok(());
+        }
+        let looked;
+        let seen = match seen {
+            Some(seen) => Some(seen),
+            // Without the operator's labels it is not watched, and may exist all the same.
+            None => {
+                looked = self.look(owner, child.kind, &child.name).await?;
+                looked.as_ref()
+            }
+        };
+        match seen {
+            Some(seen) if seen.owner.as_deref() != Some(owner.uid) => Err(ApplyError::Foreign {
+                kind: child.kind,
+                name: child.name.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a child that was admitted true, given what a watch shows of it; true if the API server was asked to.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn apply(
+        &self,
+        owner: Owner<'_>,
+        child: &Child,
+        seen: Option<&SeenObject>,
+    ) -> Result<bool, ApplyError> {
+        let key = key(owner, child.kind, &child.name);
+        let checksum = child.checksum();
+        if self.is_current(&key, &checksum, seen) {
+            return Ok(false);
+        }
+        let parameters = PatchParams::apply(MANAGER)
+            .force()
+            .validation(ValidationDirective::Strict);
+        let applied = self
+            .api(owner, child.kind)
+            .patch(&child.name, &parameters, &Patch::Apply(&child.object))
+            .await
+            .map_err(|error| refused_or_failed(child.kind, &child.name, error))?;
+        let version = SeenObject::of(&applied.metadata).version;
+        self.applied.lock().insert(key, (checksum, version));
+        Ok(true)
+    }
+
+    /// Removes an object if it belongs to the owner; what is not there is removed.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn remove(
+        &self,
+        owner: Owner<'_>,
+        kind: Kind,
+        name: &str,
+        seen: &SeenObject,
+    ) -> Result<bool, ApplyError> {
+        self.applied.lock().remove(&key(owner, kind, name));
+        if seen.owner.as_deref() != Some(owner.uid) {
+            return Ok(false);
+        }
+        let mut parameters = DeleteParams::background();
+        // Never another object that took the name.
+        parameters.preconditions = Some(Preconditions {
+            uid: seen.uid.clone(),
+            resource_version: None,
+        });
+        match self.api(owner, kind).delete(name, &parameters).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+            Err(error) => Err(refused_or_failed(kind, name, error)),
+        }
+    }
+
+    /// What the API server has of an object that is not watched.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn look(
+        &self,
+        owner: Owner<'_>,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Option<SeenObject>, ApplyError> {
+        let found = self.api(owner, kind).get_metadata_opt(name).await;
+        let found = found.map_err(|error| refused_or_failed(kind, name, error))?;
+        Ok(found.map(|object| SeenObject::of(&object.metadata)))
+    }
+
+    /// Stops the pods of a Deployment of the owner and leaves everything else of it.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn stop(&self, owner: Owner<'_>, name: &str) -> Result<(), ApplyError> {
+        let zero = serde_json::json!({"spec": {"replicas": 0}});
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let kind = Kind::Deployment;
+        let patched = self
+            .api(owner, kind)
+            .patch(name, &parameters, &Patch::Merge(zero))
+            .await;
+        patched
+            .map(|_| ())
+            .map_err(|error| refused_or_failed(kind, name, error))
+    }
+
+    /// Forgets a resource that is gone.
+    pub fn forget(&self, namespace: &str, is_of_it: impl Fn(&str) -> bool) {
+        self.applied
+            .lock()
+            .retain(|(_, of, name), _| of != namespace || !is_of_it(name));
+    }
+
+    /// A watch may lag behind what was applied; what it shows counts when it is newer.
+    fn is_current(&self, key: &Key, checksum: &str, seen: Option<&SeenObject>) -> bool {
+        let applied = self.applied.lock();
+        let Some((known, version)) = applied.get(key) else {
+            return false;
+        };
+        // What is not watched is nobody else's business.
+        let unchanged = seen.map_or(key.0 == Kind::ServiceMonitor, |seen| seen.version <= *version);
+        known == checksum && unchanged
+    }
+
+    fn api(&self, owner: Owner<'_>, kind: Kind) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), owner.namespace, &kind.resource())
+    }
+}
+
+fn key(owner: Owner<'_>, kind: Kind, name: &str) -> Key {
+    (kind, owner.namespace.to_owned(), name.to_owned())
+}
+
+/// What the API server understood and refused stays refused until something changes.
+fn refused_or_failed(kind: Kind, name: &str, error: kube::Error) -> ApplyError {
+    let name = name.to_owned();
+    match error {
+        kube::Error::Api(status) if status.is_invalid() || status.is_forbidden() || status.code == 400 => {
+            ApplyError::Refused {
+                kind,
+                name,
+                message: status.message,
+            }
+        }
+        source => ApplyError::Api {
+            kind,
+            name,
+            source: Box::new(source),
+        },
+    }
+}

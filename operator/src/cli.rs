@@ -1,0 +1,204 @@
+//! The command line, and the life of the process: election, passes, end.
+
+use crate::controller::{Operator, look_for_service_monitors};
+use crate::desired::Settings;
+use crate::http::{Telltale, serve};
+use crate::leader::Candidate;
+use crate::metrics::Metrics;
+use crate::watches;
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use kube::Client;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Passes that run get this long to end: less than the Lease, which is not renewed meanwhile, may have left.
+const END: Duration = Duration::from_secs(4);
+
+/// Turns OutboxRelay resources into relays, and tells what the relays do.
+#[derive(Debug, Parser)]
+#[command(name = "outbox-relay-operator", version, max_term_width = 110)]
+pub struct Cli {
+    /// Image of relays whose resource names none.
+    #[arg(long, env = "RELAY_IMAGE", default_value = concat!("outbox-relay:", env!("CARGO_PKG_VERSION")))]
+    pub relay_image: String,
+    /// Port that relays listen on.
+    #[arg(long, default_value_t = 9090, value_parser = clap::value_parser!(u16).range(1..))]
+    pub relay_port: u16,
+    /// The one namespace whose resources are looked after; all namespaces unless given.
+    #[arg(long, env = "WATCH_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Namespace of the Lease by which one of several operators is elected; that of the operator unless given.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// Name of that Lease.
+    #[arg(long, default_value = "outbox-relay-operator", value_name = "NAME")]
+    pub lease: String,
+    /// Name of this process, unlike that of any other operator; a random one unless given.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Resources that are worked on at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// Time after which Secrets are read again: a rotated one restarts relays within this time.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub secret_refresh_seconds: u16,
+    /// Address and port for /metrics, /livez and /readyz.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Form of log lines; RUST_LOG chooses which there are.
+    #[arg(long, value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When there is no way to the API server, or the lead was lost: the process must end, and starts anew.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    log_lines(cli.log_format)?;
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    stop_on_signals(&stop, &mut tasks)?;
+    let mut config = kube::Config::infer().await.context("no way to an API server")?;
+    // Of 16 passes and a handful of watches each may wait for an answer; a stuck one must not wait for ever.
+    config.connect_timeout = Some(Duration::from_secs(5));
+    let lease_namespace = cli
+        .lease_namespace
+        .clone()
+        .unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).context("no way to the API server")?;
+    let metrics = Arc::new(Metrics::new()?);
+    let telltale = Arc::new(Telltale {
+        metrics: metrics.clone(),
+        ready: AtomicBool::new(false),
+    });
+    let listener = TcpListener::bind(cli.listen)
+        .await
+        .with_context(|| format!("--listen {}: cannot listen there", cli.listen))?;
+    info!(listen = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "starts");
+    let end_of_http = CancellationToken::new();
+    tasks.spawn({
+        let (telltale, stop) = (telltale.clone(), end_of_http.clone());
+        async move {
+            if let Err(error) = serve(listener, telltale, stop).await {
+                warn!(%error, "metrics and probes are not served any more");
+            }
+        }
+    });
+    let instance = cli.instance.clone().unwrap_or_else(random_name);
+    let mut candidate = Candidate::new(client.clone(), &lease_namespace, &cli.lease, &instance);
+    let reached = || telltale.ready.store(true, Ordering::Relaxed);
+    let led = if candidate.elected(&stop, reached).await {
+        lead(&cli, client, metrics, instance, &mut candidate, &stop).await
+    } else {
+        Ok(())
+    };
+    end_of_http.cancel();
+    tasks.shutdown().await;
+    led
+}
+
+/// Works as long as it leads.
+async fn lead(
+    cli: &Cli,
+    client: Client,
+    metrics: Arc<Metrics>,
+    instance: String,
+    candidate: &mut Candidate,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    metrics.leader.set(1);
+    let mut tasks = JoinSet::new();
+    let (world, triggers) = watches::start(&client, cli.namespace.as_deref(), &mut tasks);
+    let settings = Settings {
+        image: cli.relay_image.clone(),
+        port: cli.relay_port,
+    };
+    let fresh = Duration::from_secs(cli.secret_refresh_seconds.into());
+    let operator = Arc::new(Operator::new(
+        client,
+        settings,
+        world,
+        metrics.clone(),
+        instance,
+        fresh,
+    )?);
+    tasks.spawn(look_for_service_monitors(operator.clone()));
+    let mut passes = tokio::spawn(operator.run(triggers, cli.concurrency, stop.clone()));
+    let leads = tokio::select! {
+        biased;
+        leads = candidate.lead(stop) => leads,
+        ended = &mut passes => anyhow::bail!("the passes ended: {ended:?}"),
+    };
+    metrics.leader.set(0);
+    if !leads {
+        // Another one may lead already: nothing more is done, not even what was begun.
+        passes.abort();
+        anyhow::bail!("the lead was lost");
+    }
+    if tokio::time::timeout(END, passes).await.is_err() {
+        warn!("passes did not end in time");
+    }
+    tasks.shutdown().await;
+    candidate.release().await;
+    info!("ends");
+    Ok(())
+}
+
+fn stop_on_signals(stop: &CancellationToken, tasks: &mut JoinSet<()>) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+fn random_name() -> String {
+    format!("operator-{:016x}", rand::random::<u64>())
+}
+
+fn log_lines(format: LogFormat) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .or_else(|_| tracing_subscriber::EnvFilter::try_new("info"))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

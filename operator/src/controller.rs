@@ -1,0 +1,340 @@
+//! One pass over a resource, and the loop that makes passes. This is the shell: what is decided, is decided in
+//! [`crate::validate`], [`crate::desired`], [`crate::plan`] and [`crate::status`].
+
+mod children;
+mod shares;
+
+use crate::apply::Applier;
+use crate::desired::Settings;
+use crate::metrics::Metrics;
+use crate::observe::Observer;
+use crate::references::Secrets;
+use crate::status::{Outcome, ShareView, View, Write, roll_up, when_to_write};
+use crate::watches::{Triggers, World};
+use crate::{backoff, events, names};
+use crds::outbox_relay::OutboxRelay;
+use crds::outbox_relay::status::{OutboxRelayStatus, condition};
+use futures::{StreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{self, Action};
+use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
+use rand::random;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Time between two looks at the relays of a resource that is ready. Half of what a person takes for "now".
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The same while it is not ready: somebody waits for it. It costs the API server nothing.
+const LOOK_WHILE_NOT_READY: Duration = Duration::from_secs(2);
+
+/// A burst of triggers of one resource becomes one pass.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Why a pass did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// A child could not be made true for now.
+    #[error("{0}")]
+    Child(String),
+    /// Status or Events could not be written.
+    #[error("the status cannot be reported: {0}")]
+    Report(#[source] Box<kube::Error>),
+    /// A bug.
+    #[error("the pass panicked: {0}")]
+    Panic(String),
+}
+
+impl PassError {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Child(_) => "child",
+            Self::Report(_) => "report",
+            Self::Panic(_) => "panic",
+        }
+    }
+}
+
+/// Everything that a pass uses.
+pub struct Operator {
+    /// To the API server, with the operator's own rights.
+    pub client: Client,
+    /// As told at the start.
+    pub settings: Settings,
+    /// What is watched.
+    pub world: World,
+    /// Makes children true.
+    pub applier: Applier,
+    /// Reads what resources refer to.
+    pub secrets: Secrets,
+    /// Asks relays.
+    pub observer: Observer,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Name of this process, for Events.
+    pub instance: String,
+    /// Whether the cluster knows ServiceMonitors.
+    pub service_monitors: AtomicBool,
+    memory: Mutex<HashMap<String, Memory>>,
+}
+
+/// What is remembered of a resource between passes, by UID. None of it is needed after a restart.
+#[derive(Debug, Default)]
+struct Memory {
+    failures: u32,
+    /// The status as it was written last: the watch may lag behind.
+    written: Option<(Instant, OutboxRelayStatus)>,
+    /// Whether a ServiceMonitor that is not wanted was looked for.
+    unmonitored: bool,
+}
+
+impl Operator {
+    /// With these parts; what was read of Secrets is read again after `fresh`.
+    ///
+    /// # Errors
+    /// When there can be no HTTP client.
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        world: World,
+        metrics: Arc<Metrics>,
+        instance: String,
+        fresh: Duration,
+    ) -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            applier: Applier::new(client.clone()),
+            secrets: Secrets::new(client.clone(), fresh),
+            observer: Observer::new(settings.port)?,
+            client,
+            settings,
+            world,
+            metrics,
+            instance,
+            service_monitors: AtomicBool::new(false),
+            memory: Mutex::default(),
+        })
+    }
+
+    /// Makes passes until `stop`; those that run come to their end.
+    pub async fn run(self: Arc<Self>, triggers: Triggers, concurrency: u16, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = self.world.ready() => {}
+        }
+        let metrics = self.metrics.clone();
+        let queue = stream::unfold((triggers, metrics), |(mut triggers, metrics)| async move {
+            let relay = triggers.recv().await?;
+            metrics
+                .queue
+                .set(i64::try_from(triggers.len()).unwrap_or(i64::MAX));
+            Some((Ok::<_, Infallible>(relay), (triggers, metrics)))
+        });
+        let config = controller::Config::default()
+            .concurrency(concurrency)
+            .debounce(DEBOUNCE);
+        let passes = kube::runtime::applier(
+            |relay, operator: Arc<Self>| Box::pin(reconcile(relay, operator)),
+            |relay, error, operator: Arc<Self>| operator.after_error(&relay, error),
+            self.clone(),
+            self.world.relays.clone(),
+            Box::pin(queue.take_until(stop.cancelled_owned())),
+            config,
+        );
+        passes
+            .for_each(|pass| {
+                if let Err(controller::Error::ObjectNotFound(gone)) = pass {
+                    self.forget(&gone.name, gone.namespace.as_deref());
+                }
+                std::future::ready(())
+            })
+            .await;
+    }
+
+    fn after_error(&self, relay: &OutboxRelay, error: &PassError) -> Action {
+        let failures = self.remember(relay, |memory| {
+            memory.failures = memory.failures.saturating_add(1);
+            memory.failures
+        });
+        let delay = backoff::delay(failures, random());
+        self.metrics
+            .reconcile_errors
+            .with_label_values(&[error.category()])
+            .inc();
+        warn!(
+            namespace = relay.namespace(), name = relay.name_any(), %error, failures,
+            again_in_milliseconds = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            "a pass failed"
+        );
+        Action::requeue(delay)
+    }
+
+    fn remember<T>(&self, relay: &OutboxRelay, change: impl FnOnce(&mut Memory) -> T) -> T {
+        change(
+            self.memory
+                .lock()
+                .entry(relay.uid().unwrap_or_default())
+                .or_default(),
+        )
+    }
+
+    /// The resource is gone, and Kubernetes removes its children.
+    fn forget(&self, name: &str, namespace: Option<&str>) {
+        let known: Vec<_> = self
+            .world
+            .relays
+            .state()
+            .iter()
+            .filter_map(|relay| relay.uid())
+            .collect();
+        self.memory.lock().retain(|uid, _| known.contains(uid));
+        let shared = names::shared(name);
+        self.applier
+            .forget(namespace.unwrap_or_default(), |child| child.starts_with(&shared));
+    }
+
+    /// One pass; how long until the next one if nothing happens.
+    async fn pass(&self, relay: &OutboxRelay) -> Result<Duration, PassError> {
+        if relay.metadata.deletion_timestamp.is_some() {
+            // Kubernetes removes the children; the relays drain as they are stopped.
+            return Ok(LOOK_EVERY);
+        }
+        let outcome = self.make_children(relay).await;
+        let shares = self.look_at_shares(relay).await;
+        let previous = self.remember(relay, |memory| memory.written.clone().map(|(_, status)| status));
+        let previous = previous.or_else(|| relay.status.clone()).unwrap_or_default();
+        let status = roll_up(&View {
+            generation: relay.metadata.generation,
+            paused: relay.spec.paused,
+            count: relay.spec.shares,
+            selector: &names::selector_text(&relay.name_any()),
+            outcome: &outcome,
+            shares: &shares,
+            previous: &previous,
+            now: Timestamp::now(),
+        });
+        self.report(relay, &previous, &status, &shares).await?;
+        match outcome {
+            Outcome::Failed(error) => Err(PassError::Child(error)),
+            Outcome::Applied(_) | Outcome::Stalled { .. } => Ok(if is_ready(&status) {
+                LOOK_EVERY
+            } else {
+                LOOK_WHILE_NOT_READY
+            }),
+        }
+    }
+
+    /// Events before the status: what the status says was published, was published.
+    async fn report(
+        &self,
+        relay: &OutboxRelay,
+        previous: &OutboxRelayStatus,
+        status: &OutboxRelayStatus,
+        shares: &[ShareView],
+    ) -> Result<(), PassError> {
+        let failed = |error| PassError::Report(Box::new(error));
+        let due = events::due(previous, status, shares);
+        self.metrics.events.inc_by(due.len() as u64);
+        events::publish(&self.client, relay, &due, &self.instance)
+            .await
+            .map_err(failed)?;
+        let since = self.remember(relay, |memory| {
+            memory.written.as_ref().map(|(at, _)| at.elapsed())
+        });
+        if when_to_write(previous, status, since) != Write::Now {
+            return Ok(());
+        }
+        self.write(relay, status).await.map_err(failed)?;
+        self.metrics.status_writes.inc();
+        let written = Some((Instant::now(), status.clone()));
+        self.remember(relay, |memory| memory.written = written);
+        Ok(())
+    }
+
+    async fn write(&self, relay: &OutboxRelay, status: &OutboxRelayStatus) -> Result<(), kube::Error> {
+        let api: Api<OutboxRelay> =
+            Api::namespaced(self.client.clone(), &relay.namespace().unwrap_or_default());
+        let patch = serde_json::json!({
+            "apiVersion": crds::API_VERSION,
+            "kind": crds::outbox_relay::KIND,
+            // A resource of the same name that was made since is another one.
+            "metadata": {"uid": relay.uid()},
+            "status": status,
+        });
+        let parameters = PatchParams::apply(names::MANAGER).force();
+        match api
+            .patch_status(&relay.name_any(), &parameters, &Patch::Apply(patch))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(error)) if error.is_not_found() || error.is_conflict() => {
+                debug!(name = relay.name_any(), "the resource is gone");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_ready(status: &OutboxRelayStatus) -> bool {
+    let ready =
+        |known: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| known.type_ == condition::READY;
+    status
+        .conditions
+        .iter()
+        .find(ready)
+        .is_some_and(|ready| ready.status == "True")
+}
+
+async fn reconcile(relay: Arc<OutboxRelay>, operator: Arc<Operator>) -> Result<Action, PassError> {
+    let metrics = operator.metrics.clone();
+    metrics
+        .resources
+        .set(i64::try_from(operator.world.relays.len()).unwrap_or(i64::MAX));
+    metrics.reconciling.inc();
+    let timer = metrics.reconcile_seconds.start_timer();
+    // A task of its own, so that a panic ends the pass and not the operator.
+    let pass = tokio::spawn({
+        let (relay, operator) = (relay.clone(), operator.clone());
+        async move { operator.pass(&relay).await }
+    });
+    let result = pass
+        .await
+        .unwrap_or_else(|error| Err(PassError::Panic(error.to_string())));
+    timer.observe_duration();
+    metrics.reconciling.dec();
+    let again = result?;
+    operator.remember(&relay, |memory| memory.failures = 0);
+    Ok(Action::requeue(backoff::spread(again, random())))
+}
+
+/// Keeps looking whether the cluster knows ServiceMonitors: the prometheus-operator may come later.
+pub async fn look_for_service_monitors(operator: Arc<Operator>) {
+    loop {
+        let found = operator
+            .client
+            .list_api_group_resources("monitoring.coreos.com/v1")
+            .await;
+        match found {
+            Ok(list) => {
+                let known = list
+                    .resources
+                    .iter()
+                    .any(|resource| resource.kind == "ServiceMonitor");
+                operator.service_monitors.store(known, Ordering::Relaxed);
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                operator.service_monitors.store(false, Ordering::Relaxed);
+            }
+            Err(error) => debug!(%error, "the API server was not asked for ServiceMonitors"),
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}

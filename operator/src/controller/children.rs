@@ -1,0 +1,171 @@
+//! The first half of a pass: from the resource to its children.
+
+use super::Operator;
+use crate::apply::{ApplyError, Owner};
+use crate::child::{Child, Kind};
+use crate::desired::{Children, References, children, wants_service_monitor};
+use crate::names;
+use crate::plan::{SeenShare, Waiting, plan};
+use crate::references::Broken;
+use crate::status::Outcome;
+use crate::validate::validate;
+use crate::watches::RelayPod;
+use crds::outbox_relay::OutboxRelay;
+use kube::ResourceExt;
+use std::sync::atomic::Ordering;
+
+impl Operator {
+    /// Makes the children true as far as that can be done now. As long as the specification or a reference is broken
+    /// nothing is applied: what runs, runs on.
+    pub(super) async fn make_children(&self, relay: &OutboxRelay) -> Outcome {
+        let (namespace, uid) = (
+            relay.namespace().unwrap_or_default(),
+            relay.uid().unwrap_or_default(),
+        );
+        let owner = Owner {
+            namespace: &namespace,
+            uid: &uid,
+        };
+        let shares = self.world.shares(&namespace, &uid);
+        let wanted = match self.wanted(relay).await {
+            Ok(wanted) => wanted,
+            Err(outcome) => {
+                let stopped = self.stop_if_paused(relay, owner, &shares).await;
+                return stopped.err().unwrap_or(outcome);
+            }
+        };
+        match self.make(relay, owner, &wanted, &shares).await {
+            Ok(waiting) => Outcome::Applied(waiting),
+            Err(error) => outcome_of(&error),
+        }
+    }
+
+    /// All children, built before one is applied.
+    async fn wanted(&self, relay: &OutboxRelay) -> Result<Children, Outcome> {
+        let config = validate(relay, self.settings.port).map_err(|problems| Outcome::Stalled {
+            reason: "InvalidSpec",
+            message: problems.to_string(),
+        })?;
+        let found = self.secrets.fetch(relay).await;
+        let found = found.map_err(|error| Outcome::Failed(format!("Secrets cannot be read: {error}")))?;
+        let references = References {
+            service_monitors: self.service_monitors.load(Ordering::Relaxed),
+            ..found.map_err(|broken| of_broken(&broken))?
+        };
+        children(relay, &config, &references, &self.settings).map_err(|error| Outcome::Stalled {
+            reason: "InvalidSpec",
+            message: error.to_string(),
+        })
+    }
+
+    async fn make(
+        &self,
+        relay: &OutboxRelay,
+        owner: Owner<'_>,
+        wanted: &Children,
+        shares: &[SeenShare],
+    ) -> Result<Option<Waiting>, ApplyError> {
+        for child in wanted.iter() {
+            self.applier
+                .admit(owner, child, self.seen(owner, child).as_ref())
+                .await?;
+        }
+        for child in &wanted.shared {
+            self.apply(owner, child).await?;
+        }
+        let pods = self.world.pods(owner.namespace, &relay.name_any());
+        let pods: Vec<_> = pods.iter().map(RelayPod::seen).collect();
+        let plan = plan(&wanted.shares, shares, &pods);
+        for name in &plan.delete {
+            if let Some(seen) = self.world.seen(Kind::Deployment, owner.namespace, name) {
+                self.applier.remove(owner, Kind::Deployment, name, &seen).await?;
+            }
+        }
+        for index in &plan.apply {
+            self.apply(owner, &wanted.shares[*index].child).await?;
+        }
+        if plan.waiting.is_none() {
+            self.remove_orphans(relay, owner, wanted).await?;
+        }
+        Ok(plan.waiting)
+    }
+
+    async fn apply(&self, owner: Owner<'_>, child: &Child) -> Result<(), ApplyError> {
+        if self
+            .applier
+            .apply(owner, child, self.seen(owner, child).as_ref())
+            .await?
+        {
+            self.metrics.applies.with_label_values(&[child.kind.name()]).inc();
+        }
+        Ok(())
+    }
+
+    fn seen(&self, owner: Owner<'_>, child: &Child) -> Option<crate::apply::SeenObject> {
+        self.world.seen(child.kind, owner.namespace, &child.name)
+    }
+
+    /// ConfigMaps that nothing was started with any more, and a ServiceMonitor that is not wanted any more.
+    async fn remove_orphans(
+        &self,
+        relay: &OutboxRelay,
+        owner: Owner<'_>,
+        wanted: &Children,
+    ) -> Result<(), ApplyError> {
+        let in_use = self.world.configs_in_use(owner.namespace, owner.uid);
+        for (name, seen) in self.world.config_maps(owner.namespace, owner.uid) {
+            let is_wanted = wanted.shared.iter().any(|child| child.name == name);
+            if !is_wanted && !in_use.contains(&name) {
+                self.applier.remove(owner, Kind::ConfigMap, &name, &seen).await?;
+            }
+        }
+        if wants_service_monitor(relay) || !self.service_monitors.load(Ordering::Relaxed) {
+            self.remember(relay, |memory| memory.unmonitored = false);
+        } else if !self.remember(relay, |memory| memory.unmonitored) {
+            let name = names::shared(&relay.name_any());
+            if let Some(seen) = self.applier.look(owner, Kind::ServiceMonitor, &name).await? {
+                self.applier
+                    .remove(owner, Kind::ServiceMonitor, &name, &seen)
+                    .await?;
+            }
+            self.remember(relay, |memory| memory.unmonitored = true);
+        }
+        Ok(())
+    }
+
+    /// A resource that is broken can be paused all the same.
+    async fn stop_if_paused(
+        &self,
+        relay: &OutboxRelay,
+        owner: Owner<'_>,
+        shares: &[SeenShare],
+    ) -> Result<(), Outcome> {
+        if relay.spec.paused {
+            for share in shares.iter().filter(|share| share.replicas > 0) {
+                let stopped = self.applier.stop(owner, &share.name).await;
+                stopped.map_err(|error| outcome_of(&error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_broken(broken: &[Broken]) -> Outcome {
+    let lines: Vec<_> = broken.iter().map(Broken::to_string).collect();
+    Outcome::Stalled {
+        reason: broken.first().map_or("SecretNotFound", Broken::reason),
+        message: lines.join("\n"),
+    }
+}
+
+fn outcome_of(error: &ApplyError) -> Outcome {
+    let reason = match error {
+        ApplyError::Foreign { .. } => "NameConflict",
+        ApplyError::Refused { .. } => "ChildRefused",
+        ApplyError::Api { .. } => return Outcome::Failed(error.to_string()),
+    };
+    Outcome::Stalled {
+        reason,
+        message: error.to_string(),
+    }
+}

@@ -1,0 +1,77 @@
+//! The second half of a pass: what there is of each share, and what its relay says.
+
+use super::Operator;
+use crate::names::share_label;
+use crate::plan::SeenShare;
+use crate::status::{RelayView, ShareView};
+use crate::watches::{RelayPod, order, share_name};
+use crds::outbox_relay::OutboxRelay;
+use kube::ResourceExt;
+use std::collections::BTreeSet;
+
+impl Operator {
+    pub(super) async fn look_at_shares(&self, relay: &OutboxRelay) -> Vec<ShareView> {
+        let (namespace, uid) = (
+            relay.namespace().unwrap_or_default(),
+            relay.uid().unwrap_or_default(),
+        );
+        let deployments = self.world.shares(&namespace, &uid);
+        let pods = self.world.pods(&namespace, &relay.name_any());
+        let mut shares = Vec::new();
+        let mut asked = Vec::new();
+        for label in labels(&deployments, &pods) {
+            let pod = pod_of(&pods, &label);
+            let exists = deployments
+                .iter()
+                .any(|share| share.label == label && share.replicas > 0 && !share.deleting);
+            if !exists && pod.is_none() {
+                continue;
+            }
+            if let Some(address) = pod.and_then(|pod| pod.address) {
+                asked.push((shares.len(), address));
+            }
+            shares.push(ShareView {
+                share: share_name(&label),
+                wanted: is_wanted(relay, &label),
+                exists,
+                relay: RelayView::Absent(
+                    pod.map_or_else(|| "it has no pod yet".to_owned(), |pod| pod.why.clone()),
+                ),
+            });
+        }
+        let addresses: Vec<_> = asked.iter().map(|(_, address)| *address).collect();
+        let answers = self.observer.ask_all(&addresses).await;
+        for ((index, _), answer) in asked.into_iter().zip(answers) {
+            let result = if answer.is_ok() { "answered" } else { "unknown" };
+            self.metrics.observations.with_label_values(&[result]).inc();
+            shares[index].relay = match answer {
+                Ok(status) => RelayView::Says(Box::new(status)),
+                Err(why) => RelayView::Unknown(why.to_string()),
+            };
+        }
+        shares
+    }
+}
+
+/// Shares that exist in any form, in order.
+fn labels(deployments: &[SeenShare], pods: &[RelayPod]) -> Vec<String> {
+    let of_deployments = deployments.iter().map(|share| share.label.clone());
+    let of_pods = pods.iter().filter_map(|pod| pod.share.clone());
+    let labels: BTreeSet<_> = of_deployments.chain(of_pods).collect();
+    let mut labels: Vec<_> = labels.into_iter().collect();
+    labels.sort_by_key(|label| order(label));
+    labels
+}
+
+fn is_wanted(relay: &OutboxRelay, label: &str) -> bool {
+    let (count, index) = order(label);
+    count == relay.spec.shares && share_label(index, count) == label
+}
+
+/// The pod that stands for a share: one that stays rather than one that stops, one that runs rather than one that does
+/// not.
+fn pod_of<'a>(pods: &'a [RelayPod], label: &str) -> Option<&'a RelayPod> {
+    pods.iter()
+        .filter(|pod| pod.share.as_deref() == Some(label))
+        .max_by_key(|pod| (!pod.deleting, pod.address.is_some()))
+}

@@ -1,0 +1,103 @@
+//! Names, labels and annotations of everything that the operator makes.
+
+use serde_json::{Value, json};
+
+/// Field manager of every server-side apply, and the value of `app.kubernetes.io/managed-by`.
+pub const MANAGER: &str = "outbox-relay-operator";
+
+/// Label of children and pods: the name of their OutboxRelay.
+pub const RELAY: &str = "outboxrelay.dev/relay";
+
+/// Label of share Deployments and their pods: the share, as in `2-of-4`.
+pub const SHARE: &str = "outboxrelay.dev/share";
+
+/// Annotation of a share Deployment: checksum of the pod template that is wanted of it.
+pub const REVISION: &str = "outboxrelay.dev/revision";
+
+/// Annotation of a share Deployment: name of its ConfigMap.
+pub const CONFIG: &str = "outboxrelay.dev/config";
+
+/// Annotation of pod templates: checksum of the configuration.
+pub const CONFIG_CHECKSUM: &str = "outboxrelay.dev/config-checksum";
+
+/// Annotation of pod templates: checksum of the keys of Secrets that are used.
+pub const SECRETS_CHECKSUM: &str = "outboxrelay.dev/secrets-checksum";
+
+/// Annotation that a user sets on an OutboxRelay to restart its relays, one share after another.
+pub const RESTARTED_AT: &str = "outboxrelay.dev/restartedAt";
+
+/// Name of the port of a relay's container and Service.
+pub const PORT: &str = "http";
+
+/// Longest name of an OutboxRelay: that of a Service, 63, without the suffix of [`shared`].
+pub const MAX_NAME: usize = 63 - SUFFIX.len();
+
+const SUFFIX: &str = "-relay";
+
+/// Name of the children that all shares have in common.
+pub fn shared(relay: &str) -> String {
+    format!("{relay}{SUFFIX}")
+}
+
+/// Name of a ConfigMap. It carries the checksum of its content: shares that were not rolled yet keep the one that they
+/// were started with.
+pub fn config(relay: &str, checksum: &str) -> String {
+    let short = checksum.get(..10).unwrap_or(checksum);
+    format!("{relay}{SUFFIX}-{short}")
+}
+
+/// Label value of share `index` (from 1) of `count`.
+pub fn share_label(index: u32, count: u32) -> String {
+    format!("{index}-of-{count}")
+}
+
+/// The share as the relay names it: `2/4` for the label `2-of-4`.
+pub fn share_of_label(label: &str) -> String {
+    label.replacen("-of-", "/", 1)
+}
+
+/// Name of the Deployment of a share.
+pub fn deployment(relay: &str, share_label: &str) -> String {
+    format!("{relay}{SUFFIX}-{share_label}")
+}
+
+/// What selects all relay pods of a resource.
+pub fn selector(relay: &str) -> Value {
+    json!({"app.kubernetes.io/name": "outbox-relay", RELAY: relay})
+}
+
+/// The same as text, for autoscalers.
+pub fn selector_text(relay: &str) -> String {
+    format!("app.kubernetes.io/name=outbox-relay,{RELAY}={relay}")
+}
+
+/// Recommended labels of all children. That of the version is not among those of pods: a new operator alone is no
+/// reason to restart a relay.
+pub fn labels(relay: &str) -> serde_json::Map<String, Value> {
+    let mut labels = pod_labels(relay);
+    labels.insert(
+        "app.kubernetes.io/version".to_owned(),
+        json!(env!("CARGO_PKG_VERSION")),
+    );
+    labels
+}
+
+/// Labels of the relays' pods, beside that of the share.
+pub fn pod_labels(relay: &str) -> serde_json::Map<String, Value> {
+    [
+        ("app.kubernetes.io/name", "outbox-relay"),
+        ("app.kubernetes.io/instance", relay),
+        ("app.kubernetes.io/component", "relay"),
+        ("app.kubernetes.io/part-of", "outbox-relay"),
+        ("app.kubernetes.io/managed-by", MANAGER),
+        (RELAY, relay),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), json!(value)))
+    .collect()
+}
+
+/// SHA-256 in hexadecimal.
+pub fn checksum(text: &[u8]) -> String {
+    hex::encode(openssl::sha::sha256(text))
+}

@@ -1,0 +1,288 @@
+//! What is told in each state, in the words of kstatus too.
+
+use super::*;
+use crds::outbox_relay::status::condition;
+use serde_json::{Value, json};
+
+/// What tools that wait for a resource make of it (kstatus): Stalled, then Reconciling, then Ready.
+fn kstatus(status: &OutboxRelayStatus, generation: i64) -> &'static str {
+    let is = |type_: &str, value: &str| of(status, type_).0 == value;
+    if status.observed_generation != Some(generation) {
+        "InProgress"
+    } else if is(condition::STALLED, "True") {
+        "Failed"
+    } else if is(condition::RECONCILING, "True") || !is(condition::READY, "True") {
+        "InProgress"
+    } else {
+        "Current"
+    }
+}
+
+fn of(status: &OutboxRelayStatus, type_: &str) -> (String, String) {
+    let known = status
+        .conditions
+        .iter()
+        .find(|known| known.type_ == type_)
+        .unwrap();
+    (known.status.clone(), known.reason.clone())
+}
+
+/// What a relay says, with some of it changed.
+pub(crate) fn says(change: Value) -> RelayView {
+    let time = "2026-01-31T12:00:00.000Z";
+    let mut status = json!({
+        "schemaVersion": 1, "identity": "i", "share": "1/2", "version": "1", "process": "p", "started": time,
+        "time": time, "phase": "Streaming", "ready": true,
+        "slots": {"wanted": 32, "owned": 32, "ranges": [], "slowest": []},
+        "components": [
+            {"name": "source", "health": "Healthy", "since": time},
+            {"name": "sink", "health": "Healthy", "since": time},
+        ],
+        "breaker": {"state": "Closed", "consecutiveFailures": 0},
+        "totals": {"processed": 5},
+        "lag": {"milliseconds": 2500, "inFlight": 1},
+        "retention": {},
+        "deadLettersPending": 0,
+        "order": {"preserved": true},
+    });
+    for (name, value) in change.as_object().unwrap() {
+        status[name] = value.clone();
+    }
+    RelayView::Says(Box::new(serde_json::from_value(status).unwrap()))
+}
+
+pub(crate) fn share(name: &str, relay: RelayView) -> ShareView {
+    ShareView {
+        share: name.to_owned(),
+        wanted: name.ends_with("/2"),
+        exists: true,
+        relay,
+    }
+}
+
+fn well() -> RelayView {
+    says(json!({}))
+}
+
+fn look(
+    outcome: &Outcome,
+    paused: bool,
+    shares: &[ShareView],
+    previous: &OutboxRelayStatus,
+) -> OutboxRelayStatus {
+    roll_up(&View {
+        generation: Some(7),
+        paused,
+        count: 2,
+        selector: "s",
+        outcome,
+        shares,
+        previous,
+        now: Timestamp::from_second(1000).unwrap(),
+    })
+}
+
+fn stalled() -> Outcome {
+    Outcome::Stalled {
+        reason: "InvalidSpec",
+        message: "spec.x: found 1; accepted: 2".to_owned(),
+    }
+}
+
+#[rustfmt::skip]
+#[test]
+fn each_state_is_told_as_it_is() {
+    let applied = Outcome::Applied(None);
+    let draining = Outcome::Applied(Some(Waiting::Draining(vec!["pod".to_owned()])));
+    let rolling = Outcome::Applied(Some(Waiting::Rolling("1-of-2".to_owned())));
+    let failed = Outcome::Failed("no answer".to_owned());
+    let unready = || says(json!({"ready": false, "notReadyBecause": "12 slots are not owned yet"}));
+    let absent = || RelayView::Absent("its pod starts".to_owned());
+    let silent = || RelayView::Unknown("no answer".to_owned());
+    let both = |first: RelayView, second: RelayView| vec![share("1/2", first), share("2/2", second)];
+    // Ready and its reason, Reconciling, Stalled, and what kstatus makes of them.
+    for (outcome, paused, shares, expected) in [
+        (&applied, false, both(well(), well()), "True AllSharesReady, False, False, Current"),
+        (&applied, false, both(well(), unready()), "False ShareNotReady, False, False, InProgress"),
+        (&applied, false, both(well(), absent()), "False Starting, True, False, InProgress"),
+        (&applied, false, both(well(), silent()), "Unknown ShareUnreachable, False, False, InProgress"),
+        (&applied, false, both(silent(), unready()), "False ShareNotReady, False, False, InProgress"),
+        (&applied, false, vec![share("1/2", well())], "False Starting, True, False, InProgress"),
+        (&draining, false, vec![share("1/3", well())], "False Draining, True, False, InProgress"),
+        (&rolling, false, both(well(), well()), "True AllSharesReady, True, False, InProgress"),
+        (&failed, false, both(well(), well()), "True AllSharesReady, True, False, InProgress"),
+        (&stalled(), false, both(well(), well()), "False InvalidSpec, False, True, Failed"),
+        (&applied, true, vec![], "False Paused, False, False, InProgress"),
+        (&stalled(), true, vec![], "False Paused, False, True, Failed"),
+    ] {
+        let status = look(outcome, paused, &shares, &OutboxRelayStatus::default());
+        let (is_ready, reason) = of(&status, condition::READY);
+        let reconciling = of(&status, condition::RECONCILING).0;
+        let stalls = of(&status, condition::STALLED).0;
+        let told = format!("{is_ready} {reason}, {reconciling}, {stalls}, {}", kstatus(&status, 7));
+        assert_eq!(told, expected, "{outcome:?} {shares:?}");
+        assert_eq!(
+            status.conditions.len(),
+            9,
+            "all conditions are there in every state"
+        );
+        assert!(
+            status
+                .conditions
+                .iter()
+                .all(|known| known.observed_generation == Some(7) && !known.reason.is_empty())
+        );
+    }
+}
+
+#[test]
+fn of_what_relays_say_the_worst_counts_and_what_is_unknown_is_not_fine() {
+    let check = |type_: &str, change: Value, expected: (&str, &str)| {
+        let outcome = Outcome::Applied(None);
+        let silent = || RelayView::Unknown("no answer".to_owned());
+        let shares = [share("1/2", well()), share("2/2", says(change.clone()))];
+        let found = of(
+            &look(&outcome, false, &shares, &OutboxRelayStatus::default()),
+            type_,
+        );
+        assert_eq!((found.0.as_str(), found.1.as_str()), expected, "{type_} {change}");
+        let shares = [share("1/2", silent()), share("2/2", says(change.clone()))];
+        let (found, _) = of(
+            &look(&outcome, false, &shares, &OutboxRelayStatus::default()),
+            type_,
+        );
+        assert_eq!(
+            found,
+            if expected.0 == "False" { "False" } else { "Unknown" },
+            "{type_} {change}"
+        );
+    };
+    let component = |name: &str, health: &str| json!({"components": [{"name": name, "health": health, "since": "2026-01-31T12:00:00Z"}]});
+    check(condition::SOURCE_CONNECTED, json!({}), ("True", "Connected"));
+    check(
+        condition::SOURCE_CONNECTED,
+        component("source", "Failed"),
+        ("False", "Failed"),
+    );
+    check(
+        condition::SOURCE_CONNECTED,
+        component("source", "Starting"),
+        ("Unknown", "Starting"),
+    );
+    check(
+        condition::SINK_CONNECTED,
+        component("sink", "Degraded"),
+        ("True", "Degraded"),
+    );
+    check(
+        condition::SINK_CONNECTED,
+        component("source", "Healthy"),
+        ("Unknown", "NotReported"),
+    );
+    let breaker = |state: &str| json!({"breaker": {"state": state, "consecutiveFailures": 5}});
+    check(condition::CIRCUIT_CLOSED, breaker("Open"), ("False", "Open"));
+    check(
+        condition::CIRCUIT_CLOSED,
+        breaker("HalfOpen"),
+        ("False", "HalfOpen"),
+    );
+    check(
+        condition::DEAD_LETTERS_EMPTY,
+        json!({"deadLettersPending": 2}),
+        ("False", "Pending"),
+    );
+    let retention = |headroom: i64| json!({"retention": {"ttlSeconds": 1000, "headroomSeconds": headroom}});
+    check(condition::RETENTION_SAFE, retention(249), ("False", "AtRisk"));
+    check(condition::RETENTION_SAFE, retention(-1), ("False", "AtRisk"));
+    check(
+        condition::ORDER_PRESERVED,
+        json!({"order": {"preserved": false}}),
+        ("False", "NotPreserved"),
+    );
+}
+
+#[test]
+fn numbers_are_sums_or_the_worst_and_a_silent_share_keeps_what_was_told_of_it() {
+    let event =
+        json!([{"sequence": 4, "time": "2026-01-31T12:00:00Z", "kind": "LateEvents", "message": "m"}]);
+    let worse = says(
+        json!({"dataEvents": event, "phase": "CatchingUp", "deadLettersPending": 3,
+        "lag": {"milliseconds": 61000, "inFlight": 9}, "checkpointAgeMilliseconds": 1999}),
+    );
+    let shares = [share("1/2", well()), share("2/2", worse)];
+    let outcome = Outcome::Applied(None);
+    let first = look(&outcome, false, &shares, &OutboxRelayStatus::default());
+    assert_eq!(
+        (first.shares, first.ready_shares, first.totals.processed),
+        (2, 2, 10)
+    );
+    assert_eq!(
+        (first.lag_seconds, first.checkpoint_age_seconds),
+        (Some(61), Some(1))
+    );
+    assert_eq!(
+        (first.phase, first.dead_letters_pending),
+        (Some(Phase::CatchingUp), Some(3))
+    );
+
+    let silent = [
+        share("1/2", well()),
+        share("2/2", RelayView::Unknown("no answer".to_owned())),
+    ];
+    let mut second = look(&outcome, false, &silent, &first);
+    let told = &second.share_statuses[1];
+    assert_eq!(
+        (told.ready, told.event_sequence, told.process.as_deref()),
+        (false, Some(4), Some("p"))
+    );
+    // What did not change keeps its time.
+    second = roll_up(&View {
+        generation: Some(8),
+        paused: false,
+        count: 2,
+        selector: "s",
+        outcome: &outcome,
+        shares: &shares,
+        previous: &second,
+        now: Timestamp::from_second(2000).unwrap(),
+    });
+    let time = |type_: &str| {
+        let known = second
+            .conditions
+            .iter()
+            .find(|known| known.type_ == type_)
+            .unwrap();
+        known.last_transition_time.0.as_second()
+    };
+    assert_eq!((time(condition::STALLED), time(condition::READY)), (1000, 2000));
+}
+
+#[test]
+fn events_are_due_once() {
+    let event = |sequence: u64| json!({"sequence": sequence, "time": "2026-01-31T12:00:00Z", "kind": "DeadLettered", "message": "m"});
+    let with = |process: &str, events: Vec<Value>| {
+        [share(
+            "1/2",
+            says(json!({"process": process, "dataEvents": events})),
+        )]
+    };
+    let outcome = Outcome::Applied(None);
+    let keys = |previous: &OutboxRelayStatus, shares: &[ShareView]| {
+        let new = look(&outcome, false, shares, previous);
+        let due = crate::events::due(previous, &new, shares);
+        (new, due.into_iter().map(|due| due.key).collect::<Vec<_>>())
+    };
+    let (first, due) = keys(
+        &OutboxRelayStatus::default(),
+        &with("a", vec![event(1), event(2)]),
+    );
+    assert_eq!(due, ["a/1", "a/2"]);
+    let (second, due) = keys(&first, &with("a", vec![event(1), event(2), event(3)]));
+    assert_eq!(due, ["a/3"]);
+    assert_eq!(keys(&second, &with("a", vec![event(3)])).1, Vec::<String>::new());
+    assert_eq!(
+        keys(&second, &with("b", vec![event(1)])).1,
+        ["b/1"],
+        "another process counts anew"
+    );
+}

@@ -1,0 +1,357 @@
+//! What the operator keeps watching, and what of it belongs to a resource. Only objects with the operator's labels are
+//! watched; of those whose content does not matter only the metadata.
+
+use crate::apply::{SeenObject, controller_of};
+use crate::child::Kind;
+use crate::names::{self, CONFIG, MANAGER, RELAY, REVISION, SHARE};
+use crate::plan::{SeenPod, SeenShare};
+use crds::outbox_relay::OutboxRelay;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::watcher::{self, watcher};
+use kube::runtime::{WatchStreamExt, predicates, utils::Predicate};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::net::IpAddr;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+/// Triggers that wait for the queue. A watch waits when it is full; nothing is lost.
+const TRIGGERS: usize = 1024;
+
+/// Everything that is watched beside the resources themselves.
+pub struct World {
+    /// The resources.
+    pub relays: Store<OutboxRelay>,
+    deployments: Store<Deployment>,
+    pods: Store<Pod>,
+    config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    services: Store<PartialObjectMeta<Service>>,
+    service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
+    disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+}
+
+/// References to resources that something happened to.
+pub type Triggers = mpsc::Receiver<ObjectRef<OutboxRelay>>;
+
+/// Starts all watches as tasks of `tasks`; they end with it.
+pub fn start(client: &Client, namespace: Option<&str>, tasks: &mut JoinSet<()>) -> (World, Triggers) {
+    let (sender, triggers) = mpsc::channel(TRIGGERS);
+    let mut start = Start {
+        client,
+        namespace,
+        tasks,
+        sender,
+    };
+    let ours = format!("app.kubernetes.io/managed-by={MANAGER}");
+    let world = World {
+        relays: start.relays(),
+        deployments: start.children(&ours, trim_deployment),
+        // Sidecars carry the label of their relay too, and are not the operator's.
+        pods: start.children(&format!("{RELAY},{ours}"), trim_pod),
+        config_maps: start.children(&ours, |_| {}),
+        services: start.children(&ours, |_| {}),
+        service_accounts: start.children(&ours, |_| {}),
+        disruption_budgets: start.children(&ours, |_| {}),
+    };
+    (world, triggers)
+}
+
+struct Start<'a> {
+    client: &'a Client,
+    namespace: Option<&'a str>,
+    tasks: &'a mut JoinSet<()>,
+    sender: mpsc::Sender<ObjectRef<OutboxRelay>>,
+}
+
+impl Start<'_> {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    fn relays(&mut self) -> Store<OutboxRelay> {
+        let (reader, writer) = store();
+        let config = watcher::Config::default();
+        let touched = watcher(self.api::<OutboxRelay>(), config)
+            .default_backoff()
+            .modify(|relay| relay.managed_fields_mut().clear())
+            .reflect(writer)
+            .touched_objects()
+            // Our own writes of the status are no news.
+            .predicate_filter(
+                predicates::generation.combine(predicates::annotations),
+                kube::runtime::PredicateConfig::default(),
+            );
+        self.spawn(touched, |relay| Some(ObjectRef::from_obj(relay)));
+        reader
+    }
+
+    fn children<K>(&mut self, labels: &str, trim: fn(&mut K)) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (reader, writer) = store();
+        let touched = watcher(self.api::<K>(), watcher::Config::default().labels(labels))
+            .default_backoff()
+            .modify(move |object| {
+                object.managed_fields_mut().clear();
+                trim(object);
+            })
+            .reflect(writer)
+            .touched_objects();
+        self.spawn(touched, |object| relay_of(object.meta()));
+        reader
+    }
+
+    fn spawn<K: Send + 'static>(
+        &mut self,
+        objects: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+        relay_of: fn(&K) -> Option<ObjectRef<OutboxRelay>>,
+    ) {
+        let sender = self.sender.clone();
+        self.tasks.spawn(async move {
+            let mut objects = std::pin::pin!(objects);
+            while let Some(object) = objects.next().await {
+                match object {
+                    Ok(object) => {
+                        if let Some(relay) = relay_of(&object)
+                            && sender.send(relay).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                    Err(error) => warn!(%error, "a watch was interrupted and starts again"),
+                }
+            }
+        });
+    }
+}
+
+/// The resource that an object belongs to, by its label: pods are owned by ReplicaSets.
+fn relay_of(metadata: &ObjectMeta) -> Option<ObjectRef<OutboxRelay>> {
+    let name = metadata.labels.as_ref()?.get(RELAY)?;
+    Some(ObjectRef::new(name).within(metadata.namespace.as_deref()?))
+}
+
+/// Of Deployments the metadata, the replicas and the status are looked at.
+fn trim_deployment(deployment: &mut Deployment) {
+    if let Some(spec) = &mut deployment.spec {
+        spec.template = k8s_openapi::api::core::v1::PodTemplateSpec::default();
+    }
+}
+
+/// Of pods the metadata and the status are looked at.
+fn trim_pod(pod: &mut Pod) {
+    pod.spec = None;
+    pod.metadata.annotations = None;
+}
+
+/// A pod of a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayPod {
+    /// Its share, as in `2-of-4`.
+    pub share: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its address, when it runs.
+    pub address: Option<IpAddr>,
+    /// Why it does not run.
+    pub why: String,
+    /// Whether it is stopping.
+    pub deleting: bool,
+}
+
+impl World {
+    /// Waits until every watch has listed what there is.
+    pub async fn ready(&self) {
+        // An error means that the watch has ended, with the process.
+        let _ = tokio::join!(
+            self.relays.wait_until_ready(),
+            self.deployments.wait_until_ready(),
+            self.pods.wait_until_ready(),
+            self.config_maps.wait_until_ready(),
+            self.services.wait_until_ready(),
+            self.service_accounts.wait_until_ready(),
+            self.disruption_budgets.wait_until_ready(),
+        );
+    }
+
+    /// The share Deployments that belong to the resource with this UID.
+    pub fn shares(&self, namespace: &str, uid: &str) -> Vec<SeenShare> {
+        let ours = self
+            .deployments
+            .state_filter(|deployment| is_owned(&deployment.metadata, namespace, uid));
+        let mut shares: Vec<_> = ours.iter().map(|deployment| seen_share(deployment)).collect();
+        shares.sort_by_key(|share| order(&share.label));
+        shares
+    }
+
+    /// Names of ConfigMaps that share Deployments of the resource were made with.
+    pub fn configs_in_use(&self, namespace: &str, uid: &str) -> Vec<String> {
+        self.deployments
+            .state_filter(|deployment| is_owned(&deployment.metadata, namespace, uid))
+            .iter()
+            .filter_map(|deployment| annotation(&deployment.metadata, CONFIG))
+            .collect()
+    }
+
+    /// ConfigMaps of the resource.
+    pub fn config_maps(&self, namespace: &str, uid: &str) -> Vec<(String, SeenObject)> {
+        self.config_maps
+            .state_filter(|object| is_owned(&object.metadata, namespace, uid))
+            .iter()
+            .map(|object| (object.name_any(), SeenObject::of(&object.metadata)))
+            .collect()
+    }
+
+    /// Pods of the resource that have not gone, by name.
+    pub fn pods(&self, namespace: &str, relay: &str) -> Vec<RelayPod> {
+        let ours = self.pods.state_filter(|pod| {
+            pod.metadata.namespace.as_deref() == Some(namespace)
+                && pod.labels().get(RELAY).map(String::as_str) == Some(relay)
+        });
+        let mut pods: Vec<_> = ours
+            .iter()
+            .filter(|pod| !has_ended(pod))
+            .map(|pod| relay_pod(pod))
+            .collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        pods
+    }
+
+    /// What is seen of a child, if it is watched and there.
+    pub fn seen(&self, kind: Kind, namespace: &str, name: &str) -> Option<SeenObject> {
+        match kind {
+            Kind::ConfigMap => seen_in(&self.config_maps, namespace, name),
+            Kind::ServiceAccount => seen_in(&self.service_accounts, namespace, name),
+            Kind::Service => seen_in(&self.services, namespace, name),
+            Kind::PodDisruptionBudget => seen_in(&self.disruption_budgets, namespace, name),
+            Kind::Deployment => seen_in(&self.deployments, namespace, name),
+            Kind::ServiceMonitor => None,
+        }
+    }
+}
+
+impl RelayPod {
+    /// For the plan.
+    pub fn seen(&self) -> SeenPod {
+        SeenPod {
+            share: self.share.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+fn seen_in<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<SeenObject>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let object = store.get(&ObjectRef::new(name).within(namespace))?;
+    Some(SeenObject::of(object.meta()))
+}
+
+fn is_owned(metadata: &ObjectMeta, namespace: &str, uid: &str) -> bool {
+    metadata.namespace.as_deref() == Some(namespace)
+        && controller_of(metadata).is_some_and(|owner| owner.uid == uid)
+}
+
+fn annotation(metadata: &ObjectMeta, name: &str) -> Option<String> {
+    metadata.annotations.as_ref()?.get(name).cloned()
+}
+
+fn seen_share(deployment: &Deployment) -> SeenShare {
+    let metadata = &deployment.metadata;
+    let replicas = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    let acted_on = status.observed_generation >= metadata.generation;
+    let settled = acted_on && status.updated_replicas.unwrap_or(0) >= replicas;
+    let current =
+        status.updated_replicas.unwrap_or(0) >= replicas && status.ready_replicas.unwrap_or(0) >= replicas;
+    SeenShare {
+        label: deployment.labels().get(SHARE).cloned().unwrap_or_default(),
+        name: deployment.name_any(),
+        revision: annotation(metadata, REVISION),
+        replicas,
+        ready: acted_on && current,
+        settled,
+        deleting: metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// Shares of one count after the other, each in order.
+pub fn order(label: &str) -> (u32, u32) {
+    let (index, count) = label.split_once("-of-").unwrap_or((label, ""));
+    (count.parse().unwrap_or(0), index.parse().unwrap_or(0))
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn relay_pod(pod: &Pod) -> RelayPod {
+    let status = pod.status.clone().unwrap_or_default();
+    let running = status.phase.as_deref() == Some("Running");
+    RelayPod {
+        share: pod.labels().get(SHARE).cloned(),
+        name: pod.name_any(),
+        address: status
+            .pod_ip
+            .as_ref()
+            .filter(|_| running)
+            .and_then(|address| address.parse().ok()),
+        why: why_not_running(&status),
+        deleting: pod.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// What keeps a pod from running, as `kubectl describe` has it: an image that cannot be pulled, a node that is missing.
+fn why_not_running(status: &k8s_openapi::api::core::v1::PodStatus) -> String {
+    let waiting = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter_map(|container| container.state.as_ref()?.waiting.as_ref())
+        .find_map(|waiting| Some((waiting.reason.clone()?, waiting.message.clone())));
+    let unscheduled = || {
+        let scheduled = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+        Some((scheduled.reason.clone()?, scheduled.message.clone()))
+    };
+    match waiting.or_else(unscheduled) {
+        Some((reason, Some(message))) => format!("its pod waits: {reason}: {message}"),
+        Some((reason, None)) => format!("its pod waits: {reason}"),
+        None => "its pod starts".to_owned(),
+    }
+}
+
+/// The share as the relay names it.
+pub fn share_name(label: &str) -> String {
+    names::share_of_label(label)
+}

@@ -1,0 +1,150 @@
+//! The definition on a real API server: it fits the cost budget of its rules, takes the samples, and refuses what is
+//! wrong with a message that says how to mend it.
+
+use crate::cluster::{Place, documents, minimal, repository};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn every_sample_is_accepted() {
+    let place = Place::new("shop").await;
+    let mut samples = 0;
+    for entry in std::fs::read_dir(repository().join("deploy/samples")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        for mut sample in documents(&format!("deploy/samples/{name}")) {
+            sample["metadata"]["name"] = json!(name.trim_end_matches(".yaml"));
+            place
+                .apply(&sample)
+                .await
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            samples += 1;
+        }
+    }
+    assert!(samples >= 4, "only {samples} samples were found");
+}
+
+/// What the API server says to this change of the five-field resource.
+async fn refusal(place: &Place, change: &Value) -> String {
+    let mut relay = minimal("refused");
+    merge(&mut relay, change);
+    match place.apply(&relay).await {
+        Err(kube::Error::Api(status)) => status.message,
+        other => panic!("{change} was not refused: {other:?}"),
+    }
+}
+
+fn merge(into: &mut Value, change: &Value) {
+    match (into, change) {
+        (Value::Object(into), Value::Object(change)) => {
+            for (name, value) in change {
+                merge(into.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, change) => *into = change.clone(),
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_with_what_would_be_right() {
+    let place = Place::new("refused").await;
+    for (spec, expected) in [
+        (json!({"shares": 0}), "should be greater than or equal to 1"),
+        (json!({"shares": 65}), "should be less than or equal to 64"),
+        (
+            json!({"source": {"table": ""}}),
+            "must be letters, digits and underscores",
+        ),
+        (
+            json!({"source": {"table": "outbox-messages"}}),
+            "source.table must be letters, digits and underscores",
+        ),
+        (
+            json!({"source": {"table": "outbox_scylla_cdc_log"}}),
+            "must be the outbox table itself, not its CDC log",
+        ),
+        (
+            json!({"source": {"startFrom": "yesterday"}}),
+            "must be Oldest, Now or a time as in 2026-01-31T12:00:00Z",
+        ),
+        (
+            json!({"source": {"contactPoints": []}}),
+            "should have at least 1 items",
+        ),
+        (
+            json!({"sink": {"topic": "order events"}}),
+            "sink.topic must be letters, digits, dots, underscores and dashes",
+        ),
+        (
+            json!({"sink": {"key": "Column"}}),
+            "sink.keyColumn must be given with sink.key Column, and only then",
+        ),
+        (
+            json!({"sink": {"guarantee": "ExactlyTwice"}}),
+            "supported values: \"AtLeastOnce\"",
+        ),
+        (
+            json!({"retry": {"initialBackoffMilliseconds": 600}}),
+            "must be at least retry.initialBackoffMilliseconds",
+        ),
+        (
+            json!({"deadLetter": {"target": "Topic"}}),
+            "deadLetter.topic must be given with deadLetter.target Topic or Both",
+        ),
+        (
+            json!({"deadLetter": {"target": "Topic", "topic": "order-events"}}),
+            "deadLetter.topic must be a topic other than sink.topic",
+        ),
+        (
+            json!({"template": {"resources": {"limits": {"memory": "much"}}}}),
+            "spec.template.resources.limits.memory",
+        ),
+        (
+            json!({"monitoring": {"intervalSeconds": 0}}),
+            "should be greater than or equal to 1",
+        ),
+        (json!({"sourc": {}}), "field not declared in schema"),
+    ] {
+        let message = refusal(&place, &json!({"spec": spec})).await;
+        assert!(message.contains(expected), "{spec}: {message}");
+    }
+    let long = "o".repeat(58);
+    for name in ["orders.eu", "1orders", long.as_str()] {
+        let message = refusal(&place, &json!({"metadata": {"name": name}})).await;
+        assert!(
+            message.contains("metadata.name must be at most 57 lower case letters"),
+            "{name}: {message}"
+        );
+    }
+    let mut relay = minimal("refused");
+    relay["spec"]["source"].as_object_mut().unwrap().remove("table");
+    let message = place.apply(&relay).await.unwrap_err().to_string();
+    assert!(message.contains("spec.source.table: Required value"), "{message}");
+}
+
+#[tokio::test]
+async fn what_is_the_key_of_progress_cannot_change() {
+    let place = Place::new("immutable").await;
+    place.apply(&minimal("orders")).await.unwrap();
+    for (change, expected) in [
+        (json!({"identity": "other"}), "identity is immutable"),
+        (
+            json!({"source": {"keyspace": "other"}}),
+            "source.keyspace is immutable",
+        ),
+        (json!({"source": {"table": "other"}}), "source.table is immutable"),
+        (
+            json!({"state": {"keyspace": "other"}}),
+            "state.keyspace is immutable",
+        ),
+    ] {
+        let error = place
+            .change("orders", change.clone())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{change}: {error}");
+    }
+    place
+        .change("orders", json!({"shares": 3, "sink": {"topic": "other-events"}}))
+        .await
+        .unwrap();
+}
