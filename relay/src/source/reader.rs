@@ -26,6 +26,9 @@ const TOPOLOGY_INTERVAL: Duration = Duration::from_secs(1);
 /// Waiting for something other than time, the reader looks again after this long.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
+/// A budget that lacks the last fraction of a query is no reason to spin.
+const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+
 /// A wall clock that goes back further than this starts the reader anew: its plans lie in the future.
 const CLOCK_STEP: Micros = SECOND;
 
@@ -298,12 +301,14 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         Ok(())
     }
 
-    /// How long nothing will be due.
+    /// How long nothing will be due. Never nothing: what is due was asked for before, as far as it may be.
     fn wait(&self) -> Duration {
-        let due = self.tail.next_due(self.now).filter(|_| !self.paused);
+        // Whatever is due then, nothing is asked until events are taken, or until the pause ends.
+        let asks = !self.paused && self.pending.is_empty();
+        let due = self.tail.next_due(self.now).filter(|_| asks);
         let due = due.map(|due| Duration::from_micros((due - self.now).max(0) as u64));
         let wait = self.held_back.or(due).unwrap_or(LONGEST_WAIT);
-        wait.min(LONGEST_WAIT)
+        wait.clamp(SHORTEST_WAIT, LONGEST_WAIT)
     }
 
     fn obey(&mut self, command: Command) {

@@ -253,7 +253,6 @@ impl Tail {
 
     /// Closes what has been read to its end.
     fn settle(&mut self, id: GroupId, now: Micros, ledger: &Ledger) {
-        let grace = self.config.grace();
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
@@ -281,7 +280,7 @@ impl Tail {
             let swept = group.swept();
             group.cursors.iter_mut().for_each(|cursor| cursor.at_least(swept));
         }
-        if group.finish_pass(now, self.idle) && group.is_over(grace) {
+        if group.finish_pass(now, self.idle) && group.is_over() {
             group.phase = Phase::Retired;
         }
     }

@@ -63,6 +63,10 @@ impl Cursor {
             .collect()
     }
 
+    pub(super) fn age(&self) -> Micros {
+        self.age
+    }
+
     pub(super) fn position(&self) -> Micros {
         self.position
     }

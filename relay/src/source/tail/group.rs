@@ -58,6 +58,8 @@ pub(super) struct Group {
     pub(super) busy: bool,
     /// Everything below has been read at least once.
     pub(super) read_to: Micros,
+    /// When the last read started that took everything that was not swept.
+    emptied_at: Micros,
     newest: Micros,
     pub(super) cursors: Vec<Cursor>,
     /// Below this, former owners may have handed over rows that were not read here yet.
@@ -121,6 +123,7 @@ impl Group {
             epoch: 0,
             busy: false,
             read_to: start,
+            emptied_at: 0,
             newest: 0,
             cursors: Vec::new(),
             known_until: 0,
@@ -157,6 +160,7 @@ impl Group {
             cursor.reset(position);
         }
         self.read_to = self.read_to.min(from);
+        self.emptied_at = 0;
         self.phase = Phase::Waiting;
         self.resize(self.slots.union(slots));
     }
@@ -236,8 +240,10 @@ impl Group {
                 || (*index > 0 || !self.reaches_back(cursor, now))
                     && cursor.ready(self.read_to, now).is_some()
         };
-        // The youngest first: late rows are more often a little late.
-        self.cursors.iter().enumerate().find(due).map(|(index, _)| index)
+        // Whichever has waited longest: while queries are short the youngest is due all the time, and the older ones have
+        // their turn all the same.
+        let due = self.cursors.iter().enumerate().filter(due);
+        due.min_by_key(|(_, cursor)| cursor.due()).map(|(index, _)| index)
     }
 
     /// Whether the youngest aged cursor's slice is small enough to be read by the next pass instead.
@@ -266,6 +272,16 @@ impl Group {
 
     fn begin_pass(&self, now: Micros) -> Pass {
         let streams = Arc::clone(&self.streams);
+        if self.closing(now) {
+            // Whatever is left, wherever it is dated: a coordinator that knew nothing of the switch dates it beyond.
+            let from = self.swept();
+            return Pass {
+                scan: Scan::new(streams, from, None, Columns::Full),
+                from,
+                until: None,
+                new: 0,
+            };
+        }
         if self.catching_up(now) {
             let until = self.read_to + self.catch_up;
             let until = Some(until).filter(|until| *until < now - CATCH_UP / 2);
@@ -306,6 +322,9 @@ impl Group {
         };
         let started = pass.scan.started().unwrap_or(self.read_to);
         let until = pass.until.unwrap_or(Micros::MAX);
+        if pass.until.is_none() && pass.from <= self.swept() {
+            self.emptied_at = started;
+        }
         self.read_to = self.read_to.max(until.min(started));
         for cursor in &mut self.cursors {
             cursor.covered(pass.from, until, started);
@@ -317,13 +336,17 @@ impl Group {
         true
     }
 
-    /// Whether nothing can surface in the closed streams any more, given how far the last pass has come.
-    pub(super) fn is_over(&self, grace: Micros) -> bool {
-        let closes = self.closes.unwrap_or(Micros::MAX);
-        closes != Micros::MAX
-            && self.pass.is_none()
-            && self.swept() >= closes
-            && self.read_to >= closes + grace
+    /// Whether the streams are closed, swept to the switch, and nothing can surface in them any more.
+    fn closing(&self, now: Micros) -> bool {
+        let grace = self.cursors.last().map_or(Micros::MAX, Cursor::age);
+        self.closes
+            .is_some_and(|closes| self.swept() >= closes && now.saturating_sub(grace) >= closes)
+    }
+
+    /// Whether everything was taken from the closed streams by a read that started when nothing could surface in them
+    /// any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.pass.is_none() && self.closing(self.emptied_at)
     }
 
     pub(super) fn failed(&mut self, job: Job) {

@@ -51,6 +51,8 @@ pub(super) struct Sim {
     start: Micros,
     page_size: usize,
     failures_in_100: u32,
+    spacing: Micros,
+    next_query: Micros,
     releases_in_1000: u32,
     flights: Vec<Flight>,
     polled: Micros,
@@ -126,6 +128,8 @@ impl Sim {
             slots: SlotSet::EMPTY,
             page_size: usize::MAX,
             failures_in_100: 0,
+            spacing: 0,
+            next_query: 0,
             releases_in_1000: 0,
             flights: Vec::new(),
             polled: 0,
@@ -166,6 +170,12 @@ impl Sim {
 
     pub(super) fn with_pages(mut self, rows: usize) -> Self {
         self.page_size = rows;
+        self
+    }
+
+    /// Time between the starts of two queries, at least.
+    pub(super) fn with_spacing(mut self, spacing: Micros) -> Self {
+        self.spacing = spacing;
         self
     }
 
@@ -296,7 +306,10 @@ impl Sim {
         while self.now < until {
             self.poll_sets();
             self.start_queries();
-            let due = self.tail.next_due(self.now).map(|due| due.max(self.now + 1));
+            let due = self
+                .tail
+                .next_due(self.now)
+                .map(|due| due.max(self.now + 1).max(self.next_query));
             let returns = self.flights.iter().map(|flight| flight.returns).min();
             let resolves = self.unresolved.iter().map(|(at, _)| *at).min();
             let times = [
@@ -325,10 +338,12 @@ impl Sim {
     }
 
     fn start_queries(&mut self) {
-        while self.flights.len() < CONCURRENCY {
+        while self.flights.len() < CONCURRENCY && self.now >= self.next_query {
+            self.next_query = self.now;
             let Some(planned) = self.tail.next_query(self.now) else {
                 return;
             };
+            self.next_query += self.spacing;
             *self.report.by_cursor.entry(planned.cursor).or_default() += 1;
             let executes = self.now + 200 + below(&mut self.rng, 800);
             let returns = executes + 200 + below(&mut self.rng, 800);
