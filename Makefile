@@ -22,6 +22,10 @@ lint: ## format and lints
 test: ## everything that CI runs; installs what it needs, no Docker
 	@scripts/test.sh
 
+.PHONY: simulate
+simulate: ## seeded schedules of faults through the pipeline, under virtual time: SEEDS=10000, FROM=1
+	cargo run -p outbox-relay-simulation -- --seeds $(or $(SEEDS),10000) --from $(or $(FROM),1)
+
 .PHONY: conformance
 conformance: ## CDC cases, clients, drivers against a ScyllaDB node: SCYLLA=host:port; without it, against the sandbox
 	$(if $(SCYLLA),SCYLLA_CONTACT_POINT=$(SCYLLA)) \

@@ -21,7 +21,14 @@ fn paths(document: &str) -> Vec<String> {
         text.contains('/')
             && !text.contains(' ')
             && [
-                "crds", "operator", "relay", "sandbox", "examples", "docs", "scripts",
+                "crds",
+                "operator",
+                "relay",
+                "sandbox",
+                "simulation",
+                "examples",
+                "docs",
+                "scripts",
             ]
             .contains(&first)
     };

@@ -1,0 +1,166 @@
+//! The model of a Kafka cluster and of librdkafka in front of it, from their documentation and from what was measured.
+
+mod client;
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role, Signals, TopicInfo};
+
+use crate::plan::Fault;
+use crate::process::Point;
+use crate::relay_process::Port;
+use crate::world::{MS, Micros};
+use client::Client;
+
+const PARTITIONS: usize = 3;
+
+/// What the topic takes; only one kind of poison is larger.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 100_000;
+
+/// The topic: what was written, in the order in which it was.
+#[derive(Default)]
+pub(crate) struct Topic {
+    pub(crate) written: u64,
+}
+
+pub(crate) struct ModelProducer(Arc<Client>);
+
+/// A message with a producer: the relay's token, the oracle's number, and what decides its fate.
+#[derive(Debug, Clone)]
+struct Item {
+    token: u64,
+    send: usize,
+    partition: usize,
+    poison: Option<Poison>,
+}
+
+/// Messages that a broker never accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Poison {
+    /// The row's payload is null: no message can be made of it.
+    Unusable,
+    /// The client refuses it when it is handed over.
+    AtOnce,
+    /// The broker refuses its whole batch as too large.
+    Batch,
+    /// The broker names it, and tells its batch-mates that they failed with another.
+    Record,
+}
+
+impl Poison {
+    pub(crate) const ALL: [Self; 4] = [Self::Unusable, Self::AtOnce, Self::Batch, Self::Record];
+
+    pub(crate) fn mark(self) -> &'static str {
+        match self {
+            Self::Unusable => "unusable",
+            Self::AtOnce => "poison-at-once",
+            Self::Batch => "poison-batch",
+            Self::Record => "poison-record",
+        }
+    }
+
+    fn of(payload: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(payload).unwrap_or_default();
+        Self::ALL.into_iter().find(|poison| text.contains(poison.mark()))
+    }
+}
+
+fn error(class: ErrorClass, code: &str, outcome: Outcome) -> DeliveryError {
+    DeliveryError {
+        class,
+        code: code.to_owned(),
+        detail: "planted".to_owned(),
+        outcome,
+    }
+}
+
+impl Broker for Port {
+    type Producer = ModelProducer;
+
+    fn producer(&self, role: Role, signals: Signals) -> Result<ModelProducer, DeliveryError> {
+        let (process, world) = (&self.0, &self.0.world);
+        process.point(Point::ProducerMade);
+        if world.fault(Fault::ProducerNotMade, process.seat) && world.percent(70) {
+            world.count("broker: producer not made");
+            return Err(error(
+                ErrorClass::Configuration,
+                "ClientCreation",
+                Outcome::NotWritten,
+            ));
+        }
+        world.tell(|| format!("{} makes a producer: {role:?}", process.name));
+        Ok(ModelProducer(Client::start(process, role, signals)))
+    }
+
+    async fn topic(&self, _: &str, timeout: Duration) -> Result<TopicInfo, DeliveryError> {
+        self.0.pass(Point::TopicAsked).await;
+        self.ask(timeout).await?;
+        Ok(TopicInfo {
+            partitions: PARTITIONS as i32,
+            max_message_bytes: Some(MAX_MESSAGE_BYTES),
+        })
+    }
+
+    async fn check(&self, _: Option<&str>, timeout: Duration) -> Result<(), DeliveryError> {
+        self.0.pass(Point::TopicAsked).await;
+        self.ask(timeout).await
+    }
+}
+
+impl Port {
+    async fn ask(&self, timeout: Duration) -> Result<(), DeliveryError> {
+        let (process, world) = (&self.0, &self.0.world);
+        world
+            .sleep(world.chance(|chance| chance.within(MS / 2, 5 * MS)))
+            .await;
+        let silent = [Fault::TopicUnasked, Fault::BrokersDown, Fault::BrokerStall];
+        let until = silent
+            .into_iter()
+            .filter_map(|fault| world.fault_until(fault, process.seat))
+            .max();
+        if let Some(until) = until {
+            let patience = (timeout.as_micros() as Micros).min(until - world.now());
+            let timed_out = patience == timeout.as_micros() as Micros || world.percent(50);
+            world.sleep(patience).await;
+            process.thawed().await;
+            if timed_out {
+                world.count("broker: question about the topic failed");
+                return Err(error(
+                    ErrorClass::Transient,
+                    "OperationTimedOut",
+                    Outcome::NotWritten,
+                ));
+            }
+        }
+        process.thawed().await;
+        Ok(())
+    }
+}
+
+impl Producer for ModelProducer {
+    fn send(&self, token: u64, message: &relay::encode::Message) -> Result<(), Refused> {
+        self.0.send(token, message)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    fn purge(&self) {
+        self.0.process.point(Point::Purging);
+        self.0.purge();
+    }
+
+    async fn close(self) {
+        self.0.process.thawed().await;
+        self.0.end();
+    }
+}
+
+impl Drop for ModelProducer {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

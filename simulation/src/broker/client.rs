@@ -1,0 +1,259 @@
+//! One librdkafka producer: queue, batches, reports.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use relay::encode::Message;
+use relay::ports::{Delivered, DeliveryError, ErrorClass, Outcome, Refused, Report, Role, Signal, Signals};
+use tokio::sync::Notify;
+
+use super::{Item, PARTITIONS, Poison, error, request};
+use crate::plan::Fault;
+use crate::process::{Point, Process};
+use crate::world::MS;
+
+/// Messages that the queue takes while it is short.
+const SHORT_QUEUE: usize = 3;
+
+pub(super) struct Client {
+    pub(super) process: Arc<Process>,
+    pub(super) role: Role,
+    signals: Signals,
+    state: Mutex<State>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Item>,
+    /// By partition, the batch on its way: one at a time.
+    flying: [Vec<Item>; PARTITIONS],
+    /// Nothing is sent any more.
+    over: bool,
+    ended: bool,
+    /// An outage is told once.
+    told_down: bool,
+}
+
+impl Client {
+    pub(super) fn start(process: &Arc<Process>, role: Role, signals: Signals) -> Arc<Self> {
+        let client = Arc::new(Self {
+            process: process.clone(),
+            role,
+            signals,
+            state: Mutex::default(),
+            filled: Notify::new(),
+        });
+        tokio::spawn(client.clone().run());
+        client
+    }
+
+    pub(super) fn send(&self, token: u64, message: &Message) -> Result<(), Refused> {
+        let (process, world) = (&self.process, &self.process.world);
+        if !process.point(Point::Sending) {
+            return Ok(());
+        }
+        let short = world.fault(Fault::QueueFull, process.seat) && self.in_flight() >= SHORT_QUEUE;
+        if short || !process.may_send() {
+            world.count("broker: queue full");
+            return Err(Refused::QueueFull);
+        }
+        if self.state.lock().over {
+            return Err(Refused::Error(error(
+                ErrorClass::Collateral,
+                "Fatal",
+                Outcome::NotWritten,
+            )));
+        }
+        let poison = message.payload.as_deref().and_then(Poison::of);
+        if poison == Some(Poison::AtOnce) {
+            world.count("broker: message refused at once");
+            let refused = error(ErrorClass::Message, "MessageSizeTooLarge", Outcome::NotWritten);
+            return Err(Refused::Error(refused));
+        }
+        let now = world.now();
+        let frozen = process.frozen_until().is_some();
+        let send = world.judge(|oracle| oracle.sent(process.life, message, frozen, now));
+        let limit = world.plan.config.memory.in_flight_messages as usize;
+        let key = message.key.as_deref().unwrap_or_default();
+        let partition = key
+            .iter()
+            .fold(7_usize, |hash, byte| hash.wrapping_mul(31) ^ usize::from(*byte));
+        let item = Item {
+            token,
+            send,
+            partition: partition % PARTITIONS,
+            poison,
+        };
+        self.state.lock().queue.push_back(item);
+        if self.in_flight() > limit {
+            let detail = format!(
+                "{} has {} messages in flight; its limit is {limit}",
+                process.name,
+                self.in_flight()
+            );
+            world.judge(|oracle| oracle.fail("message-bound", detail));
+        }
+        self.filled.notify_one();
+        process.point(Point::Sent);
+        Ok(())
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        let state = self.state.lock();
+        state.queue.len() + state.flying.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// What was given up may be in the topic later all the same, if it was on its way.
+    pub(super) fn purge(&self) {
+        let (queued, flying) = {
+            let mut state = self.state.lock();
+            state.over = true;
+            (
+                std::mem::take(&mut state.queue),
+                std::mem::take(&mut state.flying),
+            )
+        };
+        for item in flying.into_iter().flatten() {
+            self.report(
+                &item,
+                Err(error(ErrorClass::Collateral, "PurgeInflight", Outcome::Unknown)),
+            );
+        }
+        for item in queued {
+            self.report(
+                &item,
+                Err(error(ErrorClass::Collateral, "PurgeQueue", Outcome::NotWritten)),
+            );
+        }
+    }
+
+    pub(super) fn end(&self) {
+        let mut state = self.state.lock();
+        (state.ended, state.over) = (true, true);
+        state.queue.clear();
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.state.lock().ended || self.process.is_dead()
+    }
+
+    async fn run(self: Arc<Self>) {
+        let world = self.process.world.clone();
+        loop {
+            self.filled.notified().await;
+            // Messages that come at once share a batch.
+            world.sleep(world.chance(|chance| chance.within(0, 2 * MS))).await;
+            self.process.thawed().await;
+            if self.is_ended() {
+                return;
+            }
+            for partition in 0..PARTITIONS {
+                if let Some(batch) = self.next_batch(partition) {
+                    tokio::spawn(request::run(self.clone(), partition, batch));
+                }
+            }
+        }
+    }
+
+    fn next_batch(&self, partition: usize) -> Option<Vec<Item>> {
+        let most = self.process.world.chance(|chance| chance.spread(16)) as usize;
+        let mut state = self.state.lock();
+        if state.over || !state.flying[partition].is_empty() {
+            return None;
+        }
+        let mut batch = Vec::new();
+        state.queue.retain(|item| {
+            let takes = item.partition == partition && batch.len() < most;
+            if takes {
+                batch.push(item.clone());
+            }
+            !takes
+        });
+        state.flying[partition].clone_from(&batch);
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// Whether the batch is still waited for; it is not any more after this.
+    pub(super) fn landed(&self, partition: usize, batch: &[Item]) -> bool {
+        let mut state = self.state.lock();
+        let waits =
+            state.flying[partition].first().map(|item| item.send) == batch.first().map(|item| item.send);
+        if waits {
+            state.flying[partition].clear();
+        }
+        drop(state);
+        self.filled.notify_one();
+        waits
+    }
+
+    pub(super) fn is_flying(&self, partition: usize, batch: &[Item]) -> bool {
+        let state = self.state.lock();
+        state.flying[partition].first().map(|item| item.send) == batch.first().map(|item| item.send)
+    }
+
+    /// Gapless: after a failed batch nothing behind it is written.
+    pub(super) fn break_off(&self) {
+        let gapless = self.role == Role::Flow;
+        if gapless && !std::mem::replace(&mut self.state.lock().over, true) {
+            let first = self.process.world.percent(50);
+            let fatal = Signal::Fatal(error(
+                ErrorClass::Collateral,
+                "GaplessGuarantee",
+                Outcome::Unknown,
+            ));
+            if first {
+                self.signal(fatal.clone());
+            }
+            self.purge();
+            if !first {
+                self.signal(fatal);
+            }
+        }
+    }
+
+    /// Once per outage.
+    pub(super) fn tell_down(&self) {
+        if !std::mem::replace(&mut self.state.lock().told_down, true) {
+            self.process.world.count("broker: all brokers down");
+            let down = error(ErrorClass::Transient, "AllBrokersDown", Outcome::Unknown);
+            self.signal(Signal::AllBrokersDown(down));
+        }
+    }
+
+    pub(super) fn tell_up(&self) {
+        self.state.lock().told_down = false;
+    }
+
+    pub(super) fn report(&self, item: &Item, result: Result<Delivered, DeliveryError>) {
+        if self.process.is_dead() || !self.process.point(Point::Reported) {
+            return;
+        }
+        let world = &self.process.world;
+        let now = world.now();
+        let outcome = result.as_ref().err().map(|error| error.outcome);
+        world.judge(|oracle| oracle.reported(item.send, outcome, now));
+        world.tell(|| {
+            let result = result
+                .as_ref()
+                .map_or_else(ToString::to_string, |at| format!("at {}", at.offset));
+            format!("{} hears of message {}: {result}", self.process.name, item.send)
+        });
+        self.signals.send(Signal::Report(Report {
+            token: item.token,
+            result,
+        }));
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        if !self.process.is_dead() {
+            self.process
+                .world
+                .tell(|| format!("{} hears {signal:?}", self.process.name));
+            self.signals.send(signal);
+        }
+    }
+}

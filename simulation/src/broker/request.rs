@@ -1,0 +1,208 @@
+//! One batch on its way to the cluster, and the answer on its way back.
+
+use std::sync::Arc;
+
+use relay::ports::{Delivered, ErrorClass, Outcome, Signal};
+
+use super::client::Client;
+use super::{Item, Poison, error};
+use crate::plan::Fault;
+use crate::world::{MS, World};
+
+/// What the cluster does with a batch.
+enum Verdict {
+    Write,
+    /// Refused; with what outcome, and whether it was written all the same.
+    Fail(ErrorClass, &'static str, Outcome, bool),
+    Refuse(Poison),
+    /// The producer is finished.
+    Fatal(bool),
+}
+
+pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>) {
+    let process = client.process.clone();
+    let world = process.world.clone();
+    world
+        .sleep(world.chance(|chance| chance.within(MS / 2, 4 * MS)))
+        .await;
+    arrive(&client, &world).await;
+    // The process may be gone, or may have given up: what is on the wire arrives or not.
+    let abandoned = process.is_dead() || !client.is_flying(partition, &batch);
+    if abandoned {
+        if world.percent(50) {
+            world
+                .sleep(world.chance(|chance| chance.within(0, 3000 * MS)))
+                .await;
+            if world.plan.faults_until + 5000 * MS > world.now() {
+                world.count("broker: purged message landed later");
+                write(&world, &batch);
+            }
+        }
+        return;
+    }
+    let verdict = judge(&world, process.seat, &batch);
+    let mut offset = None;
+    if let Verdict::Write | Verdict::Fail(_, _, _, true) | Verdict::Fatal(true) = verdict {
+        offset = Some(write(&world, &batch));
+    }
+    let late = world.fault(Fault::BrokerReportsLate, process.seat) && world.percent(50);
+    if late {
+        world.count("broker: report late");
+    }
+    let delay = world.chance(|chance| {
+        if late {
+            chance.within(100 * MS, 2500 * MS)
+        } else {
+            chance.within(0, 3 * MS)
+        }
+    });
+    world.sleep(delay).await;
+    process.thawed().await;
+    if !client.landed(partition, &batch) {
+        return;
+    }
+    answer(&client, &batch, &verdict, offset.unwrap_or_default());
+}
+
+/// Waits until the cluster can be reached; what it hears of the outage, the client tells.
+async fn arrive(client: &Client, world: &World) {
+    let seat = client.process.seat;
+    if world.fault(Fault::BrokerTrouble, seat) && world.percent(30) {
+        world.count("broker: trouble told");
+        client.signal(Signal::Trouble(error(
+            ErrorClass::Configuration,
+            "SSL",
+            Outcome::NotWritten,
+        )));
+    }
+    while let Some(until) = world.fault_until(Fault::BrokersDown, seat) {
+        client.tell_down();
+        world.sleep_until(until).await;
+    }
+    client.tell_up();
+    while let Some(until) = world.fault_until(Fault::BrokerStall, seat) {
+        world.count("broker: stall without error");
+        world.sleep_until(until).await;
+    }
+}
+
+fn judge(world: &World, seat: usize, batch: &[Item]) -> Verdict {
+    let on = |fault, percent| world.fault(fault, seat) && world.percent(percent);
+    if on(Fault::BrokerConfiguration, 80) {
+        world.count("broker: configuration error");
+        let code =
+            world.chance(|chance| chance.pick(&["UnknownTopicOrPartition", "TopicAuthorizationFailed"]));
+        return Verdict::Fail(ErrorClass::Configuration, code, Outcome::NotWritten, false);
+    }
+    if on(Fault::BrokerTransient, 60) {
+        world.count("broker: transient error");
+        return Verdict::Fail(
+            ErrorClass::Transient,
+            "ThrottlingQuotaExceeded",
+            Outcome::NotWritten,
+            false,
+        );
+    }
+    if on(Fault::BrokerUnknown, 40) {
+        let written = world.percent(50);
+        world.count(if written {
+            "broker: outcome unknown, written"
+        } else {
+            "broker: outcome unknown, not written"
+        });
+        return Verdict::Fail(
+            ErrorClass::Transient,
+            "MessageTimedOut",
+            Outcome::Unknown,
+            written,
+        );
+    }
+    if on(Fault::BrokerFatal, 40) {
+        world.count("broker: fatal error");
+        return Verdict::Fatal(world.percent(50));
+    }
+    batch
+        .iter()
+        .find_map(|item| item.poison)
+        .map_or(Verdict::Write, Verdict::Refuse)
+}
+
+/// Appends the batch; returns the offset of its first message.
+fn write(world: &World, batch: &[Item]) -> i64 {
+    let now = world.now();
+    let mut first = None;
+    for item in batch.iter().filter(|item| item.poison.is_none()) {
+        let offset = {
+            let mut topic = world.topic.lock();
+            topic.written += 1;
+            topic.written as i64
+        };
+        first.get_or_insert(offset);
+        world.tell(|| format!("topic: message {} at {offset}", item.send));
+        let appended = world.judge(|oracle| oracle.appended(item.send, now));
+        if appended.late {
+            world.count("outcome: late event");
+        }
+        if appended.duplicate {
+            world.count("outcome: duplicate");
+        }
+    }
+    first.unwrap_or_default()
+}
+
+fn answer(client: &Client, batch: &[Item], verdict: &Verdict, offset: i64) {
+    let world = &client.process.world;
+    match verdict {
+        Verdict::Write => {
+            for (at, item) in batch.iter().enumerate() {
+                let offset = offset + at as i64;
+                client.report(
+                    item,
+                    Ok(Delivered {
+                        partition: item.partition as i32,
+                        offset,
+                    }),
+                );
+            }
+        }
+        Verdict::Fail(class, code, outcome, _) => {
+            for item in batch {
+                client.report(item, Err(error(*class, code, *outcome)));
+            }
+            client.break_off();
+        }
+        Verdict::Refuse(poison) => {
+            let record = *poison == Poison::Record;
+            world.count(if record {
+                "broker: message refused, batch-mates told so"
+            } else {
+                "broker: message refused with its batch"
+            });
+            for item in batch {
+                let refused = match (record, item.poison) {
+                    (false, _) => error(ErrorClass::Message, "MessageSizeTooLarge", Outcome::NotWritten),
+                    (true, Some(_)) => error(ErrorClass::Message, "InvalidRecord", Outcome::NotWritten),
+                    (true, None) => error(
+                        ErrorClass::Collateral,
+                        "InvalidDifferentRecord",
+                        Outcome::NotWritten,
+                    ),
+                };
+                client.report(item, Err(refused));
+            }
+            client.break_off();
+        }
+        Verdict::Fatal(_) => {
+            let fatal = error(
+                ErrorClass::Collateral,
+                "OutOfOrderSequenceNumber",
+                Outcome::Unknown,
+            );
+            client.signal(Signal::Fatal(fatal.clone()));
+            for item in batch {
+                client.report(item, Err(fatal.clone()));
+            }
+            client.purge();
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What is saved: bounds, ids, epochs.
+
+use relay::ledger::SETS_SECOND;
+use relay::ports::{Checkpoint, Save};
+
+use super::deliveries::Told;
+use super::lives::Known;
+use super::{Kind, Oracle};
+use crate::store::{Change, Done};
+use crate::world::{MS, Micros, START};
+
+/// From a report to the ledger, generously.
+const DIGESTION: Micros = 300 * MS;
+
+/// From the time that a save is due until it is made: looking at owners and claiming come first.
+const SAVE_SLACK: Micros = 2500 * MS;
+
+/// From the time that a process is told of a stream set until its bounds show it.
+const LEARNING: Micros = 300 * MS;
+
+#[derive(Debug, Default)]
+pub(super) struct SlotFacts {
+    pub(super) owner: Option<String>,
+    pub(super) epoch: Option<i64>,
+    /// Who claimed each epoch.
+    claimed: std::collections::BTreeMap<i64, usize>,
+    /// Rows of events.
+    pub(super) rows: Vec<usize>,
+    bound: Option<Micros>,
+}
+
+impl Oracle {
+    /// A process makes a save: everything that it says must be true now.
+    pub(crate) fn saving(&mut self, life: usize, slot: usize, epoch: i64, save: &Save, now: Micros) {
+        let facts = &mut self.lives[life];
+        if facts.saving == 0 {
+            facts.round = now;
+        }
+        facts.saving += 1;
+        if self.slots[slot].claimed.get(&epoch).is_some_and(|by| *by != life) {
+            let detail = format!(
+                "{} saves slot {slot} under epoch {epoch}, which is another's",
+                self.lives[life].name
+            );
+            self.fail("one-owner", detail);
+        }
+        self.check_bound(life, slot, save.bound);
+        let of_rows = save.add.iter().filter(|(key, _)| key.second != SETS_SECOND);
+        for id in of_rows.flat_map(|(_, ids)| ids) {
+            let Some(row) = self.by_id.get(id).copied() else {
+                self.fail("resolved-ids", format!("slot {slot}: {id:?} is no row"));
+                continue;
+            };
+            let twins =
+                matches!(self.rows[row].0.kind, Kind::Event(event) if self.events[event].rows.len() > 1);
+            if !self.is_resolved(row) && !twins {
+                let detail = format!("slot {slot}: {} counts as resolved", self.name(row));
+                self.fail("resolved-ids", detail);
+            }
+        }
+    }
+
+    /// No bound passes an event that is in neither topic nor dead letters.
+    fn check_bound(&mut self, life: usize, slot: usize, bound: Micros) {
+        let passed = |row: &usize| {
+            let (row, _) = &self.rows[*row];
+            let learned = self.lives[life].sets.get(&row.set);
+            row.order.0.0 < bound
+                && row.order.0.0 >= self.rules.first_bound
+                && learned.is_some_and(|at| *at + LEARNING < self.lives[life].round)
+        };
+        let unresolved = self.slots[slot]
+            .rows
+            .iter()
+            .filter(|row| !self.is_resolved(**row));
+        // A source duplicate stands for its event as well.
+        let last = |row: &&usize| match self.rows[**row].0.kind {
+            Kind::Event(event) | Kind::Poison(event) => self.events[event].rows.iter().all(passed),
+            Kind::Noise => false,
+        };
+        if let Some(row) = unresolved.filter(|row| passed(row)).find(last).copied() {
+            let detail = format!(
+                "slot {slot}: the bound {} us passes {}",
+                bound - START,
+                self.name(row)
+            );
+            self.fail("bound-passes-nothing", detail);
+        }
+    }
+
+    pub(crate) fn save_told(&mut self, life: usize, _slot: usize, ok: bool, now: Micros) {
+        let facts = &mut self.lives[life];
+        facts.saving = facts.saving.saturating_sub(1);
+        if !ok {
+            facts.troubled = facts.troubled.max(now);
+        }
+    }
+
+    /// A conditional statement was decided.
+    pub(crate) fn stepped(&mut self, slot: usize, done: &Done, now: Micros) {
+        let life = done.step.life;
+        if !done.applied {
+            return;
+        }
+        match &done.step.change {
+            Change::Claim { seen, owner } => {
+                let epoch = seen.unwrap_or(0) + 1;
+                self.check_claim(slot, life, done.before.0.as_deref(), now);
+                if self.slots[slot].epoch.is_some_and(|current| current >= epoch) {
+                    self.fail("epochs-rise", format!("slot {slot}: epoch {epoch} again"));
+                }
+                self.slots[slot].claimed.insert(epoch, life);
+                (self.slots[slot].epoch, self.slots[slot].owner) = (Some(epoch), Some(owner.clone()));
+                self.lives[life].held.entry(slot).or_default().epoch = epoch;
+            }
+            Change::Release { .. } => {
+                self.slots[slot].owner = None;
+            }
+            Change::Save { .. } => {
+                if let Some(checkpoint) = &done.checkpoint {
+                    self.saved(life, slot, checkpoint);
+                }
+            }
+        }
+    }
+
+    /// A checkpoint stands as it is: it holds everything that its owner had heard of by then, and does not go back.
+    fn saved(&mut self, life: usize, slot: usize, checkpoint: &Checkpoint) {
+        if let Some(before) = self.slots[slot].bound.filter(|before| checkpoint.bound < *before) {
+            // The one way back: a stream set that was published after its start.
+            let late = self
+                .rules
+                .sets
+                .iter()
+                .enumerate()
+                .any(|(set, (start, published))| {
+                    published > start
+                        && *start <= checkpoint.bound
+                        && self.lives[life].sets.contains_key(&set)
+                });
+            if !late {
+                let detail = format!(
+                    "slot {slot}: from {} us to {} us",
+                    before - START,
+                    checkpoint.bound - START
+                );
+                self.fail("bound-never-goes-back", detail);
+            }
+        }
+        self.slots[slot].bound = Some(checkpoint.bound);
+        let round = self.lives[life].round;
+        let since = self.lives[life].held.get(&slot).map_or(-1, |held| held.since);
+        let missing = self.missing(slot, checkpoint, |send| {
+            send.life == life
+                && send.since == since
+                && matches!(send.told, Told::Delivered(at) if at + DIGESTION < round)
+        });
+        if let Some(row) = missing {
+            let detail = format!(
+                "slot {slot}: {} was acknowledged before and is not in the checkpoint",
+                self.name(row)
+            );
+            self.fail("checkpoint-complete", detail);
+        }
+    }
+
+    /// After an orderly end every checkpoint knows everything that was delivered.
+    pub(crate) fn concluded(&mut self, slot: usize, checkpoint: Option<&Checkpoint>) {
+        let nothing = Checkpoint::default();
+        let checkpoint = checkpoint.unwrap_or(&nothing);
+        if let Some(row) = self.missing(slot, checkpoint, |send| matches!(send.told, Told::Delivered(_))) {
+            let detail = format!("slot {slot}: {} is not in the last checkpoint", self.name(row));
+            self.fail("checkpoint-complete", detail);
+        }
+    }
+
+    /// A row that was delivered by a send of this kind, and that the checkpoint does not know.
+    fn missing(
+        &self,
+        slot: usize,
+        checkpoint: &Checkpoint,
+        of: impl Fn(&super::deliveries::Send) -> bool,
+    ) -> Option<usize> {
+        let known: std::collections::HashSet<_> = checkpoint.resolved.iter().map(|(_, id)| *id).collect();
+        let rows = self.slots[slot].rows.iter().copied();
+        let above = rows.filter(|row| self.rows[*row].0.order.0.0 >= checkpoint.bound);
+        let mut unknown = above.filter(|row| !known.contains(&self.rows[*row].0.row_id));
+        unknown.find(|row| self.rows[*row].1.sends.iter().any(|send| of(&self.sends[*send])))
+    }
+
+    /// A new owner reads the checkpoint: what the one before had heard of long ago is in it.
+    pub(crate) fn loaded(&mut self, life: usize, slot: usize, checkpoint: Option<&Checkpoint>, now: Micros) {
+        if !self.lives[life].held.contains_key(&slot) {
+            let detail = format!(
+                "{} reads the checkpoint of slot {slot}, which it does not own",
+                self.lives[life].name
+            );
+            self.fail("claim-before-load", detail);
+        }
+        let Some(checkpoint) = checkpoint else {
+            return;
+        };
+        let rows = checkpoint
+            .resolved
+            .iter()
+            .filter_map(|(_, id)| self.by_id.get(id).copied());
+        let known = Known {
+            bound: checkpoint.bound,
+            rows: rows.collect(),
+        };
+        let holding = self.lives[life].held.entry(slot).or_default();
+        holding.since = holding.epoch;
+        let epoch = holding.epoch;
+        self.lives[life].known.insert((slot, epoch), known);
+        let lives = &self.lives;
+        let patience = self.rules.interval + SAVE_SLACK;
+        let forgotten = self.missing(slot, checkpoint, |send| {
+            let owner = &lives[send.life];
+            let until = owner.died.unwrap_or(now);
+            send.since < epoch
+                && matches!(send.told, Told::Delivered(at) if at + patience < until && owner.troubled + patience < at)
+        });
+        // A set that is published late takes bounds back, and what lies below the old one is forgotten.
+        let late_sets = self.rules.sets.iter().any(|(start, published)| published > start);
+        if let Some(row) = forgotten.filter(|_| !late_sets) {
+            let detail = format!(
+                "slot {slot}: {} was acknowledged long before the takeover",
+                self.name(row)
+            );
+            self.fail("duplicates-bounded", detail);
+        }
+    }
+}

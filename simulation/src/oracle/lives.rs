@@ -1,0 +1,167 @@
+//! Processes: who is alive, whose lease runs, who may send what.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::Oracle;
+use crate::world::Micros;
+
+#[derive(Debug, Default)]
+pub(super) struct LifeFacts {
+    pub(super) name: String,
+    pub(super) held: BTreeMap<usize, Holding>,
+    pub(super) died: Option<Micros>,
+    /// When the last heartbeat arrived.
+    beat: Option<Micros>,
+    /// When the last one that it knows to have arrived was sent.
+    beat_sent: Option<Micros>,
+    /// It was frozen, or could not renew in time, at least once: it may have come back as an owner who had been given
+    /// up, and whom the one who takes over cannot tell from a dead one.
+    pub(super) lapsed: bool,
+    /// The last time that the state store failed it, or that it did not run.
+    pub(super) troubled: Micros,
+    /// Stream sets that it knows of, and since when.
+    pub(super) sets: BTreeMap<usize, Micros>,
+    /// Saves on their way; when the round that they belong to began.
+    pub(super) saving: usize,
+    pub(super) round: Micros,
+    /// What it knew when it took a slot under an epoch.
+    pub(super) known: BTreeMap<(usize, i64), Known>,
+}
+
+/// How a process holds a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Holding {
+    /// Now.
+    pub(super) epoch: i64,
+    /// When it read the checkpoint.
+    pub(super) since: i64,
+}
+
+impl Default for Holding {
+    fn default() -> Self {
+        Self { epoch: -1, since: -1 }
+    }
+}
+
+/// A checkpoint as it was read.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) bound: Micros,
+    pub(super) rows: HashSet<usize>,
+}
+
+impl Oracle {
+    pub(crate) fn started(&mut self) -> usize {
+        self.lives.push(LifeFacts::default());
+        self.lives.len() - 1
+    }
+
+    pub(crate) fn named(&mut self, life: usize, name: &str) {
+        self.lives[life].name = name.to_owned();
+    }
+
+    pub(crate) fn died(&mut self, life: usize, now: Micros) {
+        self.lives[life].died.get_or_insert(now);
+    }
+
+    pub(crate) fn frozen(&mut self, life: usize, until: Micros) {
+        let facts = &mut self.lives[life];
+        facts.lapsed = true;
+        facts.troubled = facts.troubled.max(until);
+    }
+
+    /// A heartbeat arrives.
+    pub(crate) fn beat(&mut self, life: usize, now: Micros) {
+        self.lives[life].beat = Some(now);
+    }
+
+    /// The process hears that the heartbeat that it sent then has arrived.
+    pub(crate) fn beat_told(&mut self, life: usize, sent: Micros) {
+        let lease = self.rules.lease;
+        let facts = &mut self.lives[life];
+        if facts.beat_sent.is_some_and(|before| sent - before > lease / 2) {
+            facts.lapsed = true;
+        }
+        facts.beat_sent = Some(sent);
+    }
+
+    /// The process is told of the stream sets.
+    pub(crate) fn learned(&mut self, life: usize, sets: &[usize], now: Micros) {
+        for set in sets {
+            self.lives[life].sets.entry(*set).or_insert(now);
+        }
+    }
+
+    /// Only an owner whose lease runs hands anything to its producer.
+    pub(super) fn may_send(
+        &mut self,
+        life: usize,
+        slot: usize,
+        epoch: i64,
+        row: usize,
+        frozen: bool,
+        now: Micros,
+    ) {
+        let facts = &self.lives[life];
+        if frozen {
+            return;
+        }
+        let lease = self.rules.lease;
+        if facts.beat_sent.is_none_or(|sent| now > sent + lease) {
+            let since = facts.beat_sent.map(|sent| now - sent);
+            let detail = format!(
+                "{} sends {} {since:?} us after its last heartbeat",
+                facts.name,
+                self.name(row)
+            );
+            return self.fail("lease", detail);
+        }
+        let current = self.slots[slot].epoch;
+        if current != Some(epoch) {
+            let detail = format!(
+                "{} sends {} under epoch {epoch}; the slot is at {current:?}, owned by {:?}",
+                facts.name,
+                self.name(row),
+                self.slots[slot].owner
+            );
+            return self.fail("one-owner", detail);
+        }
+        if self.slots[slot].owner.is_none() {
+            let detail = format!(
+                "{} sends {} after it released the slot",
+                facts.name,
+                self.name(row)
+            );
+            self.fail("one-owner", detail);
+        }
+    }
+
+    /// A slot is taken from somebody who lives, and whose heartbeat moves.
+    pub(super) fn check_claim(&mut self, slot: usize, life: usize, before: Option<&str>, now: Micros) {
+        let Some(owner) = before.filter(|name| *name != self.lives[life].name) else {
+            return;
+        };
+        let owner = self.lives.iter().find(|facts| facts.name == owner);
+        let Some(owner) = owner.filter(|facts| facts.died.is_none() && !facts.lapsed) else {
+            return;
+        };
+        if let Some(beat) = owner.beat
+            && now - beat < self.rules.lease
+        {
+            let detail = format!(
+                "{} takes slot {slot} from {}, whose heartbeat moved {} us ago",
+                self.lives[life].name,
+                owner.name,
+                now - beat
+            );
+            self.fail("lease", detail);
+        }
+    }
+
+    /// Whether an owner knew from its checkpoint that the row is done with.
+    pub(super) fn knew(&self, life: usize, epoch: i64, row: usize) -> bool {
+        let facts = &self.rows[row].0;
+        let known = self.lives[life].known.get(&(facts.slot, epoch));
+        known.is_some_and(|known| facts.order.0.0 < known.bound || known.rows.contains(&row))
+    }
+}

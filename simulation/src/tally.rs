@@ -1,0 +1,120 @@
+//! How often each hazard, error class and crash point occurred. What never occurs proves nothing, so a zero fails a
+//! long run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::process::POINTS;
+
+/// Everything that has to occur, beside the crash points.
+const EXPECTED: &[&str] = &[
+    "log: backlog older than the horizon",
+    "log: batch of several events",
+    "log: clock of a coordinator ahead or behind",
+    "log: closed stream written to",
+    "log: dated ahead by seconds",
+    "log: empty page with more to come",
+    "log: image, update, delete or unknown row",
+    "log: insert as several rows",
+    "log: page cut a record",
+    "log: query failed",
+    "log: query overloaded",
+    "log: query slow",
+    "log: query with a configuration error",
+    "log: row late",
+    "log: row late by nearly the horizon",
+    "log: row missed by a subset of replicas",
+    "log: row vanished",
+    "log: row that vanished returned",
+    "log: same microsecond",
+    "log: second row of an event",
+    "log: stream set published late",
+    "log: stream sets stale",
+    "log: stream sets unreadable",
+    "log: switch of generation",
+    "log: tablets merged",
+    "log: tablets split",
+    "broker: all brokers down",
+    "broker: configuration error",
+    "broker: fatal error",
+    "broker: message refused at once",
+    "broker: message refused with its batch",
+    "broker: message refused, batch-mates told so",
+    "broker: message that no check passes",
+    "broker: outcome unknown, not written",
+    "broker: outcome unknown, written",
+    "broker: producer not made",
+    "broker: purged message landed later",
+    "broker: question about the topic failed",
+    "broker: queue full",
+    "broker: report late",
+    "broker: stall without error",
+    "broker: transient error",
+    "broker: trouble told",
+    "letters: not written",
+    "letters: slow",
+    "letters: written, but not told",
+    "state: applied, but not told",
+    "state: decided by the next step",
+    "state: owners read stale",
+    "state: slow",
+    "state: unavailable",
+    "process: clock set back",
+    "process: component panicked",
+    "process: frozen for longer than the lease",
+    "process: restarted",
+    "process: shares changed",
+    "process: slot taken over",
+    "process: slots fenced",
+    "process: stopped gracefully",
+    "outcome: dead letter",
+    "outcome: duplicate",
+    "outcome: late event",
+];
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Tally(BTreeMap<String, u64>);
+
+impl Tally {
+    pub(crate) fn count(&mut self, what: &str) {
+        match self.0.get_mut(what) {
+            Some(count) => *count += 1,
+            None => {
+                self.0.insert(what.to_owned(), 1);
+            }
+        }
+    }
+
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            *self.0.entry(what.clone()).or_default() += count;
+        }
+    }
+
+    fn expected() -> impl Iterator<Item = String> {
+        let crashes = POINTS.iter().map(|(_, name, _)| format!("crash: {name}"));
+        EXPECTED.iter().map(|name| (*name).to_owned()).chain(crashes)
+    }
+
+    /// What has to occur and did not.
+    pub fn missing(&self) -> Vec<String> {
+        Self::expected().filter(|what| self.of(what) == 0).collect()
+    }
+
+    /// One line each.
+    pub fn table(&self) -> String {
+        let mut names: Vec<String> = Self::expected().collect();
+        names.extend(self.0.keys().cloned());
+        names.sort();
+        names.dedup();
+        names.iter().fold(String::new(), |mut table, name| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(table, "{:>12}  {name}", self.of(name));
+            table
+        })
+    }
+}

@@ -1,0 +1,51 @@
+//! About ten seconds of simulation, as part of every test run. `make simulate SEEDS=10000` is the long one.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::{Duration, Instant};
+
+use simulation::{Tally, run};
+
+/// Seeds are run until this has passed.
+const BUDGET: Duration = Duration::from_secs(10);
+
+/// Even a slow machine runs this many.
+const SEEDS_MIN: u64 = 10;
+
+const SEEDS_MAX: u64 = 150;
+
+#[test]
+fn promises_hold_in_every_schedule() {
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    let mut ran = 0;
+    for seed in 1..=SEEDS_MAX {
+        if ran >= SEEDS_MIN && started.elapsed() > BUDGET {
+            break;
+        }
+        let outcome = run(seed, false).unwrap();
+        let violation = outcome.violation.map(|violation| violation.to_string());
+        assert_eq!(
+            violation, None,
+            "seed {seed}; cargo run -p outbox-relay-simulation -- --seed {seed} --trace"
+        );
+        assert!(outcome.events >= 150, "seed {seed} has {} events", outcome.events);
+        tally.add(&outcome.tally);
+        ran += 1;
+    }
+    assert!(tally.of("process: restarted") > 0);
+}
+
+#[test]
+fn the_same_seed_is_the_same_schedule() {
+    for seed in [3, 4711] {
+        let (first, second) = (run(seed, true).unwrap(), run(seed, true).unwrap());
+        let differs = first
+            .trace
+            .lines()
+            .zip(second.trace.lines())
+            .find(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(first.trace.len(), second.trace.len());
+        assert!(first.trace.lines().count() > 1000);
+    }
+}
