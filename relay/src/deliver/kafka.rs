@@ -26,7 +26,6 @@ use crate::encode::Message;
 use crate::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role, Signals, TopicInfo};
 
 pub use journal::KafkaJournal;
-use settings::DEFAULT_MESSAGE_BYTES;
 pub use settings::{KafkaSettings, SettingsError};
 use signals::Context;
 pub use transactional::KafkaTransactionalProducer;
@@ -46,9 +45,8 @@ struct Inner {
     templated: bool,
     /// Asks for metadata only.
     inquirer: ThreadedProducer<Context>,
-    /// `max.message.bytes` of the topics asked about: the smallest bounds batches, the largest single messages.
+    /// The smallest `max.message.bytes` of the topics asked about, which bounds batches.
     smallest_limit: AtomicUsize,
-    largest_limit: AtomicUsize,
     /// The topic that was found last: what a new producer connects for.
     found: Mutex<Option<String>>,
 }
@@ -58,9 +56,6 @@ pub struct KafkaProducer {
     producer: ThreadedProducer<Context>,
     warming: Option<JoinHandle<()>>,
     templated: bool,
-    /// The largest message that it was made for.
-    message_bytes: usize,
-    broker: Arc<Inner>,
 }
 
 impl KafkaBroker {
@@ -72,14 +67,13 @@ impl KafkaBroker {
         let context = Context::new(Signals::new(|_| ()), templated);
         let inquirer = create(&settings.client(), context).map_err(SettingsError::Refused)?;
         // Also shows at once, and not at the first event, that librdkafka takes the producer's settings.
-        let probe = settings.producer(Role::Flow, None, None);
+        let probe = settings.producer(Role::Flow, None);
         probe.create_native_config().map_err(SettingsError::Refused)?;
         Ok(Self(Arc::new(Inner {
             settings,
             templated,
             inquirer,
             smallest_limit: AtomicUsize::new(usize::MAX),
-            largest_limit: AtomicUsize::new(0),
             found: Mutex::new(None),
         })))
     }
@@ -123,25 +117,19 @@ impl KafkaBroker {
     /// A client with these settings, and the connections that its first message needs.
     fn make(&self, config: &ClientConfig, signals: Signals) -> Result<KafkaProducer, DeliveryError> {
         let inner = &self.0;
-        let (_, largest) = self.limits();
         let context = Context::new(signals, inner.templated);
         let producer = create(config, context).map_err(|error| not_created(&error))?;
         Ok(KafkaProducer {
             warming: warm_up(&producer, inner.found.lock().clone()),
             producer,
             templated: inner.templated,
-            message_bytes: largest.unwrap_or(DEFAULT_MESSAGE_BYTES),
-            broker: Arc::clone(inner),
         })
     }
 
-    /// The smallest and the largest `max.message.bytes` of the topics asked about.
-    fn limits(&self) -> (Option<usize>, Option<usize>) {
-        let known = |limit: usize| (1..usize::MAX).contains(&limit).then_some(limit);
-        (
-            known(self.0.smallest_limit.load(Ordering::Relaxed)),
-            known(self.0.largest_limit.load(Ordering::Relaxed)),
-        )
+    /// The smallest `max.message.bytes` of the topics asked about.
+    fn smallest_limit(&self) -> Option<usize> {
+        let smallest = self.0.smallest_limit.load(Ordering::Relaxed);
+        (1..usize::MAX).contains(&smallest).then_some(smallest)
     }
 
     /// `max.message.bytes` of a topic; None if it may not be read, or not in time.
@@ -160,7 +148,6 @@ impl KafkaBroker {
             }
         };
         self.0.smallest_limit.fetch_min(limit, Ordering::Relaxed);
-        self.0.largest_limit.fetch_max(limit, Ordering::Relaxed);
         Some(limit)
     }
 }
@@ -169,8 +156,7 @@ impl Broker for KafkaBroker {
     type Producer = KafkaProducer;
 
     fn producer(&self, role: Role, signals: Signals) -> Result<KafkaProducer, DeliveryError> {
-        let (smallest, largest) = self.limits();
-        self.make(&self.0.settings.producer(role, smallest, largest), signals)
+        self.make(&self.0.settings.producer(role, self.smallest_limit()), signals)
     }
 
     async fn topic(&self, name: &str, timeout: Duration) -> Result<TopicInfo, DeliveryError> {
@@ -179,9 +165,10 @@ impl Broker for KafkaBroker {
             .await
             .map_err(|error| internal(&error))??;
         *self.0.found.lock() = Some(name.to_owned());
+        let limit = self.limit(name, timeout).await;
         Ok(TopicInfo {
             partitions,
-            max_message_bytes: self.limit(name, timeout).await,
+            max_uncompressed_bytes: limit.filter(|_| !self.0.settings.compresses()),
         })
     }
 
@@ -249,12 +236,6 @@ impl Producer for KafkaProducer {
             .send(record)
             .map_err(|(error, _)| match error.rdkafka_error_code() {
                 Some(Code::QueueFull) => Refused::QueueFull,
-                Some(Code::MessageSizeTooLarge) if self.is_outgrown() => Refused::Error(DeliveryError {
-                    class: ErrorClass::Collateral,
-                    code: "ProducerOutgrown".to_owned(),
-                    detail: "this producer was made before the topic took messages of this size".to_owned(),
-                    outcome: Outcome::NotWritten,
-                }),
                 Some(code) => Refused::Error(DeliveryError {
                     outcome: Outcome::NotWritten,
                     ..delivery_error(code, format!("refused by the client: {code}"), self.templated)
@@ -277,15 +258,13 @@ impl Producer for KafkaProducer {
         self.producer.purge(PurgeConfig::default().queue().inflight());
     }
 
+    fn fatal(&self) -> Option<DeliveryError> {
+        let (code, text) = self.producer.client().fatal_error()?;
+        Some(delivery_error(code, text, self.templated))
+    }
+
     async fn close(self) {
         drop_blocking(self).await;
-    }
-}
-
-impl KafkaProducer {
-    /// A topic is known by now that takes larger messages than librdkafka was told of.
-    fn is_outgrown(&self) -> bool {
-        self.broker.largest_limit.load(Ordering::Relaxed) > self.message_bytes
     }
 }
 

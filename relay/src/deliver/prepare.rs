@@ -34,7 +34,7 @@ pub enum PrepareError {
 /// What is known of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicKnowledge {
-    /// It is there; `max.message.bytes`, if it may be read.
+    /// It is there; it takes no record batch that is larger before compression. None if only the broker can tell.
     Exists(Option<usize>),
     /// Live brokers say that there is no such topic.
     Missing(DeliveryError),

@@ -30,8 +30,9 @@ pub trait Broker: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicInfo {
     pub partitions: i32,
-    /// The topic's `max.message.bytes`; None if it may not be read.
-    pub max_message_bytes: Option<usize>,
+    /// The topic takes no record batch that is larger, and messages are not compressed; None if only the broker can
+    /// tell.
+    pub max_uncompressed_bytes: Option<usize>,
 }
 
 /// What a producer is for.
@@ -54,6 +55,12 @@ pub trait Producer: Send + Sync + 'static {
 
     /// Gives up what is queued and in flight; each message still gets its report.
     fn purge(&self);
+
+    /// Why it will never send again, known before anything that fails with it is reported; None if it is alive, or if
+    /// its signals say everything.
+    fn fatal(&self) -> Option<DeliveryError> {
+        None
+    }
 
     /// Ends the producer, which takes up to a second. No report is awaited.
     fn close(self) -> impl Future<Output = ()> + Send;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterWhen;
 use crds::relay_status::Health;
-use relay::ports::{ErrorClass, Reason};
+use relay::ports::{ErrorClass, Outcome, Reason};
 
 use cluster::Cluster;
 use fed::{Relay, Row, incompressible, wait_until};
@@ -105,6 +105,36 @@ async fn batches_that_the_broker_refuses_are_isolated() {
         Some(0.0),
         "the breaker does not count them"
     );
+    relay.stop().await;
+}
+
+/// The answer to the first request never comes; librdkafka sends it again, and that is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_says_nothing_of_what_was_sent_before_it() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("timed-out", 1, &[]).await;
+    let relay = Relay::start_with(crds::Sink {
+        bootstrap_servers: vec![cluster.bootstrap.clone()],
+        topic: topic.clone(),
+        properties: [("socket.timeout.ms".to_owned(), "3000".to_owned())].into(),
+        ..crds::Sink::default()
+    });
+    relay.offer(rows(0..5, 1)).await;
+    relay.delivered(5).await;
+    cluster.alter(&topic, "max.message.bytes", "3000").await;
+    cluster.script("pause").await;
+    relay.offer(vec![Row::new(5, 0, incompressible(5, 5_000))]).await;
+    // Longer than a request waits for its answer.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    cluster.script("resume").await;
+    relay.resolved(6).await;
+    let letters = relay.dead_letters();
+    assert!(
+        letters[0].error.starts_with("MessageSizeTooLarge: "),
+        "{}",
+        letters[0].error
+    );
+    assert_eq!(letters[0].outcome, Outcome::Unknown);
     relay.stop().await;
 }
 

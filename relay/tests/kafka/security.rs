@@ -136,6 +136,10 @@ async fn what_may_not_be_written_waits_until_it_may() {
     let opened = || relay.view().breaker == BreakerState::Open;
     wait_until("the breaker opens", A_WHILE, opened).await;
     assert_eq!(relay.view().totals.processed, 0);
+    let said = [relay.sink_health().message, relay.view().last_error];
+    for said in said.map(Option::unwrap_or_default) {
+        assert!(said.contains("ClusterAuthorizationFailed: "), "{said}");
+    }
     allow(cluster, "stranger", May::Write, &secure.topic).await;
     relay.delivered(10).await;
 

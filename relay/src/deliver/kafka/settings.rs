@@ -31,9 +31,9 @@ const RECONNECT_MAX_MILLISECONDS: u32 = 1_000;
 /// How long a topic may be unknown before its messages fail: longer than it takes a new topic to be known everywhere.
 const TOPIC_PROPAGATION_MILLISECONDS: u32 = 5_000;
 
-/// librdkafka's largest message while no topic's limit is known: a broker takes no larger request unless its
-/// `socket.request.max.bytes` was raised. What a topic takes is for the broker to say.
-pub(super) const DEFAULT_MESSAGE_BYTES: usize = 100 << 20;
+/// librdkafka's largest message: the most that it can be told. It measures before compression, and more than the record
+/// needs; what a topic takes is for the broker to say.
+const MESSAGE_BYTES: usize = 1_000_000_000;
 
 /// How long a transaction may stay open. It bounds how long `read_committed` consumers wait behind a process that died,
 /// if nobody takes over its slots, which ends it sooner (lease, 10 s). A broker that stalls for longer ends the
@@ -46,8 +46,11 @@ const FETCH_WAIT_MILLISECONDS: u32 = 10;
 /// Kibibytes that are fetched of the journal ahead of being read; librdkafka's default is 64 MiB.
 const FETCH_AHEAD_KIBIBYTES: u32 = 8_192;
 
-/// The range that librdkafka accepts for `message.max.bytes`.
-const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
+/// The least that librdkafka's queue may hold: a message that is larger than the queue would wait for ever.
+const QUEUE_KIBIBYTES: usize = 2 * MESSAGE_BYTES / 1024;
+
+/// Two names of one property. Both at once would leave to chance which of them holds.
+const COMPRESSION: [&str; 2] = ["compression.type", "compression.codec"];
 
 /// Connection and limits, secrets included.
 #[derive(Clone)]
@@ -85,7 +88,7 @@ impl KafkaSettings {
             queue_messages: memory.in_flight_messages as usize + 1_000,
             queue_kibibytes: usize::try_from(memory.in_flight_bytes / 512)
                 .unwrap_or(usize::MAX)
-                .max(65_536),
+                .max(QUEUE_KIBIBYTES),
         })
     }
 
@@ -103,26 +106,37 @@ impl KafkaSettings {
 
     /// For dead letters: same brokers, same security, idempotent, and no producer that one failure ends.
     pub fn dead_letters(&self) -> ClientConfig {
-        self.producer(Role::Isolation, None, None)
+        self.producer(Role::Isolation, None)
     }
 
-    /// `smallest` and `largest` are the `max.message.bytes` of the topics, as far as known.
-    pub(super) fn producer(
-        &self,
-        role: Role,
-        smallest: Option<usize>,
-        largest: Option<usize>,
-    ) -> ClientConfig {
+    /// Whether a broker sees batches smaller than they were made: then their size says nothing of what it takes.
+    pub(super) fn compresses(&self) -> bool {
+        !self
+            .compression()
+            .is_some_and(|codec| codec.eq_ignore_ascii_case("none"))
+    }
+
+    /// As configured; None is our own choice.
+    fn compression(&self) -> Option<&str> {
+        let named = |(name, _): &&(String, String)| COMPRESSION.contains(&name.as_str());
+        self.properties
+            .iter()
+            .find(named)
+            .map(|(_, codec)| codec.as_str())
+    }
+
+    /// `smallest` is the smallest `max.message.bytes` of the topics, as far as known.
+    pub(super) fn producer(&self, role: Role, smallest: Option<usize>) -> ClientConfig {
         let mut config = self.client.clone();
-        let message_bytes = largest.unwrap_or(DEFAULT_MESSAGE_BYTES);
-        let message_bytes = message_bytes.clamp(*MESSAGE_BYTES.start(), *MESSAGE_BYTES.end());
         let batch_bytes = smallest.unwrap_or(BATCH_BYTES).min(BATCH_BYTES);
         config
             .set("linger.ms", LINGER_MILLISECONDS.to_string())
             .set("batch.size", batch_bytes.to_string())
             .set("batch.num.messages", BATCH_MESSAGES.to_string())
-            .set("message.max.bytes", message_bytes.to_string())
-            .set("compression.type", "lz4");
+            .set("message.max.bytes", MESSAGE_BYTES.to_string());
+        if self.compression().is_none() {
+            config.set("compression.type", "lz4");
+        }
         for (name, value) in &self.properties {
             config.set(name, value);
         }
@@ -141,13 +155,8 @@ impl KafkaSettings {
     }
 
     /// As [`Self::producer`], inside transactions. An abort takes everything back, so it needs no gapless guarantee.
-    pub(super) fn transactional(
-        &self,
-        id: &str,
-        smallest: Option<usize>,
-        largest: Option<usize>,
-    ) -> ClientConfig {
-        let mut config = self.producer(Role::Isolation, smallest, largest);
+    pub(super) fn transactional(&self, id: &str, smallest: Option<usize>) -> ClientConfig {
+        let mut config = self.producer(Role::Isolation, smallest);
         let timeout = TRANSACTION_TIMEOUT.as_millis();
         // librdkafka refuses a socket time-out that leaves no time for a second request.
         let socket = config
@@ -257,7 +266,7 @@ mod tests {
         ] {
             sink.properties.insert(name.into(), value.into());
         }
-        let flow = settings(&sink).producer(Role::Flow, None, None);
+        let flow = settings(&sink).producer(Role::Flow, None);
         check(
             &flow,
             &[
@@ -272,7 +281,7 @@ mod tests {
                 ("linger.ms", "20"),
             ],
         );
-        let isolation = settings(&sink).producer(Role::Isolation, None, None);
+        let isolation = settings(&sink).producer(Role::Isolation, None);
         check(
             &isolation,
             &[
@@ -283,23 +292,49 @@ mod tests {
     }
 
     #[test]
-    fn batches_fit_the_smallest_topic_and_messages_the_largest() {
+    fn batches_fit_the_smallest_topic_and_messages_are_the_brokers_matter() {
         let settings = settings(&Sink::default());
-        let sizes = |smallest, largest| {
-            let config = settings.producer(Role::Flow, smallest, largest);
+        let sizes = |smallest| {
+            let config = settings.producer(Role::Flow, smallest);
             let get = |name| config.get(name).and_then(|value| value.parse::<usize>().ok());
+            assert!(get("queue.buffering.max.kbytes").unwrap() * 1024 > get("message.max.bytes").unwrap());
             (get("batch.size").unwrap(), get("message.max.bytes").unwrap())
         };
-        assert_eq!(sizes(None, None), (1 << 20, 100 << 20));
-        assert_eq!(sizes(Some(2_000), Some(5_000_000)), (2_000, 5_000_000));
-        assert_eq!(sizes(Some(9 << 20), Some(9 << 20)), (1 << 20, 9 << 20));
-        assert_eq!(sizes(Some(10), Some(10)), (10, 1_000), "librdkafka takes no less");
+        assert_eq!(sizes(None), (1 << 20, 1_000_000_000));
+        assert_eq!(sizes(Some(2_000)), (2_000, 1_000_000_000));
+        assert_eq!(sizes(Some(9 << 20)), (1 << 20, 1_000_000_000));
+    }
+
+    #[test]
+    fn compression_is_one_property_of_two_names() {
+        let with = |property: Option<(&str, &str)>| {
+            let mut sink = Sink::default();
+            sink.properties
+                .extend(property.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let settings = settings(&sink);
+            let config = settings.producer(Role::Flow, None);
+            let set: Vec<_> = COMPRESSION.iter().filter_map(|name| config.get(name)).collect();
+            (settings.compresses(), set.join(","))
+        };
+        assert_eq!(with(None), (true, "lz4".to_owned()));
+        assert_eq!(
+            with(Some(("compression.type", "zstd"))),
+            (true, "zstd".to_owned())
+        );
+        assert_eq!(
+            with(Some(("compression.type", "None"))),
+            (false, "None".to_owned())
+        );
+        assert_eq!(
+            with(Some(("compression.codec", "none"))),
+            (false, "none".to_owned())
+        );
     }
 
     #[test]
     fn a_transaction_outlives_its_requests_and_no_message_outlives_it() {
         let mut sink = Sink::default();
-        let transactional = |sink: &Sink| settings(sink).transactional("shop/relay-1/0", None, None);
+        let transactional = |sink: &Sink| settings(sink).transactional("shop/relay-1/0", None);
         check(
             &transactional(&sink),
             &[

@@ -10,7 +10,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::status;
 use crate::deliver::classify::delivery_error;
-use crate::ports::{Delivered, DeliveryError, Outcome, Report, Signal, Signals};
+use crate::ports::{Delivered, DeliveryError, Report, Signal, Signals};
 
 /// Passes reports and errors on as signals.
 pub(super) struct Context {
@@ -81,11 +81,8 @@ impl ProducerContext for Context {
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
                 let error = delivery_error(code, code.to_string(), self.templated);
-                let outcome = match (error.outcome, status::outcome(message)) {
-                    // A broker's refusal counts even if librdkafka, which sees only requests, is not sure.
-                    (Outcome::NotWritten, _) | (_, Outcome::NotWritten) => Outcome::NotWritten,
-                    _ => Outcome::Unknown,
-                };
+                // A refusal says nothing of an earlier attempt whose answer never came; librdkafka remembers.
+                let outcome = status::outcome(message);
                 Err(DeliveryError { outcome, ..error })
             }
         };

@@ -103,8 +103,7 @@ impl TransactionalBroker for KafkaBroker {
 impl KafkaBroker {
     /// Blocks for at most [`INITIALISE_LIMIT`] and one call.
     fn initialise(&self, id: &str, signals: Signals) -> Result<KafkaProducer, TransactionError> {
-        let (smallest, largest) = self.limits();
-        let config = self.0.settings.transactional(id, smallest, largest);
+        let config = self.0.settings.transactional(id, self.smallest_limit());
         let producer = self.make(&config, signals).map_err(|error| TransactionError {
             verdict: Verdict::Ended,
             error,

@@ -135,10 +135,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     /// Does what can be done at once; true if there may be more.
     fn turn(&mut self, now: Now) -> bool {
         self.let_go_of_revoked(now);
-        self.inbox.take(&mut self.signals);
-        for (generation, signal) in self.signals.drain(..) {
-            self.lane.on_signal(generation, signal, now);
-        }
+        self.hear(now);
         self.lane.on_tick(now);
         let offered = self.offer(now);
         while let Some(action) = self.lane.next_action(now) {
@@ -150,6 +147,28 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         }
         self.publish(now);
         offered == OFFERS_PER_TURN || sent == SENDS_PER_TURN
+    }
+
+    fn hear(&mut self, now: Now) {
+        self.inbox.take(&mut self.signals);
+        let mut asked = None;
+        for (generation, signal) in self.signals.drain(..) {
+            // What a dead producer gives up may be told before why it died, and the lane would look for a reason in vain.
+            if is_collateral(&signal) && asked.replace(generation) != Some(generation) {
+                let cause = self.producers.get(&generation).and_then(Producer::fatal);
+                if let Some(cause) = cause {
+                    self.lane.on_signal(generation, Signal::Fatal(cause), now);
+                }
+            }
+            let signal = match signal {
+                Signal::Fatal(error) => {
+                    let cause = self.producers.get(&generation).and_then(Producer::fatal);
+                    Signal::Fatal(cause.unwrap_or(error))
+                }
+                signal => signal,
+            };
+            self.lane.on_signal(generation, signal, now);
+        }
     }
 
     fn let_go_of_revoked(&mut self, now: Now) {
@@ -298,7 +317,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         let (broker, topic) = (self.delivery.broker.clone(), Arc::clone(topic));
         self.tasks.spawn(async move {
             let knowledge = match broker.topic(&topic, ASK_TIMEOUT).await {
-                Ok(info) => TopicKnowledge::Exists(info.max_message_bytes),
+                Ok(info) => TopicKnowledge::Exists(info.max_uncompressed_bytes),
                 Err(error) if error.class == ErrorClass::Message => TopicKnowledge::Missing(error),
                 Err(_) => TopicKnowledge::Unasked,
             };
@@ -364,4 +383,13 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             wall: self.delivery.clock.now(),
         }
     }
+}
+
+/// A message that failed only with its producer.
+fn is_collateral(signal: &Signal) -> bool {
+    let Signal::Report(report) = signal else {
+        return false;
+    };
+    let error = report.result.as_ref().err();
+    error.is_some_and(|error| error.class == ErrorClass::Collateral)
 }
