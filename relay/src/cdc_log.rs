@@ -5,6 +5,7 @@
 //! looks every column up by name; this runs once per row of the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
@@ -84,6 +85,9 @@ impl ScyllaLog {
 impl ChangeLog for ScyllaLog {
     async fn capture(&self) -> Result<Capture, LogError> {
         let options = table::cdc_options(&self.session, &self.table.keyspace, &self.table.name).await?;
+        if options.enabled {
+            self.sets.retain(options.ttl);
+        }
         let result = self.session.execute_unpaged(&self.clock, ()).await;
         let time = streams::rows::<(CqlTimestamp,)>(result)?;
         Ok(Capture {
@@ -94,6 +98,10 @@ impl ChangeLog for ScyllaLog {
 
     async fn stream_sets(&self) -> Result<Vec<StreamSet>, LogError> {
         self.sets.read().await
+    }
+
+    fn ttl(&self) -> Option<Duration> {
+        Some(self.sets.retention().unwrap_or(Duration::ZERO))
     }
 
     async fn read(&self, query: LogQuery) -> Result<LogPage, LogError> {

@@ -23,8 +23,6 @@ pub struct About {
     pub share: Share,
     pub process: String,
     pub started: Micros,
-    /// How long the log keeps rows; None for ever.
-    pub retention: Option<Duration>,
     /// Why order cannot be promised.
     pub order: Option<String>,
 }
@@ -41,6 +39,10 @@ pub struct View {
     /// Reading waits for a decision: the reason.
     pub stopped: Option<String>,
     pub draining: bool,
+    /// How long the log keeps what is written now; None for ever.
+    pub ttl: Option<Duration>,
+    /// The log still has every row from here on; None if nothing expires.
+    pub retained_from: Option<Micros>,
     /// On the process's monotonic clock.
     pub elapsed: Duration,
 }
@@ -99,7 +101,7 @@ pub fn document(about: &About, view: &View, progress: &Progress, board: &Board, 
         breaker: view.breaker.clone(),
         totals: view.totals,
         lag: lag(view, progress, now),
-        retention: retention(about, progress, now),
+        retention: retention(view, progress),
         checkpoint_age_milliseconds: view
             .keeper
             .saved_at
@@ -254,14 +256,11 @@ fn lag(view: &View, progress: &Progress, now: Micros) -> Lag {
 }
 
 /// What expires first is the oldest row that is not resolved, or not yet read: the lowest bound.
-fn retention(about: &About, progress: &Progress, now: Micros) -> Retention {
-    let Some(ttl) = about.retention else {
-        return Retention::default();
-    };
-    let headroom = |bound: Micros| ttl.as_secs() as i64 - (now - bound) / SECOND;
+fn retention(view: &View, progress: &Progress) -> Retention {
+    let headroom = |(bound, from): (Micros, Micros)| (bound - from) / SECOND;
     Retention {
-        ttl_seconds: Some(ttl.as_secs()),
-        headroom_seconds: progress.lowest_bound().map(headroom),
+        ttl_seconds: view.ttl.map(|ttl| ttl.as_secs()),
+        headroom_seconds: progress.lowest_bound().zip(view.retained_from).map(headroom),
     }
 }
 
@@ -289,7 +288,6 @@ mod tests {
             share: Share::Pinned { index: 1, count: 32 },
             process: "p".into(),
             started: 0,
-            retention: Some(Duration::from_secs(3600)),
             order: None,
         }
     }
@@ -312,6 +310,8 @@ mod tests {
             View {
                 keeper,
                 read_lag: Some(0),
+                ttl: Some(Duration::from_secs(3600)),
+                retained_from: Some(NOW - 3600 * SECOND),
                 ..View::default()
             },
             ledger,

@@ -24,9 +24,17 @@ pub(super) struct StreamSets {
     session: Arc<Session>,
     source: Source,
     /// How long log rows stay; None for ever.
-    retention: Option<Duration>,
+    retention: Mutex<Kept>,
     /// By start, milliseconds.
     known: Mutex<BTreeMap<i64, StreamSet>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// What is written now.
+    now: Option<Duration>,
+    /// The longest that was ever seen: rows keep the TTL that they were written with.
+    longest: Option<Duration>,
 }
 
 enum Source {
@@ -52,9 +60,23 @@ impl StreamSets {
         Ok(Self {
             session,
             source,
-            retention: table.cdc.ttl,
+            retention: Mutex::new(Kept {
+                now: table.cdc.ttl,
+                longest: table.cdc.ttl,
+            }),
             known: Mutex::default(),
         })
+    }
+
+    /// The table was altered, or not.
+    pub(super) fn retain(&self, ttl: Option<Duration>) {
+        let mut kept = self.retention.lock();
+        kept.now = ttl;
+        kept.longest = kept.longest.zip(ttl).map(|(longest, ttl)| longest.max(ttl));
+    }
+
+    pub(super) fn retention(&self) -> Option<Duration> {
+        self.retention.lock().now
     }
 
     /// Every set that may still hold rows, oldest first.
@@ -91,7 +113,7 @@ impl StreamSets {
 
     /// Leaves out sets that ended so long ago that their rows have expired.
     fn retained(&self, starts: Vec<i64>) -> Vec<i64> {
-        let Some(retention) = self.retention else {
+        let Some(retention) = self.retention.lock().longest else {
             return starts;
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

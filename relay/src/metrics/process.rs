@@ -14,6 +14,7 @@ pub struct ProcessMetrics {
     pub save_failures: IntGauge,
     pub fenced: IntGauge,
     pub order_preserved: IntGauge,
+    pub retention_gaps: IntGauge,
 }
 
 impl ProcessMetrics {
@@ -43,6 +44,10 @@ impl ProcessMetrics {
             order_preserved: count(
                 "order_preserved",
                 "1 if events of one aggregate keep their order, else 0.",
+            )?,
+            retention_gaps: count(
+                "retention_gaps",
+                "Slots of which rows expired from the CDC log unread, counted once per gap since the start.",
             )?,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use scylla::value::CqlValue;
 
@@ -16,6 +17,12 @@ pub trait ChangeLog: Send + Sync + 'static {
     /// What the source says of itself now.
     fn capture(&self) -> impl Future<Output = Result<Capture, LogError>> + Send {
         std::future::ready(Ok(Capture::default()))
+    }
+
+    /// How long the log keeps what is written now, as [`Self::capture`] found it last; zero is for ever. None if the
+    /// source does not tell.
+    fn ttl(&self) -> Option<Duration> {
+        None
     }
 
     /// One page of one query. Within a stream rows come in log order; pages may cut a record.

@@ -8,16 +8,17 @@ use crds::relay_status::{DataEventKind, Health};
 use crds::source::OnRetentionGap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::outlook::Outlook;
 use crate::deliver::shell::Control;
 use crate::health::Part;
 use crate::ledger::Ledger;
-use crate::model::{SECOND, SlotSet};
+use crate::model::{Micros, SECOND, SlotId, SlotSet};
 use crate::ports::Clock;
 use crate::source::reader::Command;
-use crate::source::retention::Retention;
+use crate::source::retention::{Gap, Retention};
 use crate::state::keeper::{Holder, Opening};
 
 /// How long giving up a slot waits for what is in flight; beyond it the next owner delivers it again.
@@ -26,6 +27,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often a drain looks.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
+/// How often it is looked whether rows expire unread.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Growth of a known gap that is worth another message when reading goes on.
+const GROWN: Micros = 10 * SECOND;
+
 pub(super) struct SlotHolder<C> {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) control: Control,
@@ -33,12 +40,24 @@ pub(super) struct SlotHolder<C> {
     pub(super) outlook: Arc<Outlook<C>>,
     pub(super) retention: Retention,
     pub(super) on_gap: OnRetentionGap,
+    /// How far behind the oldest cursor stays when all is well.
+    pub(super) sweep_lag: Micros,
+    /// Of slots whose rows expire unread: what was said to be lost so far, and what is.
+    pub(super) gaps: Mutex<BTreeMap<SlotId, Told>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    said: Gap,
+    now: Gap,
 }
 
 impl<C: Clock> Holder for SlotHolder<C> {
     async fn opened(&self, openings: &[Opening]) {
         self.tell_of_taken(openings);
-        let gaps = self.gaps(openings);
+        let gaps = self.gaps_of(openings);
+        self.tell_of_gaps(&gaps);
+        let gaps: SlotSet = gaps.keys().copied().collect();
         let stopped = self.on_gap == OnRetentionGap::Stop;
         for opening in openings {
             if !(stopped && gaps.contains(opening.slot)) {
@@ -116,32 +135,94 @@ impl<C: Clock> SlotHolder<C> {
         }
     }
 
-    /// Slots of which rows expired after their checkpoint and before they were read; says what was lost. A slot without
-    /// a checkpoint begins with what there is.
-    fn gaps(&self, openings: &[Opening]) -> SlotSet {
-        let now = self.outlook.clock().now();
-        let found: Vec<_> = openings
-            .iter()
-            .filter(|opening| opening.resumed)
+    /// Slots of which rows expired after their checkpoint and before they were read. A slot without a checkpoint begins
+    /// with what there is.
+    fn gaps_of(&self, openings: &[Opening]) -> BTreeMap<SlotId, Gap> {
+        let now = self.outlook.source_time();
+        let resumed = openings.iter().filter(|opening| opening.resumed);
+        resumed
             .filter_map(|opening| Some((opening.slot, self.retention.gap(opening.bound, now)?)))
+            .collect()
+    }
+
+    /// Looks until `stop` whether rows expire while reading waits or fails.
+    pub(super) async fn watch(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(WATCH_INTERVAL) => self.look().await,
+            }
+        }
+    }
+
+    async fn look(&self) {
+        let unread = self.expiring();
+        let began = self.follow(&unread);
+        if began.is_empty() {
+            return;
+        }
+        self.tell_of_gaps(&began);
+        if self.on_gap == OnRetentionGap::Stop {
+            self.stop_reading(began.keys().copied().collect()).await;
+        }
+    }
+
+    /// Slots of which rows expire right now before they were read.
+    fn expiring(&self) -> BTreeMap<SlotId, Gap> {
+        let now = self.outlook.source_time();
+        let behind = self
+            .outlook
+            .shared_metrics()
+            .reading
+            .current_lag()
+            .unwrap_or_default();
+        let ledger = self.ledger.lock();
+        let reading = ledger.reading();
+        let swept = reading
+            .iter()
+            .filter_map(|slot| Some((slot, ledger.slot(slot)?.swept())));
+        swept
+            .filter_map(|(slot, swept)| Some((slot, self.retention.gap(swept, now)?)))
+            // What younger cursors have read is not lost, however short the retention is.
+            .filter(|(_, gap)| now - behind < gap.until || gap.until - gap.from > self.sweep_lag)
+            .collect()
+    }
+
+    /// Keeps up with what is lost of each slot. Returns the gaps that are new; says what became of those that ended.
+    fn follow(&self, unread: &BTreeMap<SlotId, Gap>) -> BTreeMap<SlotId, Gap> {
+        let mut gaps = self.gaps.lock();
+        let mut began = BTreeMap::new();
+        for (slot, gap) in unread {
+            match gaps.get_mut(slot) {
+                Some(told) => told.now.until = gap.until,
+                None => {
+                    began.insert(*slot, *gap);
+                }
+            }
+        }
+        let ended: Vec<_> = gaps
+            .extract_if(.., |slot, _| !unread.contains_key(slot))
             .collect();
-        let slots: SlotSet = found.iter().map(|(slot, _)| *slot).collect();
-        let (Some(from), Some(until)) = (
-            found.iter().map(|(_, gap)| gap.from).min(),
-            found.iter().map(|(_, gap)| gap.until).max(),
-        ) else {
-            return slots;
+        drop(gaps);
+        let grown = ended
+            .into_iter()
+            .filter(|(_, told)| told.now.until - told.said.until > GROWN);
+        self.say_lost(&grown.map(|(slot, told)| (slot, told.now)).collect());
+        began
+    }
+
+    /// Says what was lost, and stops the slots if that is what is wanted.
+    fn tell_of_gaps(&self, found: &BTreeMap<SlotId, Gap>) {
+        let Some(text) = self.say_lost(found) else {
+            return;
         };
-        let seconds = (until - from) / SECOND;
-        let (from, until) = (crate::health::timestamp(from), crate::health::timestamp(until));
-        let text = format!(
-            "slots {slots}: rows written from {from} to {until} ({seconds} s) expired from the CDC log before they were \
-             read; those that were not delivered are lost"
-        );
-        error!(%slots, %from, %until, "retention gap");
+        let slots: SlotSet = found.keys().copied().collect();
         self.outlook
-            .board()
-            .event(DataEventKind::RetentionGap, text.clone(), now);
+            .shared_metrics()
+            .process
+            .retention_gaps
+            .add(slots.len() as i64);
         if self.on_gap == OnRetentionGap::Stop {
             let mut ledger = self.ledger.lock();
             slots.iter().for_each(|slot| ledger.stop(slot));
@@ -149,7 +230,33 @@ impl<C: Clock> SlotHolder<C> {
             self.outlook.stopped(format!(
                 "{text}; to go on with what is left: source.onRetentionGap: Continue"
             ));
+        } else {
+            let told = found.iter().map(|(slot, gap)| {
+                let (said, now) = (*gap, *gap);
+                (*slot, Told { said, now })
+            });
+            self.gaps.lock().extend(told);
         }
-        slots
+    }
+
+    fn say_lost(&self, found: &BTreeMap<SlotId, Gap>) -> Option<String> {
+        let slots: SlotSet = found.keys().copied().collect();
+        let from = found.values().map(|gap| gap.from).min()?;
+        let until = found.values().map(|gap| gap.until).max()?;
+        let seconds = (until - from) / SECOND;
+        let (from, until) = (crate::health::timestamp(from), crate::health::timestamp(until));
+        let text = format!(
+            "slots {slots}: rows written from {from} to {until} ({seconds} s) expired from the CDC log before they were \
+             read; those that were not delivered are lost"
+        );
+        error!(%slots, %from, %until, "retention gap");
+        let now = self.outlook.clock().now();
+        self.outlook
+            .board()
+            .event(DataEventKind::RetentionGap, text.clone(), now);
+        Some(text)
     }
 }
+
+#[cfg(test)]
+mod tests;

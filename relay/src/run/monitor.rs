@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::outlook::Outlook;
 use super::prepare::Ground;
-use crate::model::{Micros, SECOND};
+use crate::model::SECOND;
 use crate::ports::Clock;
 
 /// Dead letters are counted by the database, partition by partition: rarely.
@@ -24,7 +24,7 @@ const CHECKPOINT_STALLED: Duration = Duration::from_secs(30);
 pub(super) async fn run(outlook: Arc<Outlook>, ground: Arc<Ground>, stop: CancellationToken) {
     let (mut at_risk, mut stalled) = (false, false);
     while !stop.is_cancelled() {
-        at_risk = retention(&outlook, &ground, at_risk);
+        at_risk = retention(&outlook, at_risk);
         stalled = checkpoints(&outlook, stalled);
         tokio::select! {
             () = stop.cancelled() => return,
@@ -38,13 +38,13 @@ pub(super) async fn run(outlook: Arc<Outlook>, ground: Arc<Ground>, stop: Cancel
 }
 
 /// Says once when it becomes so.
-fn retention(outlook: &Outlook, ground: &Ground, was_at_risk: bool) -> bool {
+fn retention(outlook: &Outlook, was_at_risk: bool) -> bool {
     // The bound, not the oldest event in flight: what cannot be read expires as well.
-    let (Some(ttl), Some(bound)) = (ground.table.cdc.ttl, outlook.lowest_bound()) else {
+    let retention = outlook.retention();
+    let headroom = |bound| retention.headroom(bound, outlook.source_time());
+    let (Some(ttl), Some(left)) = (retention.ttl(), outlook.lowest_bound().and_then(headroom)) else {
         return false;
     };
-    let now = outlook.clock().now();
-    let left = ttl.as_micros() as Micros - (now - bound);
     let at_risk = (left as f64) < ttl.as_micros() as f64 * HEADROOM_AT_RISK;
     if at_risk && !was_at_risk {
         let text = format!(
@@ -52,6 +52,7 @@ fn retention(outlook: &Outlook, ground: &Ground, was_at_risk: bool) -> bool {
             left / SECOND
         );
         warn!(seconds = left / SECOND, "retention at risk");
+        let now = outlook.clock().now();
         outlook.board().event(DataEventKind::RetentionAtRisk, text, now);
     }
     at_risk

@@ -18,6 +18,7 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::model::{Micros, SECOND};
 use crate::ports::Clock;
+use crate::source::retention::Retention;
 use crate::state::keeper::KeeperView;
 use crate::state::ownership::Share;
 use crate::status::{About, Progress, View, document};
@@ -27,6 +28,7 @@ pub struct Outlook<C = SystemClock> {
     clock: Arc<C>,
     board: Board,
     metrics: Arc<Metrics>,
+    retention: Retention,
     /// Of the current life of reader, lane and keeper.
     life: Mutex<Option<Life>>,
     /// What former lives counted.
@@ -57,7 +59,6 @@ impl<C: Clock> Outlook<C> {
             share,
             process,
             started: clock.now(),
-            retention: None,
             order: None,
         };
         Self {
@@ -65,6 +66,7 @@ impl<C: Clock> Outlook<C> {
             clock,
             board,
             metrics: Arc::new(metrics),
+            retention: Retention::default(),
             life: Mutex::default(),
             before: Mutex::default(),
             stopped: Mutex::default(),
@@ -88,9 +90,18 @@ impl<C: Clock> Outlook<C> {
         self.metrics.clone()
     }
 
+    /// Shared by all lives.
+    pub(super) fn retention(&self) -> Retention {
+        self.retention.clone()
+    }
+
+    /// The source's time, as far as it is known.
+    pub(super) fn source_time(&self) -> Micros {
+        self.retention.source_time(self.clock.now())
+    }
+
     pub(super) fn prepared<L, S, B, D>(&self, ground: &Ground<L, S, B, D>) {
         let mut about = self.about.lock();
-        about.retention = ground.table.cdc.ttl;
         about.order = ground.order.clone();
         self.metrics
             .process
@@ -126,6 +137,8 @@ impl<C: Clock> Outlook<C> {
             stopped: self.stopped.lock().clone(),
             draining: self.draining.load(Ordering::Relaxed),
             elapsed: self.clock.elapsed(),
+            ttl: self.retention.ttl(),
+            retained_from: self.retention.oldest(self.source_time()),
             read_lag: self.metrics.reading.current_lag(),
             dead_letters_pending: self.metrics.delivery.dead_letters_pending.get().max(0) as u64,
             ..View::default()

@@ -2,6 +2,7 @@
 //! from the checkpoints, under higher epochs, by the next life.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crds::RelayConfig;
 use crds::source::{OnChange, StartFrom};
@@ -9,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::holder::SlotHolder;
 use super::outlook::{Life, Outlook};
@@ -31,6 +33,14 @@ use crate::supervise::supervise;
 
 /// Slots that may be opened before the reader looks.
 const COMMANDS: usize = 2 * SLOTS;
+
+/// The oldest cursor is this much further behind than the horizon, at most, when all is well: skew of clocks, and the
+/// time that a sweep of every stream takes.
+const SWEEP_SLACK: Micros = 60 * SECOND;
+
+/// How long the source may take to tell its clock, and the pause before it is asked again.
+const CLOCK_LIMIT: Duration = Duration::from_secs(5);
+const CLOCK_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{part} ended: {reason}")]
@@ -58,9 +68,12 @@ where
     let (control, deadline) = (Control::default(), Deadline::default());
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let (events, delivered) = mpsc::channel(EVENT_BATCHES);
-    let retention = Retention {
-        ttl: ground.table.cdc.ttl.map(|ttl| ttl.as_micros() as Micros),
-    };
+    let retention = outlook.retention();
+    retention.begin(ground.table.cdc.ttl);
+    let now_is_the_start = config.source.start_from == StartFrom::Now;
+    if !source_clock(&outlook, ground.log.as_ref(), now_is_the_start, &stop).await {
+        return Ok(());
+    }
     let parts = Parts {
         config,
         outlook,
@@ -70,7 +83,8 @@ where
         deadline,
         retention,
     };
-    let keeper = parts.keeper(share, commands);
+    let holder = Arc::new(parts.holder(commands));
+    let keeper = parts.keeper(share, holder.clone());
     parts.outlook.lives(Life {
         ledger: parts.ledger.clone(),
         keeper: keeper.view(),
@@ -85,6 +99,9 @@ where
     let [stop_reading, stop_delivering, stop_keeping] = &tokens;
     let mut reading = JoinSet::new();
     reading.spawn(parts.read(events, obeyed, stop_reading.clone()));
+    let (watching, watcher) = (stop_reading.clone(), holder);
+    let mut watch = JoinSet::new();
+    watch.spawn(async move { watcher.watch(&watching).await });
     let mut delivering = JoinSet::new();
     delivering.spawn(shell::run(parts.delivery(), delivered, stop_delivering.clone()));
     let mut keeping = JoinSet::new();
@@ -103,6 +120,7 @@ where
         token.cancel();
         while tasks.join_next().await.is_some() {}
     }
+    while watch.join_next().await.is_some() {}
     match failed {
         None => Ok(()),
         Some((part, Some(Err(error)))) => Err(WorkError {
@@ -113,6 +131,42 @@ where
             part,
             reason: "without being asked to".into(),
         }),
+    }
+}
+
+/// Learns the source's clock: our own may be ahead, and "now" by it would skip rows. Without the need for it, reading
+/// starts even if the source does not answer. False if `stop` came first.
+async fn source_clock<L: ChangeLog, C: Clock>(
+    outlook: &Outlook<C>,
+    log: &L,
+    needed: bool,
+    stop: &CancellationToken,
+) -> bool {
+    loop {
+        let asked = tokio::select! {
+            biased;
+            () = stop.cancelled() => return false,
+            asked = tokio::time::timeout(CLOCK_LIMIT, log.capture()) => asked,
+        };
+        let now = outlook.clock().now();
+        let reason = match asked {
+            Ok(Ok(capture)) => {
+                outlook.retention().hear(capture.time, log.ttl(), now);
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", CLOCK_LIMIT.as_secs()),
+        };
+        if !needed {
+            return true;
+        }
+        warn!(%reason, "source.startFrom: Now waits for the source's clock");
+        outlook.board().failed(Part::Source, reason, now);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(CLOCK_PAUSE) => {}
+        }
     }
 }
 
@@ -134,35 +188,40 @@ where
     D: DeadLetters,
     C: Clock + Clone,
 {
-    fn keeper(&self, share: Share, commands: mpsc::Sender<Command>) -> Keeper<S, C, SlotHolder<C>> {
+    fn holder(&self, commands: mpsc::Sender<Command>) -> SlotHolder<C> {
+        SlotHolder {
+            commands,
+            control: self.control.clone(),
+            ledger: self.ledger.clone(),
+            outlook: self.outlook.clone(),
+            retention: self.retention.clone(),
+            on_gap: self.config.source.on_retention_gap,
+            sweep_lag: Micros::from(self.config.source.horizon_seconds) * SECOND + SWEEP_SLACK,
+            gaps: Mutex::default(),
+        }
+    }
+
+    fn keeper(&self, share: Share, holder: Arc<SlotHolder<C>>) -> Keeper<S, C, SlotHolder<C>> {
         let from = match self.config.source.start_from {
             StartFrom::Oldest => Start::Oldest,
             StartFrom::Now => Start::Now,
             StartFrom::At(time) => Start::At(time.milliseconds() as Micros * 1000),
         };
-        let (retention, first_set) = (self.retention, self.ground.first_set);
-        let wall = self.outlook.clock();
+        let (retention, first_set) = (self.retention.clone(), self.ground.first_set);
+        let outlook = self.outlook.clone();
         let config = KeeperConfig {
             process: self.outlook.process(),
             share,
             lease: self.config.state.lease(),
             checkpoint_interval: self.config.state.checkpoint_interval(),
-            start: Box::new(move || retention.start(from, first_set, wall.now())),
-        };
-        let holder = SlotHolder {
-            commands,
-            control: self.control.clone(),
-            ledger: self.ledger.clone(),
-            outlook: self.outlook.clone(),
-            retention: self.retention,
-            on_gap: self.config.source.on_retention_gap,
+            start: Box::new(move || retention.start(from, first_set, outlook.source_time())),
         };
         let (state, clock) = (self.ground.state.clone(), self.outlook.clock());
         Keeper::new(
             config,
             state,
             clock,
-            Arc::new(holder),
+            holder,
             self.ledger.clone(),
             self.deadline.clone(),
         )
@@ -186,7 +245,7 @@ where
                 queries_per_second: source.load.queries_per_second,
                 ramp: source.load.ramp(),
             },
-            retention: self.retention,
+            retention: self.retention.clone(),
             out: events,
             commands: Arc::new(tokio::sync::Mutex::new(commands)),
             metrics: self.outlook.shared_metrics(),

@@ -15,7 +15,7 @@ use crate::health::{Board, Part};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::model::{Micros, SECOND, SlotId, SlotSet};
-use crate::ports::{Capture, ChangeLog, Clock, LogError, LogPage, StreamSet};
+use crate::ports::{Capture, ChangeLog, Clock, Columns, LogError, LogPage, StreamSet};
 use crate::source::limiter::{Answer, Limiter, Limits};
 use crate::source::retention::Retention;
 use crate::source::tail::{Config, Counts, Planned, SKEW, Tail};
@@ -77,7 +77,7 @@ impl<L, C> Clone for Reader<L, C> {
             ledger: Arc::clone(&self.ledger),
             tail: self.tail.clone(),
             limits: self.limits,
-            retention: self.retention,
+            retention: self.retention.clone(),
             out: self.out.clone(),
             commands: Arc::clone(&self.commands),
             metrics: Arc::clone(&self.metrics),
@@ -129,8 +129,8 @@ struct Running<L, C> {
     /// Taken, not yet handed on.
     pending: VecDeque<Vec<SourceEvent>>,
     paused: bool,
-    /// Why the last answer was an error.
-    failing: Option<String>,
+    /// Why reads of whole rows fail, and reads of identities.
+    failing: [Option<String>; 2],
     /// What the source says of itself that is not as it should be, or why it does not say.
     complaint: Option<String>,
     /// What health was told last.
@@ -188,7 +188,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
             looking_due: elapsed,
             pending: VecDeque::new(),
             paused: false,
-            failing: None,
+            failing: [None, None],
             complaint: None,
             told: Some("starting".into()),
             wall,
@@ -351,7 +351,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         match page {
             Ok(page) => {
                 self.reader.metrics.reading.answered(latency, page.rows.len());
-                self.failing = None;
+                self.well(planned.query.columns);
                 self.tell(now);
                 let mut ledger = self.reader.ledger.lock();
                 let events = self.tail.on_page(&planned, started, page, now, &mut ledger);
@@ -362,7 +362,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
             }
             Err(error) => {
                 self.tail.on_error(&planned, &error, now);
-                self.broken(&error, now);
+                self.broken(planned.query.columns, &error, now);
             }
         }
         Ok(())
@@ -372,6 +372,11 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         match looked.capture {
             Ok(capture) => {
                 self.source_time = capture.time.map(|time| (time, looked.at));
+                let clock = &self.reader.clock;
+                let since = clock.elapsed().saturating_sub(looked.at).as_micros() as Micros;
+                self.reader
+                    .retention
+                    .hear(capture.time, self.reader.log.ttl(), clock.now() - since);
                 self.complaint = capture.hidden;
             }
             Err(error) => {
@@ -406,15 +411,27 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
         Ok(())
     }
 
-    fn broken(&mut self, error: &LogError, now: Micros) {
+    fn broken(&mut self, columns: Columns, error: &LogError, now: Micros) {
         self.reader.metrics.reading.failed(error.category());
-        self.failing.get_or_insert_with(|| error.to_string());
+        let [full, identity] = &mut self.failing;
+        let failing = if columns == Columns::Full { full } else { identity };
+        failing.get_or_insert_with(|| error.to_string());
         self.tell(now);
+    }
+
+    /// Identities may be readable while whole rows are not (a column is missing): only what can do more heals both.
+    fn well(&mut self, columns: Columns) {
+        let [full, identity] = &mut self.failing;
+        *identity = None;
+        if columns == Columns::Full {
+            *full = None;
+        }
     }
 
     /// Says once what is wrong, and once that nothing is.
     fn tell(&mut self, now: Micros) {
-        let trouble = self.failing.as_ref().or(self.complaint.as_ref());
+        let failing = self.failing.iter().flatten().next();
+        let trouble = failing.or(self.complaint.as_ref());
         if self.told.as_ref() == trouble {
             return;
         }

@@ -150,9 +150,7 @@ impl Reading {
                 queries_per_second: 4000,
                 ramp: Duration::ZERO,
             },
-            retention: Retention {
-                ttl: table.cdc.ttl.map(|ttl| ttl.as_micros() as Micros),
-            },
+            retention: Retention::new(table.cdc.ttl),
             out,
             commands: Arc::new(tokio::sync::Mutex::new(receiver)),
             metrics: metrics.clone(),
