@@ -3,6 +3,7 @@
 
 use crds::RelayConfig;
 use crds::sink::Key;
+use crds::source::OnChange;
 use crds::topic_template::TopicTemplate;
 
 use crate::cdc_log::table::OutboxTable;
@@ -71,6 +72,7 @@ pub fn of_source(config: &RelayConfig, table: Option<&OutboxTable>) -> Vec<Findi
     let mut findings = vec![Finding::fine("source.table", format!("table {name} is there"))];
     findings.extend(columns(config, table));
     findings.push(cdc(config, table, &name));
+    findings.extend(changes(config, table, &name));
     findings.extend(retention(config, table, &name));
     match order(config, table) {
         Ok(()) => findings.push(Finding::fine(
@@ -219,6 +221,21 @@ fn cdc(config: &RelayConfig, table: &OutboxTable, name: &str) -> Finding {
         );
     }
     Finding::fine("source.table", "CDC is enabled and shows the payload")
+}
+
+/// A change that is forwarded needs the whole row, which only the postimage has.
+fn changes(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Finding> {
+    let partial = config.source.on_change == OnChange::Forward && !table.cdc.postimage;
+    partial.then(|| {
+        Finding::warning(
+            "source.onChange",
+            format!(
+                "Forward without a postimage on {name}: an update shows only the columns that it set, so its event lacks \
+                 the others, and becomes a dead letter if it cannot do without them"
+            ),
+            format!("ALTER TABLE {name} WITH cdc = {{'enabled': true, 'postimage': true}}, or onChange: Ignore"),
+        )
+    })
 }
 
 /// An outage shorter than this should lose nothing: a weekend.

@@ -94,6 +94,19 @@ async fn a_wrong_configuration_is_refused_whole_with_exit_code_2() {
     );
 }
 
+#[tokio::test]
+async fn a_log_filter_that_cannot_be_read_is_refused_with_exit_code_2() {
+    let config = config(([127, 0, 0, 1], 1).into());
+    let mut command = relay(&["run", "-f", config.path().to_str().unwrap()]);
+    command.env("RUST_LOG", "info,relay=loud");
+    let refused = output(command).await;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    for part in ["RUST_LOG: ", "\"info,relay=loud\"", "accepted: error, warn, info"] {
+        assert!(said.contains(part), "should say {part}: {said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_finds_what_is_unfit_and_names_the_fix() {
     let (node, session) = node().await;

@@ -13,8 +13,8 @@ pub async fn run(args: &RunArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    if let Err(error) = log_lines(&config.log) {
-        eprintln!("log.level: {error}");
+    if let Err(refused) = log_lines(&config.log) {
+        eprintln!("{refused}");
         return Exit::Usage;
     }
     let stop = CancellationToken::new();
@@ -45,12 +45,20 @@ pub async fn run(args: &RunArgs) -> Exit {
     }
 }
 
-/// Log lines go to standard error; RUST_LOG wins over the file.
-fn log_lines(log: &Log) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = match EnvFilter::try_from_default_env() {
-        Ok(filter) => filter,
-        Err(_) => EnvFilter::try_new(&log.level)?,
+/// Log lines go to standard error; RUST_LOG, unless it is empty, wins over the file.
+fn log_lines(log: &Log) -> Result<(), String> {
+    let variable = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|value| !value.is_empty());
+    let (name, value) = match &variable {
+        Some(value) => (EnvFilter::DEFAULT_ENV, value.to_string_lossy()),
+        None => ("log.level", log.level.as_str().into()),
     };
+    let filter = EnvFilter::try_new(&value).map_err(|error| {
+        format!(
+            "{name}: \"{}\" is no filter ({error}); accepted: error, warn, info, debug, trace or off, alone or by \
+             target, as in info,relay=debug",
+            value.escape_debug()
+        )
+    })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

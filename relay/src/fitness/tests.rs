@@ -145,6 +145,18 @@ fn what_scatters_an_aggregate_is_said() {
 }
 
 #[test]
+fn changes_are_forwarded_whole_or_that_is_said() {
+    let mut forwarding = config();
+    forwarding.source.on_change = OnChange::Forward;
+    let mut table = table();
+    let partial = [(Severity::Warning, "Forward without a postimage on app.outbox")];
+    check(&forwarding, Some(&table), &partial);
+    check(&config(), Some(&table), &[]);
+    table.cdc.postimage = true;
+    check(&forwarding, Some(&table), &[]);
+}
+
+#[test]
 fn short_retention_is_said() {
     let keeping = |seconds| {
         let mut table = table();
