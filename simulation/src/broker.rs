@@ -99,7 +99,7 @@ impl Broker for Port {
         self.ask(timeout).await?;
         Ok(TopicInfo {
             partitions: PARTITIONS as i32,
-            max_message_bytes: Some(MAX_MESSAGE_BYTES),
+            max_uncompressed_bytes: Some(MAX_MESSAGE_BYTES),
         })
     }
 
