@@ -32,7 +32,7 @@ async fn what_relays_say_and_do_not_say_is_told() {
     place.apply(&relay).await.unwrap();
     let starting = place
         .until("orders", "half started", |relay| {
-            relay["status"]["readyShares"] == 1
+            relay["status"]["readyShares"] == 1 && condition(relay, "Reconciling").1 == "Starting"
         })
         .await;
     assert_eq!(condition(&starting, "Ready"), ("False", "Starting"));
