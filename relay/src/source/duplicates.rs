@@ -8,8 +8,9 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::model::{Micros, RowId, SlotId};
 
-/// Events of one half window. At 40 bytes each the two halves take at most 20 MiB; a faster source shortens the window.
-const HALF_CAPACITY: usize = 1 << 18;
+/// Events of one half window: as many as a hash table of 2^18 buckets takes before it doubles (7 of 8). At 33 bytes a
+/// bucket the two halves take at most 17 MiB; a faster source shortens the window.
+const HALF_CAPACITY: usize = (1 << 18) / 8 * 7;
 
 #[derive(Debug)]
 pub struct Duplicates {

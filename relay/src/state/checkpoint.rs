@@ -29,6 +29,9 @@ pub fn limited(mut delta: Delta) -> Delta {
 #[derive(Debug, Clone, Default)]
 pub struct Book {
     revision: i64,
+    /// The highest revision that a save was made for. One whose answer was lost may yet take place, so no other save
+    /// bears its number: the revision that is found tells which of them did.
+    tried: i64,
     segments: Vec<SegmentKey>,
 }
 
@@ -36,13 +39,24 @@ impl Book {
     pub fn open(checkpoint: &Checkpoint) -> Self {
         Self {
             revision: checkpoint.revision,
+            tried: checkpoint.revision,
             segments: checkpoint.segments.clone(),
         }
     }
 
+    /// Goes on from `checkpoint`, which an earlier save of this book wrote.
+    pub fn reopen(&mut self, checkpoint: &Checkpoint) {
+        let tried = self.tried.max(checkpoint.revision);
+        *self = Self {
+            tried,
+            ..Self::open(checkpoint)
+        };
+    }
+
     /// The save that records `delta`. Call [`Self::saved`] once it is durable.
-    pub fn save(&self, delta: &Delta) -> Save {
-        let revision = self.revision + 1;
+    pub fn save(&mut self, delta: &Delta) -> Save {
+        self.tried += 1;
+        let revision = self.tried;
         let mut add = Vec::new();
         for (second, ids) in &delta.resolved {
             for (part, chunk) in ids.chunks(SEGMENT_IDS_MAX).enumerate() {
@@ -174,17 +188,35 @@ mod tests {
         };
         let first = book.save(&delta(1_000_000, &[1, 2]));
         assert_eq!((first.revision, first.add.len(), first.remove.len()), (1, 2, 0));
-        assert_eq!(
-            book.save(&delta(1_000_000, &[1, 2])),
-            first,
-            "an unsaved save is made anew, the same"
-        );
         book.saved(&first);
         let second = book.save(&delta(2_500_000, &[2]));
         assert_eq!(second.remove, [first.add[0].0]);
         book.saved(&second);
         let third = book.save(&delta(9_000_000, &[]));
         assert_eq!(third.remove, [first.add[1].0, second.add[0].0]);
+    }
+
+    #[test]
+    fn no_two_saves_bear_one_revision_whatever_became_of_the_first() {
+        let delta = Delta {
+            bound: 1,
+            resolved: Vec::new(),
+            obsolete_below: 0,
+        };
+        let mut book = Book::default();
+        let numbers = |save: &Save| (save.follows, save.revision);
+        let lost = book.save(&delta);
+        assert_eq!(numbers(&lost), (0, 1));
+        assert_eq!(numbers(&book.save(&delta)), (0, 2));
+        // The first took place after all.
+        book.reopen(&Checkpoint {
+            revision: lost.revision,
+            ..Checkpoint::default()
+        });
+        let third = book.save(&delta);
+        assert_eq!(numbers(&third), (1, 3));
+        book.saved(&third);
+        assert_eq!(numbers(&book.save(&delta)), (3, 4));
     }
 
     #[test]

@@ -256,10 +256,9 @@ impl StateStore for ScyllaState {
         if found.epoch != Some(epoch) {
             return Ok(Conditional::Fenced);
         }
-        let (revision, bound) = found
-            .checkpoint
-            .map_or((0, 0), |found| (found.revision, found.bound));
-        if matches!(step, Step::Unknown) && (revision, bound) == (save.revision, save.bound) {
+        let revision = found.checkpoint.map_or(0, |found| found.revision);
+        // No other save of this epoch bears this number, so also a refusal may mean that an earlier try of it took place.
+        if revision == save.revision {
             Ok(Conditional::Applied(()))
         } else if revision == save.follows {
             Err(unapplied(action))

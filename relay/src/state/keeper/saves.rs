@@ -8,7 +8,7 @@ use super::{CONCURRENCY, Holder, Keeper, view};
 use crate::ledger::Delta;
 use crate::model::{SlotId, SlotSet};
 use crate::ports::{Clock, Conditional, Epoch, Save, StateError, StateStore};
-use crate::state::checkpoint::{Book, limited};
+use crate::state::checkpoint::limited;
 
 /// A slot whose bound alone has moved is saved this rarely: nothing would be repeated without it.
 const IDLE_SAVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -66,12 +66,13 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         unsaved
     }
 
-    fn due(&self, all: bool) -> Vec<Due> {
+    fn due(&mut self, all: bool) -> Vec<Due> {
         let now = self.clock.elapsed();
+        let interval = self.config.checkpoint_interval;
         let mut ledger = self.ledger.lock();
-        let due = self.held.iter().filter_map(|(slot, held)| {
+        let due = self.held.iter_mut().filter_map(|(slot, held)| {
             let age = now.saturating_sub(held.saved_at);
-            if !all && age < self.config.checkpoint_interval {
+            if !all && age < interval {
                 return None;
             }
             let delta = limited(ledger.slot_mut(*slot)?.delta()?);
@@ -102,7 +103,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         match self.store.load(slot).await {
             Ok(Some(checkpoint)) => {
                 if let Some(held) = self.held.get_mut(&slot) {
-                    held.book = Book::open(&checkpoint);
+                    held.book.reopen(&checkpoint);
                 }
             }
             Ok(None) => {}
