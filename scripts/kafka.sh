@@ -15,6 +15,7 @@
 #   kafka.sh stop|kill|pause|resume [dir] [node]   all brokers, or the one with this number;
 #                                      stop is SIGTERM, kill SIGKILL, pause SIGSTOP, resume SIGCONT
 #
+# MESSAGE_MAX_BYTES is the largest record batch that its topics take (1048588, as in Kafka).
 # dir defaults to $OUTBOX_CACHE/run/kafka. Topics are not created automatically, as in production.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
@@ -239,6 +240,7 @@ transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 # The default of 128 MB would be a quarter of the heap.
 log.cleaner.dedupe.buffer.size=16777216
+message.max.bytes=${MESSAGE_MAX_BYTES:-1048588}
 EOF
   # A killed broker may come back only when its old session has ended.
   [[ $bench ]] || printf '%s\n' broker.session.timeout.ms=2500 broker.heartbeat.interval.ms=250

@@ -182,6 +182,7 @@ source:
 sink:
   bootstrapServers: ["${KAFKA//,/\", \"}"]
   topic: $TOPIC
+  properties: {${SINK_PROPERTIES:-}}
 deadLetter:
   when: ${DEAD_LETTER_WHEN:-Rejected}
   table: orders_ks.dead_letter_queue
