@@ -44,6 +44,8 @@ struct Slot {
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) life: usize,
+    /// When it was sent. It may take effect much later.
+    pub(crate) sent: Micros,
     pub(crate) change: Change,
 }
 

@@ -118,14 +118,15 @@ impl Oracle {
             }
             Change::Save { .. } => {
                 if let Some(checkpoint) = &done.checkpoint {
-                    self.saved(life, slot, checkpoint);
+                    self.saved(life, slot, checkpoint, done.step.sent);
                 }
             }
         }
     }
 
-    /// A checkpoint stands as it is: it holds everything that its owner had heard of by then, and does not go back.
-    fn saved(&mut self, life: usize, slot: usize, checkpoint: &Checkpoint) {
+    /// A checkpoint stands as it is: it holds everything that its owner had heard of when it was sent, and does not go
+    /// back.
+    fn saved(&mut self, life: usize, slot: usize, checkpoint: &Checkpoint, sent: Micros) {
         if let Some(before) = self.slots[slot].bound.filter(|before| checkpoint.bound < *before) {
             // The one way back: a stream set that was published after its start.
             let late = self
@@ -148,7 +149,7 @@ impl Oracle {
             }
         }
         self.slots[slot].bound = Some(checkpoint.bound);
-        let round = self.lives[life].round;
+        let round = self.lives[life].round.min(sent);
         let since = self.lives[life].held.get(&slot).map_or(-1, |held| held.since);
         let missing = self.missing(slot, checkpoint, |send| {
             send.life == life

@@ -189,6 +189,7 @@ impl Port {
             slot: slot.index(),
             step: Some(Step {
                 life: process.life,
+                sent: world.now(),
                 change,
             }),
         };
