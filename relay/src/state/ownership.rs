@@ -148,12 +148,17 @@ impl Ownership {
         }
     }
 
-    /// How a slot can be claimed, if it is free.
+    /// How a slot can be claimed, if it is free. One that is held is not, whatever the row says: a replica may show it as
+    /// it was before our claim, and claiming it once more would take that claim for this one, and forget what was
+    /// delivered since.
     fn claim_of(&self, row: &SlotRow, mine: SlotSet, now: Duration) -> Option<Claim> {
+        if mine.contains(row.slot) {
+            return None;
+        }
         let from = match &row.owner {
             None => None,
-            Some(owner) if *owner == self.process && !mine.contains(row.slot) => None,
-            Some(owner) if *owner != self.process && self.expired(owner, now) => Some(owner.clone()),
+            Some(owner) if *owner == self.process => None,
+            Some(owner) if self.expired(owner, now) => Some(owner.clone()),
             Some(_) => return None,
         };
         Some(Claim {

@@ -62,6 +62,29 @@ fn a_live_owner_keeps_its_slots_and_a_silent_one_loses_them_after_the_lease() {
     assert_eq!(claimed(&plan_at(2, 20)), "0-63");
 }
 
+/// Rows are read from one replica, which may not have our claim yet.
+#[test]
+fn a_slot_that_is_held_is_not_claimed_again_because_of_a_stale_row() {
+    for share in [Share::Pinned { index: 1, count: 1 }, Share::Auto] {
+        let mut us = Ownership::new("us".into(), share, LEASE);
+        let before = owned_by(|_| None);
+        assert_eq!(claimed(&us.plan(&before, &[], SlotSet::EMPTY, secs(0))), "0-63");
+        let plan = us.plan(&before, &[], SlotSet::ALL, secs(1));
+        assert_eq!(
+            (claimed(&plan).as_str(), plan.release),
+            ("", SlotSet::EMPTY),
+            "{share:?}"
+        );
+        let dead = owned_by(|_| Some("dead"));
+        us.plan(&dead, &[], SlotSet::ALL, secs(2));
+        assert_eq!(
+            claimed(&us.plan(&dead, &[], SlotSet::ALL, secs(20))),
+            "",
+            "{share:?}"
+        );
+    }
+}
+
 #[test]
 fn an_owner_without_heartbeat_row_loses_its_slots_after_the_lease_too() {
     let mut us = Ownership::new("us".into(), Share::Pinned { index: 1, count: 1 }, LEASE);
