@@ -26,6 +26,12 @@ test: ## everything that CI runs; installs what it needs, no Docker
 simulate: ## seeded schedules of faults through the pipeline, under virtual time: SEEDS=10000, FROM=1
 	cargo run -p outbox-relay-simulation -- --seeds $(or $(SEEDS),10000) --from $(or $(FROM),1)
 
+.PHONY: chaos
+chaos: ## relays, brokers and lines taken away at random, KILLS=100; the verifier judges (SEED repeats a run)
+	@scripts/need.sh rust build java
+	CHAOS_KILLS=$(or $(KILLS),100) $(if $(SEED),CHAOS_SEED=$(SEED)) \
+	  cargo test -p outbox-relay --test chaos -- --nocapture
+
 .PHONY: conformance
 conformance: ## CDC cases, clients, drivers against a ScyllaDB node: SCYLLA=host:port; without it, against the sandbox
 	$(if $(SCYLLA),SCYLLA_CONTACT_POINT=$(SCYLLA)) \

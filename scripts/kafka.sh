@@ -8,6 +8,8 @@
 #       --heap SIZE   heap of each broker (512m)
 #       --secure      also listen with TLS, SASL and both, with authorisation; dir/secure says where. Users relay (may do
 #                     everything) and stranger (may do nothing), passwords relay-secret and stranger-secret; one broker only
+#       --proxied P,P,P   also listen for clients that come through a proxy, which listens on these ports, one per broker;
+#                      dir/node-N/proxied holds the port that it leads to
 #       --bench       settings for measurements: G1, C2, 1g, default session time-outs
 #       --owner PID   end the brokers when the process PID is gone
 #   kafka.sh wait [dir]                until every broker answers
@@ -42,14 +44,14 @@ main() {
 }
 
 start() {
-  local nodes=1 dir=$CACHE/run/kafka port='' heap='' bench='' owner='' secure=''
+  local nodes=1 dir=$CACHE/run/kafka port='' heap='' bench='' owner='' secure='' proxied=''
   if [[ ${1:-} =~ ^[0-9]+$ ]]; then nodes=$1 && shift; fi
   if [[ ${1:-} && $1 != --* ]]; then dir=$1 && shift; fi
   while (($#)); do
     case $1 in
       --bench) bench=1 && shift && continue ;;
       --secure) secure=1 && shift && continue ;;
-      --port | --heap | --owner) [[ ${2:-} ]] || die "$1 needs a value" ;;
+      --port | --heap | --owner | --proxied) [[ ${2:-} ]] || die "$1 needs a value" ;;
       *) die "unknown option $1; run without arguments for help" ;;
     esac
     printf -v "${1#--}" %s "$2"
@@ -65,7 +67,7 @@ start() {
     run_brokers "$dir" "$bench" "$owner"
     wait_ready "$dir"
   else
-    start_new "$nodes" "$dir" "$port" "$heap" "$bench" "$secure" "$owner"
+    start_new "$nodes" "$dir" "$port" "$heap" "$bench" "$secure" "$owner" "$proxied"
   fi
   cat "$dir/bootstrap"
 }
@@ -75,6 +77,7 @@ start_new() {
   local dir=$2 port=$3 bench=$5 owner=$7 attempt
   for attempt in 1 2 3; do
     configure "${@:1:6}"
+    [[ ! ${8:-} ]] || configure_proxies "$dir" "$8"
     run_brokers "$dir" "$bench" "$owner"
     if (wait_ready "$dir"); then return; fi
     [[ ! $port && $attempt != 3 ]] && grep -qs "Address already in use" "$dir"/node-*/log || exit 1
@@ -154,6 +157,22 @@ configure() {
   done
   [[ ! $secure ]] || configure_security "$dir"
   echo "$bootstrap" >"$dir/bootstrap"
+}
+
+# configure_proxies DIR PORTS: another listener per broker, which names the proxy's port to its clients.
+configure_proxies() {
+  local dir=$1 node properties port
+  local -a ports
+  IFS=, read -ra ports <<<"$2"
+  for node in "${!ports[@]}"; do
+    properties=$dir/node-$((node + 1))/server.properties
+    [[ -f $properties ]] || die "--proxied has more ports than there are brokers"
+    port=$(free_port)
+    sed -i -e "s|^\\(listeners=.*\\)|\\1,PROXIED://127.0.0.1:$port|" \
+      -e "s|^\\(advertised.listeners=.*\\)|\\1,PROXIED://127.0.0.1:${ports[node]}|" \
+      -e '/^listener.security.protocol.map=/s/$/,PROXIED:PLAINTEXT/' "$properties"
+    echo "$port" >"$dir/node-$((node + 1))/proxied"
+  done
 }
 
 # configure_security DIR: more listeners, users and an authoriser for the one broker in DIR. Brokers and controllers talk

@@ -37,7 +37,12 @@ fn paths(document: &str) -> Vec<String> {
 
 #[test]
 fn every_path_that_is_named_exists() {
-    for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md"] {
+    for document in [
+        "ARCHITECTURE.md",
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/guarantees.md",
+    ] {
         for path in paths(document) {
             assert!(root().join(&path).exists(), "{document} names {path}");
         }
@@ -45,10 +50,35 @@ fn every_path_that_is_named_exists() {
     assert!(paths("ARCHITECTURE.md").len() > 8, "the map names paths at all");
 }
 
+/// Each guarantee names a file and, after it, the functions in it that prove it.
+#[test]
+fn every_test_that_proves_a_guarantee_exists() {
+    let text = read_to_string(root().join("docs/guarantees.md")).unwrap();
+    let is_test = |word: &str| word.matches('_').count() >= 3 && !word.contains(['/', '.']);
+    let (mut file, mut proofs) = (String::new(), 0);
+    for word in text.split('`').skip(1).step_by(2) {
+        if word.ends_with(".rs") {
+            file = read_to_string(root().join(word)).unwrap();
+        } else if is_test(word) {
+            assert!(
+                file.contains(&format!("fn {word}(")),
+                "docs/guarantees.md names {word}"
+            );
+            proofs += 1;
+        }
+    }
+    assert!(proofs > 20, "{proofs}");
+}
+
 #[test]
 fn every_make_target_that_is_named_exists() {
     let makefile = read_to_string(root().join("Makefile")).unwrap();
-    for document in ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"] {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "ARCHITECTURE.md",
+        "docs/guarantees.md",
+    ] {
         let text = read_to_string(root().join(document)).unwrap();
         let named: Vec<_> = text
             .match_indices("make ")
