@@ -1,7 +1,7 @@
 //! Publishing: events wait in order until the broker acknowledges them or a dead letter is durable.
 //!
 //! `lane` decides, with `retry`, `breaker` and `classify` (pure); `prepare` makes messages of events (pure);
-//! `kafka`, `dead_letter_table` and `dead_letter_topic` do IO; `shell` drives a lane with them.
+//! `kafka` does IO; `transactions` is what exactly-once needs of it; `shell` drives a lane with them.
 
 pub mod breaker;
 pub mod classify;
@@ -12,3 +12,4 @@ pub mod prepare;
 pub mod retry;
 pub mod shell;
 mod topics;
+pub mod transactions;

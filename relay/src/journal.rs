@@ -18,6 +18,11 @@ pub use writer::{Found, SealError, Writer};
 
 use crate::model::SlotId;
 
+/// The topic of an identity's journal.
+pub fn topic(identity: &str) -> String {
+    format!("{identity}-journal")
+}
+
 /// One life of a journal: drawn when its topic is first used, and kept beside the checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Incarnation(pub Uuid);

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::journal::Mark;
 use crate::model::{Micros, RowId, SECOND, SLOTS, SlotId, SlotSet};
 
 /// The ledgers of the slots that this process owns.
@@ -70,6 +71,8 @@ impl Ledger {
             saved_bound: bound,
             sets,
             saved_sets: sets,
+            mark: Mark::default(),
+            saved_mark: Mark::default(),
             stopped: false,
             buckets,
         };
@@ -171,6 +174,10 @@ pub struct SlotLedger {
     sets: Option<Micros>,
     /// The same, as the checkpoint holds it.
     saved_sets: Option<Micros>,
+    /// Up to where the journal is accounted for: what it says before is resolved here.
+    mark: Mark,
+    /// The same, as the checkpoint holds it.
+    saved_mark: Mark,
     /// Owned, but not to be read until somebody has decided.
     stopped: bool,
     /// By second of `cdc$time`, from the bound upward.
@@ -200,6 +207,8 @@ pub struct Delta {
     pub resolved: Vec<(i64, Vec<RowId>)>,
     /// Segments of seconds below this one are no longer needed.
     pub obsolete_below: i64,
+    /// Up to where the journal says nothing that bound and ids do not.
+    pub mark: Mark,
 }
 
 impl SlotLedger {
@@ -240,6 +249,33 @@ impl SlotLedger {
     pub fn lower(&mut self, bound: Micros) {
         self.bound = self.bound.min(bound);
         self.swept = self.swept.min(bound);
+    }
+
+    /// The slot was opened from a checkpoint with the mark `saved`; the journal, read up to `mark`, says that these ids
+    /// are resolved too.
+    pub fn replayed(&mut self, saved: Mark, mark: Mark, resolved: impl IntoIterator<Item = (i64, RowId)>) {
+        (self.saved_mark, self.mark) = (saved, mark);
+        let first = second_of(self.bound);
+        for (second, id) in resolved {
+            // Below the bound all is resolved.
+            if second < first {
+                continue;
+            }
+            let bucket = self.buckets.entry(second).or_default();
+            if bucket.saved.binary_search(&id).is_err() {
+                bucket.open.insert(id, State::Resolved);
+            }
+        }
+    }
+
+    /// Everything that the journal says of the slot up to here is resolved.
+    pub fn marked(&mut self, mark: Mark) {
+        self.mark = mark;
+    }
+
+    /// Up to where the checkpoint holds what the journal says.
+    pub fn saved_mark(&self) -> Mark {
+        self.saved_mark
     }
 
     fn known(&self, time: Micros, id: RowId) -> Known {
@@ -309,19 +345,22 @@ impl SlotLedger {
             .filter_map(|(second, b)| b.unsaved(*second))
             .chain(sets.map(|start| (SETS_SECOND, vec![RowId(start as u64)])))
             .collect();
-        if resolved.is_empty() && self.bound == self.saved_bound {
+        let unsaved = self.bound != self.saved_bound || self.mark.sequence != self.saved_mark.sequence;
+        if resolved.is_empty() && !unsaved {
             return None;
         }
         Some(Delta {
             bound: self.bound,
             resolved,
             obsolete_below: first,
+            mark: self.mark,
         })
     }
 
     /// `delta` is durable.
     pub fn saved(&mut self, delta: &Delta) {
         self.saved_bound = delta.bound;
+        self.saved_mark = delta.mark;
         for (second, ids) in &delta.resolved {
             if *second == SETS_SECOND {
                 self.saved_sets = ids.first().map(|start| start.0 as Micros);
@@ -472,6 +511,32 @@ mod tests {
         ledger.resolve(slot(), 1, RowId(1));
         ledger.release(slot(), 1, RowId(1));
         assert_eq!(ledger.known(slot(), 1, RowId(1)), Known::Resolved);
+    }
+
+    #[test]
+    fn what_the_journal_says_is_resolved_and_not_yet_saved() {
+        let mark = |sequence| Mark { offset: 40, sequence };
+        let mut ledger = Ledger::default();
+        ledger.open(slot(), 5 * SECOND, [(6, RowId(1))]);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        let replayed = [(6, RowId(1)), (6, RowId(2)), (3, RowId(3))];
+        owned.replayed(mark(2), mark(4), replayed);
+        assert_eq!(ledger.known(slot(), 6 * SECOND, RowId(2)), Known::Resolved);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        let delta = owned.delta().unwrap();
+        assert_eq!(
+            (&delta.resolved[..], delta.mark),
+            (&[(6, vec![RowId(2)])][..], mark(4))
+        );
+        assert_eq!(owned.saved_mark(), mark(2));
+        owned.saved(&delta);
+        assert_eq!((owned.saved_mark(), owned.delta()), (mark(4), None));
+        owned.marked(mark(5));
+        assert_eq!(
+            owned.delta().map(|delta| delta.mark),
+            Some(mark(5)),
+            "a place in the ring waits for it"
+        );
     }
 
     #[test]

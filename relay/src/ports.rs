@@ -21,10 +21,12 @@ pub use log::{
 };
 
 pub use state::{
-    Checkpoint, Conditional, Epoch, Placement, ProcessRow, Save, SegmentKey, SlotRow, StateError, StateStore,
+    Checkpoint, Conditional, Epoch, Loaded, Placement, ProcessRow, Save, SegmentKey, SlotRow, StateError,
+    StateStore,
 };
 pub use transactions::{
-    Journal, JournalError, TransactionError, TransactionalBroker, TransactionalProducer, Verdict,
+    Journal, JournalError, NoTransactions, TransactionError, Transactional, TransactionalBroker,
+    TransactionalProducer, Transactions, Verdict,
 };
 
 use crate::model::Micros;

@@ -7,7 +7,7 @@ use relay::cdc_log::table::{CdcOptions, OutboxTable};
 use relay::deliver::prepare::Preparer;
 use relay::health::Board;
 use relay::metrics::Metrics;
-use relay::ports::Clock;
+use relay::ports::{Clock, NoTransactions};
 use relay::run::{Ground, Outlook, operate};
 use relay::state::ownership::Share;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,7 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
         state: Arc::new(port.clone()),
         dead_letters: Arc::new(port.clone()),
         broker: port,
+        transactions: Arc::new(NoTransactions),
         preparer: Preparer::new(&config.source, &config.sink, |_| false)?,
         first_set: Some(world.plan.sets[0].start),
         order: None,

@@ -4,6 +4,7 @@ mod port;
 
 use std::collections::BTreeMap;
 
+use relay::journal::{Incarnation, Mark};
 use relay::model::RowId;
 use relay::ports::{Checkpoint, Placement, Save, SegmentKey};
 
@@ -21,6 +22,7 @@ pub(crate) struct Store {
     processes: BTreeMap<String, (i64, Placement)>,
     /// Beats up to this one were removed.
     retired: BTreeMap<String, i64>,
+    incarnation: Option<Incarnation>,
 }
 
 /// Owner and epoch of a slot.
@@ -30,8 +32,9 @@ pub(crate) type Owner = (Option<String>, Option<i64>);
 struct Slot {
     owner: Option<String>,
     epoch: Option<i64>,
-    /// Bound and revision.
-    base: Option<(i64, i64)>,
+    /// Bound, revision, mark.
+    base: Option<(i64, i64, Mark)>,
+    transactional_id: Option<String>,
     segments: BTreeMap<SegmentKey, Vec<RowId>>,
     /// Proposed, perhaps accepted, told to nobody: the next step on the partition decides.
     undecided: Vec<Step>,
@@ -52,7 +55,8 @@ pub(crate) struct Step {
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     Claim { seen: Option<i64>, owner: String },
-    Release { epoch: i64 },
+    Release { epoch: i64, clean: bool },
+    RecordId { epoch: i64, id: String },
     Save { epoch: i64, save: Save },
 }
 
@@ -75,6 +79,7 @@ impl Store {
             slots: (0..SLOTS).map(|_| Slot::default()).collect(),
             processes: BTreeMap::new(),
             retired: BTreeMap::new(),
+            incarnation: None,
         }
     }
 
@@ -100,6 +105,10 @@ impl Store {
 
     pub(crate) fn checkpoint(&self, slot: usize) -> Option<Checkpoint> {
         self.slots[slot].checkpoint()
+    }
+
+    fn transactional_id(&self, slot: usize) -> Option<String> {
+        self.slots[slot].transactional_id.clone()
     }
 
     /// Owner and epoch of each slot, some of them as they were a moment ago; and how many of those differ.
@@ -147,9 +156,9 @@ impl Slot {
         let before = (self.owner.clone(), self.epoch);
         let applied = match &step.change {
             Change::Claim { seen, .. } => self.epoch == *seen,
-            Change::Release { epoch } => self.epoch == Some(*epoch),
+            Change::Release { epoch, .. } | Change::RecordId { epoch, .. } => self.epoch == Some(*epoch),
             Change::Save { epoch, save } => {
-                self.epoch == Some(*epoch) && self.base.map_or(0, |(_, revision)| revision) == save.follows
+                self.epoch == Some(*epoch) && self.base.map_or(0, |(_, revision, _)| revision) == save.follows
             }
         };
         let mut checkpoint = None;
@@ -159,9 +168,13 @@ impl Slot {
                     self.owner = Some(owner.clone());
                     self.epoch = Some(seen.unwrap_or(0) + 1);
                 }
-                Change::Release { .. } => self.owner = None,
+                Change::Release { clean, .. } => {
+                    self.owner = None;
+                    self.transactional_id.take_if(|_| *clean);
+                }
+                Change::RecordId { id, .. } => self.transactional_id = Some(id.clone()),
                 Change::Save { save, .. } => {
-                    self.base = Some((save.bound, save.revision));
+                    self.base = Some((save.bound, save.revision, save.mark));
                     self.segments.extend(save.add.iter().cloned());
                     for key in &save.remove {
                         self.segments.remove(key);
@@ -183,10 +196,11 @@ impl Slot {
     }
 
     fn checkpoint(&self) -> Option<Checkpoint> {
-        let (bound, revision) = self.base?;
+        let (bound, revision, mark) = self.base?;
         let ids = self.segments.iter();
         Some(Checkpoint {
             bound,
+            mark,
             resolved: ids
                 .flat_map(|(key, ids)| ids.iter().map(|id| (key.second, *id)))
                 .collect(),

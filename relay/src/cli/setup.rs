@@ -8,6 +8,7 @@ use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
 use scylla::client::session::Session;
 use scylla::errors::ExecutionError;
+use scylla::response::query_result::QueryResult;
 
 use super::{Exit, SetupArgs};
 use crate::cdc_log::session::connect;
@@ -91,10 +92,12 @@ pub async fn create_tables(session: &Session, config: &RelayConfig, replicas: us
     Ok(())
 }
 
-/// Makes a keyspace, or a table in it.
+/// Makes a keyspace, or a table in it, or what a table of an earlier version lacks.
 struct Creation {
     keyspace: String,
     table: Option<String>,
+    /// One of those that are missing; then only to a table that is there.
+    column: Option<&'static str>,
     text: String,
 }
 
@@ -108,15 +111,23 @@ fn statements(config: &RelayConfig, replication: &str) -> Vec<Creation> {
         .map(|(table, text)| Creation {
             keyspace: keyspace.clone(),
             table: table.map(str::to_owned),
+            column: None,
             text,
         })
         .collect();
+    statements.push(Creation {
+        keyspace: keyspace.clone(),
+        table: Some("slots".to_owned()),
+        column: Some(schema::SINCE_FORMAT_2),
+        text: schema::to_format_2(keyspace),
+    });
     if config.dead_letter.target != DeadLetterTarget::Topic {
         let (keyspace, table) = table::name(config);
         statements.push(Creation {
             text: table::create_table(&keyspace, &table),
             keyspace,
             table: Some(table),
+            column: None,
         });
     }
     statements
@@ -126,23 +137,39 @@ fn statements(config: &RelayConfig, replication: &str) -> Vec<Creation> {
 async fn missing(session: &Session, statements: Vec<Creation>) -> anyhow::Result<Vec<Creation>> {
     let mut missing = Vec::new();
     for creation in statements {
-        let rows = match &creation.table {
-            None => {
+        let Creation {
+            keyspace,
+            table,
+            column,
+            ..
+        } = &creation;
+        let is_missing = match (table, column) {
+            (None, _) => {
                 let text = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
-                session.query_unpaged(text, (&creation.keyspace,)).await
+                rows(session.query_unpaged(text, (keyspace,)).await)? == 0
             }
-            Some(table) => {
+            (Some(table), None) => {
                 let text =
                     "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
-                session.query_unpaged(text, (&creation.keyspace, table)).await
+                rows(session.query_unpaged(text, (keyspace, table)).await)? == 0
+            }
+            (Some(table), Some(column)) => {
+                let all = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+                let one = format!("{all} AND column_name = ?");
+                rows(session.query_unpaged(all, (keyspace, table)).await)? > 0
+                    && rows(session.query_unpaged(one, (keyspace, table, column)).await)? == 0
             }
         };
-        let rows = rows.context("the schema cannot be read")?;
-        if rows.into_rows_result()?.rows_num() == 0 {
+        if is_missing {
             missing.push(creation);
         }
     }
     Ok(missing)
+}
+
+fn rows(result: Result<QueryResult, ExecutionError>) -> anyhow::Result<usize> {
+    let result = result.context("the schema cannot be read")?;
+    Ok(result.into_rows_result()?.rows_num())
 }
 
 async fn execute(session: &Session, statement: &str) -> Result<(), ExecutionError> {

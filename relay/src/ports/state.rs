@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use crate::journal::{Incarnation, Mark};
 use crate::model::{Micros, RowId, SlotId};
 
 /// Keeps, for one identity, who owns each slot, which processes live, and each slot's checkpoint. Every conditional
@@ -28,15 +29,34 @@ pub trait StateStore: Send + Sync + 'static {
         owner: &str,
     ) -> impl Future<Output = Result<Conditional<Epoch>, StateError>> + Send;
 
-    /// Gives a slot up; its epoch stays.
+    /// Gives a slot up; its epoch stays. `clean`: no transaction has anything of it, so whoever takes it next need not
+    /// fence anybody, and the id that its row names goes.
     fn release(
         &self,
         slot: SlotId,
         epoch: Epoch,
+        clean: bool,
     ) -> impl Future<Output = Result<Conditional<()>, StateError>> + Send;
 
-    /// Reads a slot's checkpoint, linearizably; None if there never was one. Call it only after a claim.
-    fn load(&self, slot: SlotId) -> impl Future<Output = Result<Option<Checkpoint>, StateError>> + Send;
+    /// Reads what a slot's row holds, linearizably. Call it only after a claim.
+    fn load(&self, slot: SlotId) -> impl Future<Output = Result<Loaded, StateError>> + Send;
+
+    /// Names the transactional id under which the slot's events are written from now on.
+    fn record_id(
+        &self,
+        slot: SlotId,
+        epoch: Epoch,
+        id: &str,
+    ) -> impl Future<Output = Result<Conditional<()>, StateError>> + Send;
+
+    /// The incarnation of the journal that belongs to these checkpoints; None if there never was one.
+    fn incarnation(&self) -> impl Future<Output = Result<Option<Incarnation>, StateError>> + Send;
+
+    /// Records the journal's incarnation unless one is recorded; the one that is recorded now.
+    fn record_incarnation(
+        &self,
+        incarnation: Incarnation,
+    ) -> impl Future<Output = Result<Incarnation, StateError>> + Send;
 
     /// Writes a slot's checkpoint if its epoch is still `epoch` and the checkpoint is the one that `save` follows: each
     /// save takes place once or not at all, in order, however late a lost one arrives.
@@ -85,9 +105,20 @@ pub enum Conditional<T> {
     Fenced,
 }
 
+/// What a slot's row holds for whoever has claimed it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Loaded {
+    /// None if there never was one.
+    pub checkpoint: Option<Checkpoint>,
+    /// The transactional id of a former owner, which may still have a transaction open.
+    pub transactional_id: Option<String>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checkpoint {
     pub bound: Micros,
+    /// Up to where it holds what the journal says.
+    pub mark: Mark,
     /// (second of `cdc$time`, id) of what is resolved at or above the bound.
     pub resolved: Vec<(i64, RowId)>,
     /// The segments that hold them.
@@ -107,6 +138,7 @@ pub struct SegmentKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Save {
     pub bound: Micros,
+    pub mark: Mark,
     /// The revision that this one takes the place of; 0: there is none.
     pub follows: i64,
     pub revision: i64,

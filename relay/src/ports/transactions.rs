@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use super::{DeliveryError, Producer, Signals};
-use crate::journal::{Head, Refusal, Replay, Replayed, Survey};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::{DeliveryError, Epoch, ErrorClass, Outcome, Producer, Refused, Signals};
+use crate::encode::Message;
+use crate::journal::{Head, Incarnation, Mark, Refusal, Replay, Replayed, Survey};
 use crate::model::SlotId;
 
 /// Opens transactional producers.
@@ -59,6 +63,109 @@ pub enum Verdict {
     /// The producer has ended: fenced, timed out, or broken. Whether a commit under way happened tells only the
     /// journal, after the id was initialised anew.
     Ended,
+}
+
+/// Transactions and journal of one identity, as those who take slots and those who deliver need them.
+pub trait Transactions: Send + Sync + 'static {
+    /// See [`TransactionalBroker::transactional`].
+    fn open(
+        &self,
+        id: &str,
+        signals: Signals,
+    ) -> BoxFuture<'static, Result<Box<dyn Transactional>, TransactionError>>;
+
+    /// See [`TransactionalBroker::fence`].
+    fn fence(&self, id: String) -> BoxFuture<'static, Result<(), TransactionError>>;
+
+    /// What the journal of this incarnation holds of slots that were taken under these epochs, beyond these marks. See
+    /// [`Journal::replay`].
+    fn replay(
+        &self,
+        incarnation: Incarnation,
+        slots: Vec<(SlotId, Epoch, Mark)>,
+    ) -> BoxFuture<'static, Result<BTreeMap<SlotId, Replayed>, JournalError>>;
+}
+
+/// A [`TransactionalProducer`], whatever its type.
+pub trait Transactional: Send + Sync + 'static {
+    fn send(&self, token: u64, message: &Message) -> Result<(), Refused>;
+    fn purge(&self);
+    fn fatal(&self) -> Option<DeliveryError>;
+    fn commit(&self) -> BoxFuture<'static, Result<(), TransactionError>>;
+    fn abort(&self) -> BoxFuture<'static, Result<(), TransactionError>>;
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+impl<P: TransactionalProducer> Transactional for P {
+    fn send(&self, token: u64, message: &Message) -> Result<(), Refused> {
+        Producer::send(self, token, message)
+    }
+
+    fn purge(&self) {
+        Producer::purge(self);
+    }
+
+    fn fatal(&self) -> Option<DeliveryError> {
+        Producer::fatal(self)
+    }
+
+    fn commit(&self) -> BoxFuture<'static, Result<(), TransactionError>> {
+        TransactionalProducer::commit(self).boxed()
+    }
+
+    fn abort(&self) -> BoxFuture<'static, Result<(), TransactionError>> {
+        TransactionalProducer::abort(self).boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Producer::close(*self).boxed()
+    }
+}
+
+/// No transactions: slots whose former owners used them cannot be taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoTransactions;
+
+impl NoTransactions {
+    const WHAT: &str = "there are no transactions here";
+
+    fn error() -> TransactionError {
+        TransactionError {
+            verdict: Verdict::Ended,
+            error: DeliveryError {
+                class: ErrorClass::Configuration,
+                code: "NoTransactions".to_owned(),
+                detail: Self::WHAT.to_owned(),
+                outcome: Outcome::NotWritten,
+            },
+        }
+    }
+}
+
+impl Transactions for NoTransactions {
+    fn open(
+        &self,
+        _: &str,
+        _: Signals,
+    ) -> BoxFuture<'static, Result<Box<dyn Transactional>, TransactionError>> {
+        std::future::ready(Err(Self::error())).boxed()
+    }
+
+    fn fence(&self, _: String) -> BoxFuture<'static, Result<(), TransactionError>> {
+        std::future::ready(Err(Self::error())).boxed()
+    }
+
+    fn replay(
+        &self,
+        _: Incarnation,
+        _: Vec<(SlotId, Epoch, Mark)>,
+    ) -> BoxFuture<'static, Result<BTreeMap<SlotId, Replayed>, JournalError>> {
+        let error = JournalError::Configuration {
+            topic: "none".to_owned(),
+            detail: Self::WHAT.to_owned(),
+        };
+        std::future::ready(Err(error)).boxed()
+    }
 }
 
 /// The topic that tells, beyond the checkpoints, what transactions have resolved.

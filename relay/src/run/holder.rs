@@ -68,6 +68,10 @@ impl<C: Clock> Holder for SlotHolder<C> {
         }
     }
 
+    fn occupied(&self) -> SlotSet {
+        SlotSet::EMPTY
+    }
+
     async fn drain(&self, slots: SlotSet) {
         let in_flight = || {
             let ledger = self.ledger.lock();

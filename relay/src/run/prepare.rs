@@ -19,11 +19,13 @@ use crate::cli::setup;
 use crate::dead_letters::Targets;
 use crate::dead_letters::table::TableDeadLetters;
 use crate::dead_letters::topic::TopicDeadLetters;
-use crate::deliver::kafka::{KafkaBroker, KafkaSettings, SettingsError};
+use crate::deliver::kafka::{KafkaBroker, KafkaJournal, KafkaSettings, SettingsError};
 use crate::deliver::prepare::{PrepareError as MappingError, Preparer};
+use crate::deliver::transactions::Transacting;
 use crate::fitness::{self, Severity};
 use crate::health::Part;
-use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError};
+use crate::journal;
+use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, Transactions};
 use crate::state::scylla::ScyllaState;
 
 /// Waits between two attempts double from the first to the last.
@@ -37,6 +39,7 @@ pub struct Ground<L = ScyllaLog, S = ScyllaState, B = KafkaBroker, D = Targets> 
     pub state: Arc<S>,
     pub dead_letters: Arc<D>,
     pub broker: B,
+    pub transactions: Arc<dyn Transactions>,
     pub preparer: Preparer,
     /// Start of the oldest stream set.
     pub first_set: Option<crate::model::Micros>,
@@ -108,6 +111,12 @@ pub(super) async fn prepare(
     if let Some(reason) = &order {
         warn!(%reason, "order is not promised");
     }
+    let journal = KafkaJournal::new(
+        broker.clone(),
+        &config.identity,
+        &journal::topic(&config.identity),
+    );
+    let transactions = Transacting::new(broker.clone(), journal, &config.identity);
     Ok(Some(Ground {
         table,
         log: Arc::new(log),
@@ -117,6 +126,7 @@ pub(super) async fn prepare(
             topic: topic_letters,
         }),
         broker,
+        transactions: Arc::new(transactions),
         preparer,
         first_set,
         order,

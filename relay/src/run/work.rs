@@ -215,6 +215,8 @@ where
             lease: self.config.state.lease(),
             checkpoint_interval: self.config.state.checkpoint_interval(),
             start: Box::new(move || retention.start(from, first_set, outlook.source_time())),
+            transactional_ids: Vec::new(),
+            transactions: self.ground.transactions.clone(),
         };
         let (state, clock) = (self.ground.state.clone(), self.outlook.clock());
         Keeper::new(

@@ -1,11 +1,15 @@
 //! Checkpoints on paper: a base (format, identity, bound, checksum) and append-only segments of resolved ids. Pure.
 
+use crate::journal::Mark;
 use crate::ledger::{Delta, SETS_SECOND};
 use crate::model::{Micros, RowId, SlotId};
 use crate::ports::{Checkpoint, Save, SegmentKey};
 
 /// The layout that this version writes, and the newest that it reads.
-pub const FORMAT: i32 = 1;
+pub const FORMAT: i32 = 2;
+
+/// The layout without a mark.
+const WITHOUT_MARK: i32 = 1;
 
 /// Ids per save: 2 MiB, of which lightweight transactions write several copies, far from ScyllaDB's limit of 16 MiB for
 /// one mutation. What is beyond waits for the next save.
@@ -14,9 +18,14 @@ const SAVE_IDS_MAX: usize = 32 * SEGMENT_IDS_MAX;
 /// Ids per segment row: 64 KiB of blob, small beside ScyllaDB's advice of at most 1 MiB a cell.
 const SEGMENT_IDS_MAX: usize = 8192;
 
-/// As much of `delta` as one save may hold, from the oldest second on.
-pub fn limited(mut delta: Delta) -> Delta {
+/// As much of `delta` as one save may hold, from the oldest second on. What it leaves out stands in the journal behind
+/// the mark that is `saved`, so that one stays.
+pub fn limited(mut delta: Delta, saved: Mark) -> Delta {
     let mut left = SAVE_IDS_MAX;
+    let ids: usize = delta.resolved.iter().map(|(_, ids)| ids.len()).sum();
+    if ids > left {
+        delta.mark = saved;
+    }
     for (_, ids) in &mut delta.resolved {
         ids.truncate(left);
         left -= ids.len();
@@ -74,6 +83,7 @@ impl Book {
         let remove = self.segments.iter().filter(obsolete).copied().collect();
         Save {
             bound: delta.bound,
+            mark: delta.mark,
             follows: self.revision,
             revision,
             add,
@@ -91,14 +101,27 @@ impl Book {
 /// Segment rows that one revision may write for one second: 8 million ids.
 const PARTS_PER_REVISION: i64 = 1024;
 
+/// A base row without its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    pub format: i32,
+    pub bound: Micros,
+    pub revision: i64,
+    pub mark: Mark,
+}
+
 /// Guards a base row against corruption and against being another slot's or identity's.
-pub fn base_checksum(identity: &str, slot: SlotId, bound: Micros, revision: i64) -> i64 {
+pub fn base_checksum(identity: &str, slot: SlotId, base: &Base) -> i64 {
     let mut hash = crc32fast::Hasher::new();
     hash.update(identity.as_bytes());
     hash.update(&[0xff, slot.index() as u8]);
-    hash.update(&FORMAT.to_be_bytes());
-    hash.update(&bound.to_be_bytes());
-    hash.update(&revision.to_be_bytes());
+    hash.update(&base.format.to_be_bytes());
+    hash.update(&base.bound.to_be_bytes());
+    hash.update(&base.revision.to_be_bytes());
+    if base.format > WITHOUT_MARK {
+        hash.update(&base.mark.offset.to_be_bytes());
+        hash.update(&base.mark.sequence.to_be_bytes());
+    }
     i64::from(hash.finalize())
 }
 
@@ -185,6 +208,7 @@ mod tests {
             bound,
             resolved: seconds.iter().map(|s| (*s, vec![RowId(*s as u64)])).collect(),
             obsolete_below: bound / 1_000_000,
+            mark: Mark::default(),
         };
         let first = book.save(&delta(1_000_000, &[1, 2]));
         assert_eq!((first.revision, first.add.len(), first.remove.len()), (1, 2, 0));
@@ -202,6 +226,7 @@ mod tests {
             bound: 1,
             resolved: Vec::new(),
             obsolete_below: 0,
+            mark: Mark::default(),
         };
         let mut book = Book::default();
         let numbers = |save: &Save| (save.follows, save.revision);
@@ -226,6 +251,7 @@ mod tests {
             bound: 0,
             resolved: vec![(1, ids)],
             obsolete_below: 0,
+            mark: Mark::default(),
         });
         let sizes: Vec<_> = save.add.iter().map(|(_, ids)| ids.len()).collect();
         assert_eq!(sizes, [SEGMENT_IDS_MAX, 1]);
@@ -235,16 +261,21 @@ mod tests {
     #[test]
     fn what_is_too_much_for_one_save_waits_for_the_next() {
         let ids = |count: usize| (0..count as u64).map(RowId).collect::<Vec<_>>();
-        let delta = Delta {
+        let mark = |sequence| Mark { offset: 0, sequence };
+        let delta = |second: usize| Delta {
             bound: 0,
-            resolved: vec![(1, ids(SAVE_IDS_MAX - 1)), (2, ids(7)), (3, ids(1))],
+            resolved: vec![(1, ids(SAVE_IDS_MAX - 1)), (2, ids(second))],
             obsolete_below: 0,
+            mark: mark(9),
         };
-        let sizes: Vec<_> = limited(delta)
-            .resolved
-            .iter()
-            .map(|(second, ids)| (*second, ids.len()))
-            .collect();
-        assert_eq!(sizes, [(1, SAVE_IDS_MAX - 1), (2, 1)]);
+        let check = |second: usize, expected: Mark| {
+            let limited = limited(delta(second), mark(4));
+            let sizes = limited.resolved.iter().map(|(_, ids)| ids.len());
+            assert_eq!(sizes.collect::<Vec<_>>(), [SAVE_IDS_MAX - 1, 1]);
+            assert_eq!(limited.mark, expected);
+        };
+        check(1, mark(9));
+        // What is left out is nowhere but in the journal.
+        check(2, mark(4));
     }
 }

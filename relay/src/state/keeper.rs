@@ -1,8 +1,9 @@
 //! The task that keeps ownership alive and checkpoints written: heartbeat, claims, saves, releases.
 //!
-//! `lease` says how long this process may act as an owner, `slots` wins and gives up slots, `saves` writes checkpoints,
-//! `view` is what others see.
+//! `lease` says how long this process may act as an owner, `claims` takes slots, `slots` confirms them and gives them up,
+//! `saves` writes checkpoints, `view` is what others see.
 
+mod claims;
 mod lease;
 mod saves;
 mod slots;
@@ -18,9 +19,10 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::journal::Mark;
 use crate::ledger::Ledger;
 use crate::model::{Micros, SlotId, SlotSet};
-use crate::ports::{Clock, Epoch, Placement, ProcessRow, SlotRow, StateError, StateStore};
+use crate::ports::{Clock, Epoch, Placement, ProcessRow, SlotRow, StateError, StateStore, Transactions};
 use crate::state::checkpoint::Book;
 use crate::state::ownership::{Ownership, Plan, Share};
 
@@ -55,6 +57,10 @@ pub trait Holder: Send + Sync + 'static {
     /// The slots are ours; their ledgers are open.
     fn opened(&self, openings: &[Opening]) -> impl Future<Output = ()> + Send;
 
+    /// Slots that must not be claimed yet: a transaction may still hold something of them from before, or the producer
+    /// whose id their rows are to name is not there.
+    fn occupied(&self) -> SlotSet;
+
     /// Stop reading the slots and wait until nothing of them is in flight, at most some seconds.
     fn drain(&self, slots: SlotSet) -> impl Future<Output = ()> + Send;
 
@@ -75,6 +81,11 @@ pub struct Opening {
     pub resumed: bool,
     /// The process that it was taken from, which had stopped renewing.
     pub from: Option<String>,
+    pub epoch: Epoch,
+    /// The mark of its checkpoint.
+    pub saved: Mark,
+    /// Up to where the ledger knows the journal.
+    pub mark: Mark,
 }
 
 pub struct KeeperConfig {
@@ -85,6 +96,10 @@ pub struct KeeperConfig {
     pub checkpoint_interval: Duration,
     /// The bound of a slot that has no checkpoint yet, asked when it is claimed.
     pub start: Box<dyn Fn() -> Micros + Send + Sync>,
+    /// Those of this process's lanes; none in AtLeastOnce. A slot belongs to the one with its index modulo their number.
+    pub transactional_ids: Vec<String>,
+    /// What former owners wrote in transactions is settled through this, whatever the guarantee now.
+    pub transactions: Arc<dyn Transactions>,
 }
 
 struct Held {

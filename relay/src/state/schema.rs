@@ -31,8 +31,20 @@ fn slots_table(keyspace: &str) -> String {
          identity text, slot int, \
          owner text static, epoch bigint static, transactional_id text static, \
          format int static, bound bigint static, saved_revision bigint static, checksum bigint static, \
+         mark_offset bigint static, mark_sequence bigint static, incarnation uuid static, \
          second bigint, revision bigint, ids blob, \
          PRIMARY KEY ((identity, slot), second, revision)) WITH gc_grace_seconds = 600"
+    )
+}
+
+/// A column that tells a table of format 1 from one of format 2.
+pub const SINCE_FORMAT_2: &str = "mark_sequence";
+
+/// Brings the table of slots from format 1 to format 2.
+pub fn to_format_2(keyspace: &str) -> String {
+    format!(
+        "ALTER TABLE \"{keyspace}\".slots ADD (mark_offset bigint static, mark_sequence bigint static, \
+         incarnation uuid static)"
     )
 }
 

@@ -8,12 +8,14 @@ use scylla::response::query_result::QueryResult;
 use scylla::statement::batch::Batch;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlValue, Row};
+use uuid::Uuid;
 
+use crate::journal::Incarnation;
 use crate::model::{SlotId, SlotSet};
 use crate::ports::{
-    Checkpoint, Conditional, Epoch, Placement, ProcessRow, Save, SlotRow, StateError, StateStore,
+    Conditional, Epoch, Loaded, Placement, ProcessRow, Save, SlotRow, StateError, StateStore,
 };
-use crate::state::checkpoint::{FORMAT, base_checksum, encode_segment};
+use crate::state::checkpoint::{Base, FORMAT, base_checksum, encode_segment};
 
 mod errors;
 mod partition;
@@ -23,7 +25,7 @@ use errors::{Failure, failure};
 use partition::Partition;
 use statements::Statements;
 
-/// No slot: what is conditional on it is never applied.
+/// No slot: what is conditional on its epoch is never applied. What belongs to the identity as a whole stands here.
 const NO_SLOT: i32 = -1;
 
 /// Keeps the state of one identity in one keyspace.
@@ -223,11 +225,16 @@ impl StateStore for ScyllaState {
         Ok(Conditional::Fenced)
     }
 
-    async fn release(&self, slot: SlotId, epoch: Epoch) -> Result<Conditional<()>, StateError> {
+    async fn release(&self, slot: SlotId, epoch: Epoch, clean: bool) -> Result<Conditional<()>, StateError> {
         let action = "release a slot";
+        let statement = if clean {
+            &self.statements.release_clean
+        } else {
+            &self.statements.release
+        };
         let (identity, index) = self.at(slot);
         let values = vec![Some(identity), Some(index), Some(CqlValue::BigInt(epoch.0))];
-        match self.conditional(&self.statements.release, values, action).await? {
+        match self.conditional(statement, values, action).await? {
             Step::Applied => return Ok(Conditional::Applied(())),
             Step::Refused => return Ok(Conditional::Fenced),
             Step::Unknown => {}
@@ -240,8 +247,53 @@ impl StateStore for ScyllaState {
         }
     }
 
-    async fn load(&self, slot: SlotId) -> Result<Option<Checkpoint>, StateError> {
-        Ok(self.partition(slot, "load a checkpoint").await?.checkpoint)
+    async fn load(&self, slot: SlotId) -> Result<Loaded, StateError> {
+        Ok(self.partition(slot, "load a checkpoint").await?.loaded)
+    }
+
+    async fn record_id(&self, slot: SlotId, epoch: Epoch, id: &str) -> Result<Conditional<()>, StateError> {
+        let action = "record a transactional id";
+        let (identity, index) = self.at(slot);
+        let mut values = vec![Some(CqlValue::Text(id.to_owned())), Some(identity), Some(index)];
+        values.push(Some(CqlValue::BigInt(epoch.0)));
+        match self
+            .conditional(&self.statements.record_id, values, action)
+            .await?
+        {
+            Step::Applied => return Ok(Conditional::Applied(())),
+            Step::Refused => return Ok(Conditional::Fenced),
+            Step::Unknown => {}
+        }
+        let found = self.partition(slot, action).await?;
+        match (found.epoch == Some(epoch), found.loaded.transactional_id) {
+            (false, _) => Ok(Conditional::Fenced),
+            (true, Some(named)) if named == id => Ok(Conditional::Applied(())),
+            (true, _) => Err(unapplied(action)),
+        }
+    }
+
+    async fn incarnation(&self) -> Result<Option<Incarnation>, StateError> {
+        let action = "read the journal's incarnation";
+        let result = self
+            .session
+            .execute_unpaged(&self.statements.incarnation, (&self.identity, NO_SLOT))
+            .await;
+        let rows = result.map_err(|error| failure(&error).into_error(action))?;
+        let rows = typed::<(String, i32, Option<Uuid>)>(rows, action)?;
+        Ok(rows.first().and_then(|row| row.2).map(Incarnation))
+    }
+
+    async fn record_incarnation(&self, incarnation: Incarnation) -> Result<Incarnation, StateError> {
+        let action = "record the journal's incarnation";
+        let values = vec![
+            Some(CqlValue::Uuid(incarnation.0)),
+            Some(CqlValue::Text(self.identity.clone())),
+            Some(CqlValue::Int(NO_SLOT)),
+        ];
+        self.conditional(&self.statements.record_incarnation, values, action)
+            .await?;
+        // Whatever became of it: what stands there now is the one.
+        self.incarnation().await?.ok_or_else(|| unapplied(action))
     }
 
     async fn save(&self, slot: SlotId, epoch: Epoch, save: &Save) -> Result<Conditional<()>, StateError> {
@@ -256,7 +308,7 @@ impl StateStore for ScyllaState {
         if found.epoch != Some(epoch) {
             return Ok(Conditional::Fenced);
         }
-        let revision = found.checkpoint.map_or(0, |found| found.revision);
+        let revision = found.loaded.checkpoint.map_or(0, |found| found.revision);
         // No other save of this epoch bears this number, so also a refusal may mean that an earlier try of it took place.
         if revision == save.revision {
             Ok(Conditional::Applied(()))
@@ -273,9 +325,16 @@ impl ScyllaState {
         let (identity, index) = self.at(slot);
         let here = || vec![identity.clone(), index.clone()];
         let mut batch = statements::batch();
-        let checksum = base_checksum(&self.identity, slot, save.bound, save.revision);
+        let checked = Base {
+            format: FORMAT,
+            bound: save.bound,
+            revision: save.revision,
+            mark: save.mark,
+        };
+        let checksum = base_checksum(&self.identity, slot, &checked);
+        let mark = [save.mark.offset, save.mark.sequence.cast_signed()];
         let mut base = vec![CqlValue::Int(FORMAT)];
-        base.extend([save.bound, save.revision, checksum].map(CqlValue::BigInt));
+        base.extend([save.bound, save.revision, mark[0], mark[1], checksum].map(CqlValue::BigInt));
         base.extend(here());
         base.push(CqlValue::BigInt(epoch.0));
         if save.follows == 0 {

@@ -192,7 +192,7 @@ async fn checkpoints_that_are_corrupt_newer_or_foreign_are_refused_and_the_other
         )
     };
     world.cql(&slot(3, "bound = 5")).await;
-    world.cql(&slot(4, "format = 2")).await;
+    world.cql(&slot(4, "format = 3")).await;
     // As if copied from another identity: everything fits but the checksum.
     world
         .cql(
@@ -207,7 +207,7 @@ async fn checkpoints_that_are_corrupt_newer_or_foreign_are_refused_and_the_other
     let said = relay.said();
     for part in [
         "its checksum does not match",
-        "it has format 2, this version reads format 1",
+        "it has format 3, this version reads formats 1 to 2",
         "is corrupt",
     ] {
         assert!(said.contains(part), "should say {part}: {said}");

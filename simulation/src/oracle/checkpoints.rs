@@ -116,6 +116,7 @@ impl Oracle {
             Change::Release { .. } => {
                 self.slots[slot].owner = None;
             }
+            Change::RecordId { .. } => {}
             Change::Save { .. } => {
                 if let Some(checkpoint) = &done.checkpoint {
                     self.saved(life, slot, checkpoint, done.step.sent);

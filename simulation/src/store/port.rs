@@ -1,7 +1,8 @@
 //! How a process meets the state keyspace: delays, and answers that do not come.
 
+use relay::journal::Incarnation;
 use relay::model::SlotId;
-use relay::ports::{Checkpoint, Conditional, Epoch, ProcessRow, Save, SlotRow, StateError, StateStore};
+use relay::ports::{Conditional, Epoch, Loaded, ProcessRow, Save, SlotRow, StateError, StateStore};
 
 use super::{Change, Done, Step};
 use crate::plan::Fault;
@@ -121,9 +122,12 @@ impl StateStore for Port {
         })
     }
 
-    async fn release(&self, slot: SlotId, epoch: Epoch) -> Result<Conditional<()>, StateError> {
+    async fn release(&self, slot: SlotId, epoch: Epoch, clean: bool) -> Result<Conditional<()>, StateError> {
         self.0.pass(Point::ReleaseAsked).await;
-        let change = Change::Release { epoch: epoch.0 };
+        let change = Change::Release {
+            epoch: epoch.0,
+            clean,
+        };
         let done = self
             .step(slot, change, Point::ReleaseApplied, "release a slot")
             .await?;
@@ -134,17 +138,53 @@ impl StateStore for Port {
         })
     }
 
-    async fn load(&self, slot: SlotId) -> Result<Option<Checkpoint>, StateError> {
+    async fn load(&self, slot: SlotId) -> Result<Loaded, StateError> {
         self.0.pass(Point::LoadAsked).await;
         self.wait(1).await;
         self.reachable("load a checkpoint")?;
         let world = &self.0.world;
         self.settle(slot);
-        let checkpoint = world.store.lock().checkpoint(slot.index());
+        let (checkpoint, transactional_id) = {
+            let store = world.store.lock();
+            (
+                store.checkpoint(slot.index()),
+                store.transactional_id(slot.index()),
+            )
+        };
         self.0.pass(Point::LoadAnswered).await;
         let now = world.now();
         world.judge(|oracle| oracle.loaded(self.0.life, slot.index(), checkpoint.as_ref(), now));
-        Ok(checkpoint)
+        Ok(Loaded {
+            checkpoint,
+            transactional_id,
+        })
+    }
+
+    async fn record_id(&self, slot: SlotId, epoch: Epoch, id: &str) -> Result<Conditional<()>, StateError> {
+        self.0.pass(Point::ClaimAsked).await;
+        let change = Change::RecordId {
+            epoch: epoch.0,
+            id: id.to_owned(),
+        };
+        let action = "record a transactional id";
+        let done = self.step(slot, change, Point::ClaimApplied, action).await?;
+        Ok(if done.applied {
+            Conditional::Applied(())
+        } else {
+            Conditional::Fenced
+        })
+    }
+
+    async fn incarnation(&self) -> Result<Option<Incarnation>, StateError> {
+        self.wait(1).await;
+        self.reachable("read the journal's incarnation")?;
+        Ok(self.0.world.store.lock().incarnation)
+    }
+
+    async fn record_incarnation(&self, incarnation: Incarnation) -> Result<Incarnation, StateError> {
+        self.wait(2).await;
+        self.reachable("record the journal's incarnation")?;
+        Ok(*self.0.world.store.lock().incarnation.get_or_insert(incarnation))
     }
 
     async fn save(&self, slot: SlotId, epoch: Epoch, save: &Save) -> Result<Conditional<()>, StateError> {

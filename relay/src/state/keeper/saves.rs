@@ -75,8 +75,12 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
             if !all && age < interval {
                 return None;
             }
-            let delta = limited(ledger.slot_mut(*slot)?.delta()?);
-            let rare = delta.resolved.is_empty() && !all && age < IDLE_SAVE_INTERVAL;
+            let ledger = ledger.slot_mut(*slot)?;
+            let saved = ledger.saved_mark();
+            let delta = limited(ledger.delta()?, saved);
+            // A mark that moves frees places in the journal.
+            let idle = delta.resolved.is_empty() && delta.mark.sequence == saved.sequence;
+            let rare = idle && !all && age < IDLE_SAVE_INTERVAL;
             (!rare).then(|| Due {
                 slot: *slot,
                 epoch: held.epoch,
@@ -101,12 +105,12 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     /// written once more.
     async fn reread(&mut self, slot: SlotId) {
         match self.store.load(slot).await {
-            Ok(Some(checkpoint)) => {
-                if let Some(held) = self.held.get_mut(&slot) {
+            Ok(loaded) => {
+                let held = self.held.get_mut(&slot);
+                if let (Some(checkpoint), Some(held)) = (loaded.checkpoint, held) {
                     held.book.reopen(&checkpoint);
                 }
             }
-            Ok(None) => {}
             Err(error) => self.view.troubled(view::SAVE, &error),
         }
     }

@@ -1,27 +1,16 @@
-//! Wins slots, confirms them, and gives them up.
+//! Confirms slots, and gives them up.
 
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use tracing::{error, info, warn};
 
-use super::{CONCURRENCY, Held, Holder, Keeper, Opening, RefusedSlot, view};
-use crate::ledger::Delta;
-use crate::model::{Micros, RowId, SlotId, SlotSet};
-use crate::ports::{Clock, Conditional, Epoch, SlotRow, StateError, StateStore};
-use crate::state::checkpoint::Book;
-use crate::state::ownership::Claim;
+use super::{CONCURRENCY, Holder, Keeper, RefusedSlot, view};
+use crate::model::{SlotId, SlotSet};
+use crate::ports::{Clock, Conditional, Epoch, SlotRow, StateStore};
 
 /// How often a checkpoint that was refused is looked at again: somebody has to act first.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
-
-struct Opened {
-    epoch: Epoch,
-    book: Book,
-    bound: Micros,
-    resolved: Vec<(i64, RowId)>,
-    resumed: bool,
-}
 
 impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     /// After a gap in the heartbeats others may have decided to take our slots. Raising the epochs settles it: a slot
@@ -90,78 +79,7 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         self.ledger.lock().close(slot);
     }
 
-    pub(super) async fn claim(&mut self, mut claims: Vec<Claim>) {
-        let now = self.clock.elapsed();
-        claims.retain(|claim| {
-            self.refused
-                .get(&claim.slot)
-                .is_none_or(|refused| now >= refused.until)
-        });
-        if claims.is_empty() {
-            return;
-        }
-        let (store, process) = (self.store.as_ref(), &self.config.process);
-        let start = (self.config.start)();
-        let results: Vec<_> = stream::iter(claims)
-            .map(|claim| async move {
-                let opened = open(store, claim.slot, claim.seen, process, start).await;
-                (claim, opened)
-            })
-            .buffer_unordered(CONCURRENCY)
-            .collect()
-            .await;
-        let mut openings = Vec::new();
-        let mut failed = false;
-        for (claim, result) in results {
-            match result {
-                Ok(Some(opened)) => openings.push(self.open(claim, opened)),
-                Ok(None) => {}
-                Err(StateError::Unreadable { slot, detail }) => self.refuse(slot, detail),
-                Err(error) => {
-                    failed = true;
-                    self.view.troubled(view::CLAIM, &error);
-                }
-            }
-        }
-        if !failed {
-            self.view.well(view::CLAIM);
-        }
-        if !openings.is_empty() {
-            let taken: SlotSet = openings.iter().map(|opening| opening.slot).collect();
-            info!(slots = %taken, "slots claimed");
-            self.holder.opened(&openings).await;
-        }
-    }
-
-    fn open(&mut self, claim: Claim, opened: Opened) -> Opening {
-        let Claim { slot, from, .. } = claim;
-        let Opened {
-            epoch,
-            book,
-            bound,
-            resolved,
-            resumed,
-        } = opened;
-        self.ledger.lock().open(slot, bound, resolved);
-        let saved_at = self.clock.elapsed();
-        self.held.insert(
-            slot,
-            Held {
-                epoch,
-                book,
-                saved_at,
-            },
-        );
-        self.refused.remove(&slot);
-        Opening {
-            slot,
-            bound,
-            resumed,
-            from,
-        }
-    }
-
-    fn refuse(&mut self, slot: SlotId, detail: String) {
+    pub(super) fn refuse(&mut self, slot: SlotId, detail: String) {
         let until = self.clock.elapsed() + REFUSED_INTERVAL;
         if self
             .refused
@@ -192,25 +110,37 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     }
 
     pub(super) async fn release(&mut self, slots: SlotSet) {
-        let held: Vec<_> = slots
-            .iter()
-            .filter_map(|slot| self.held.get(&slot).map(|held| (slot, held.epoch)))
-            .collect();
+        let held: Vec<_> = {
+            let ledger = self.ledger.lock();
+            // What is taken may be in a transaction.
+            let clean = |slot| {
+                ledger
+                    .slot(slot)
+                    .is_some_and(|slot| slot.oldest_taken().is_none())
+            };
+            let held = |slot| Some((slot, self.held.get(&slot)?.epoch, clean(slot)));
+            slots.iter().filter_map(held).collect()
+        };
         // Released, fenced or unknown: in each case it is not ours from here on.
-        for (slot, _) in &held {
+        for (slot, ..) in &held {
             self.let_go(*slot);
         }
-        self.disown(held).await;
+        self.put_down(held).await;
     }
 
     /// Releases slots that are not held. A failure shows in the next plan: the slot still carries our name.
     pub(super) async fn disown(&mut self, slots: Vec<(SlotId, Epoch)>) {
+        let unclean = |(slot, epoch)| (slot, epoch, false);
+        self.put_down(slots.into_iter().map(unclean).collect()).await;
+    }
+
+    async fn put_down(&mut self, slots: Vec<(SlotId, Epoch, bool)>) {
         if slots.is_empty() {
             return;
         }
         let store = &self.store;
         let results: Vec<_> = stream::iter(slots)
-            .map(|(slot, epoch)| async move { (slot, store.release(slot, epoch).await) })
+            .map(|(slot, epoch, clean)| async move { (slot, store.release(slot, epoch, clean).await) })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
@@ -230,52 +160,4 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         }
         info!(slots = %released, "slots released");
     }
-}
-
-/// Claims a slot, then reads its checkpoint: in that order, or a save of the former owner could be missed. A slot
-/// without a checkpoint gets one at once, so that a restart does not start from a later "now". One that is refused is
-/// released: another version may be able to read it.
-async fn open<S: StateStore>(
-    store: &S,
-    slot: SlotId,
-    seen: Option<Epoch>,
-    process: &str,
-    start: Micros,
-) -> Result<Option<Opened>, StateError> {
-    let Conditional::Applied(epoch) = store.claim(slot, seen, process).await? else {
-        return Ok(None);
-    };
-    let checkpoint = match store.load(slot).await {
-        Err(error @ StateError::Unreadable { .. }) => {
-            store.release(slot, epoch).await?;
-            return Err(error);
-        }
-        checkpoint => checkpoint?,
-    };
-    if let Some(checkpoint) = checkpoint {
-        return Ok(Some(Opened {
-            epoch,
-            book: Book::open(&checkpoint),
-            bound: checkpoint.bound,
-            resolved: checkpoint.resolved,
-            resumed: true,
-        }));
-    }
-    let mut book = Book::default();
-    let save = book.save(&Delta {
-        bound: start,
-        resolved: Vec::new(),
-        obsolete_below: i64::MIN,
-    });
-    let Conditional::Applied(()) = store.save(slot, epoch, &save).await? else {
-        return Ok(None);
-    };
-    book.saved(&save);
-    Ok(Some(Opened {
-        epoch,
-        book,
-        bound: start,
-        resolved: Vec::new(),
-        resumed: false,
-    }))
 }

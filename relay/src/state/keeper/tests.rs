@@ -1,16 +1,20 @@
 mod gate;
 mod store;
+mod transactions;
 
 use super::*;
 use crate::model::{RowId, SECOND};
-use crate::ports::{Conditional, Save};
+use crate::ports::{Conditional, NoTransactions, Save, Transactions};
 use gate::Gate;
 use store::{Store, VirtualClock};
 
 const LEASE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-struct Log(Mutex<Vec<String>>);
+struct Log {
+    lines: Mutex<Vec<String>>,
+    occupied: Mutex<SlotSet>,
+}
 
 impl Holder for Log {
     async fn opened(&self, openings: &[Opening]) {
@@ -19,12 +23,17 @@ impl Holder for Log {
             bound,
             resumed,
             from,
+            ..
         } in openings
         {
             self.say(format!(
                 "opened {slot} at {bound}, resumed: {resumed}, from: {from:?}"
             ));
         }
+    }
+
+    fn occupied(&self) -> SlotSet {
+        *self.occupied.lock()
     }
 
     async fn drain(&self, slots: SlotSet) {
@@ -42,11 +51,11 @@ impl Holder for Log {
 
 impl Log {
     fn say(&self, line: String) {
-        self.0.lock().push(line);
+        self.lines.lock().push(line);
     }
 
     fn says(&self, part: &str) -> bool {
-        self.0.lock().iter().any(|line| line.contains(part))
+        self.lines.lock().iter().any(|line| line.contains(part))
     }
 }
 
@@ -61,6 +70,17 @@ struct Process {
 }
 
 fn start(store: &Arc<Store>, clock: &Arc<VirtualClock>, process: &str, share: Share) -> Process {
+    start_with(store, clock, process, share, Vec::new(), Arc::new(NoTransactions))
+}
+
+fn start_with(
+    store: &Arc<Store>,
+    clock: &Arc<VirtualClock>,
+    process: &str,
+    share: Share,
+    transactional_ids: Vec<String>,
+    transactions: Arc<dyn Transactions>,
+) -> Process {
     let (ledger, deadline) = (Arc::new(Mutex::new(Ledger::default())), Deadline::default());
     let (log, stop) = (Arc::new(Log::default()), CancellationToken::new());
     let config = KeeperConfig {
@@ -69,6 +89,8 @@ fn start(store: &Arc<Store>, clock: &Arc<VirtualClock>, process: &str, share: Sh
         lease: LEASE,
         checkpoint_interval: Duration::from_secs(1),
         start: Box::new(|| 7 * SECOND),
+        transactional_ids,
+        transactions,
     };
     let keeper = Keeper::new(
         config,
@@ -180,6 +202,7 @@ async fn a_silent_owner_is_replaced_within_lease_plus_two_seconds_and_fenced_whe
     );
     let save = Save {
         bound: i64::MAX,
+        mark: crate::journal::Mark::default(),
         follows: 1,
         revision: 9,
         add: vec![],
@@ -348,7 +371,7 @@ async fn a_save_that_was_lost_and_takes_place_after_all_does_no_harm() {
     us.ledger.lock().resolve(slot(0), 8 * SECOND, RowId(1));
     store.inner().delay_saves = true;
     pass(secs(2)).await;
-    assert!(us.log.says("Degraded"), "it is said: {:?}", us.log.0.lock());
+    assert!(us.log.says("Degraded"), "it is said: {:?}", us.log.lines.lock());
     store.inner().delay_saves = false;
     us.ledger.lock().take(slot(0), 9 * SECOND, RowId(2));
     us.ledger.lock().resolve(slot(0), 9 * SECOND, RowId(2));

@@ -72,11 +72,14 @@ impl KeeperView {
 
     /// Errors of the store are handled by trying again; said when they begin or change their kind.
     pub(super) fn troubled(&self, action: &'static str, error: &StateError) {
-        let category = error.category();
-        let trouble = (category, error.to_string());
+        self.troubled_by(action, error.category(), error.to_string());
+    }
+
+    pub(super) fn troubled_by(&self, action: &'static str, category: &'static str, error: String) {
+        let trouble = (category, error.clone());
         let before = self.state.lock().troubles.insert(action, trouble);
         if before.is_none_or(|(before, _)| before != category) {
-            warn!(action, category, %error, "state store");
+            warn!(action, category, error, "ownership and checkpoints");
         }
     }
 

@@ -22,6 +22,10 @@ pub(super) struct Statements {
     pub(super) claim: PreparedStatement,
     pub(super) claim_first: PreparedStatement,
     pub(super) release: PreparedStatement,
+    pub(super) release_clean: PreparedStatement,
+    pub(super) record_id: PreparedStatement,
+    pub(super) incarnation: PreparedStatement,
+    pub(super) record_incarnation: PreparedStatement,
     pub(super) load: PreparedStatement,
     pub(super) save_base: PreparedStatement,
     pub(super) save_first: PreparedStatement,
@@ -35,8 +39,10 @@ impl Statements {
         let plain = async |text: &str| prepare(session, at(text), Consistency::Quorum).await;
         let serial = async |text: &str| prepare(session, at(text), Consistency::Serial).await;
         let slot = "WHERE identity = ? AND slot = ?";
-        let save =
-            format!("UPDATE {{ks}}.slots SET format = ?, bound = ?, saved_revision = ?, checksum = ? {slot}");
+        let save = format!(
+            "UPDATE {{ks}}.slots SET format = ?, bound = ?, saved_revision = ?, mark_offset = ?, mark_sequence = ?, \
+             checksum = ? {slot}"
+        );
         Ok(Self {
             slots: plain("SELECT DISTINCT identity, slot, owner, epoch FROM {ks}.slots WHERE identity = ? AND slot IN ?")
                 .await?,
@@ -49,8 +55,19 @@ impl Statements {
             claim: plain(&format!("UPDATE {{ks}}.slots SET owner = ?, epoch = ? {slot} IF epoch = ?")).await?,
             claim_first: plain(&format!("UPDATE {{ks}}.slots SET owner = ?, epoch = ? {slot} IF epoch = null")).await?,
             release: plain(&format!("UPDATE {{ks}}.slots SET owner = null {slot} IF epoch = ?")).await?,
+            release_clean: plain(&format!(
+                "UPDATE {{ks}}.slots SET owner = null, transactional_id = null {slot} IF epoch = ?"
+            ))
+            .await?,
+            record_id: plain(&format!("UPDATE {{ks}}.slots SET transactional_id = ? {slot} IF epoch = ?")).await?,
+            incarnation: serial(&format!("SELECT DISTINCT identity, slot, incarnation FROM {{ks}}.slots {slot}")).await?,
+            record_incarnation: plain(&format!(
+                "UPDATE {{ks}}.slots SET incarnation = ? {slot} IF incarnation = null"
+            ))
+            .await?,
             load: serial(&format!(
-                "SELECT owner, epoch, format, bound, saved_revision, checksum, second, revision, ids FROM {{ks}}.slots {slot}"
+                "SELECT owner, epoch, transactional_id, format, bound, saved_revision, mark_offset, mark_sequence, \
+                 checksum, second, revision, ids FROM {{ks}}.slots {slot}"
             ))
             .await?,
             save_base: plain(&format!("{save} IF epoch = ? AND saved_revision = ?")).await?,

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::journal::Incarnation;
 use crate::model::{Micros, SlotId};
 use crate::ports::{
-    Checkpoint, Clock, Conditional, Epoch, ProcessRow, Save, SlotRow, StateError, StateStore,
+    Checkpoint, Clock, Conditional, Epoch, Loaded, ProcessRow, Save, SlotRow, StateError, StateStore,
 };
 
 #[derive(Default)]
@@ -20,6 +21,9 @@ pub(super) struct Inner {
     pub(super) processes: HashMap<String, ProcessRow>,
     retired: HashMap<String, i64>,
     pub(super) checkpoints: HashMap<SlotId, Checkpoint>,
+    /// Transactional ids that the slots' rows name.
+    pub(super) ids: HashMap<SlotId, String>,
+    pub(super) incarnation: Option<Incarnation>,
     /// Everything fails.
     pub(super) unavailable: bool,
     /// Nothing is answered.
@@ -81,6 +85,7 @@ impl Inner {
         }
         assert!(checkpoint.bound <= save.bound, "a bound never goes back");
         (checkpoint.bound, checkpoint.revision) = (save.bound, save.revision);
+        checkpoint.mark = save.mark;
         for (key, ids) in &save.add {
             checkpoint.segments.push(*key);
             checkpoint.resolved.extend(ids.iter().map(|id| (key.second, *id)));
@@ -159,7 +164,7 @@ impl StateStore for Store {
         Ok(Conditional::Applied(epoch))
     }
 
-    async fn release(&self, slot: SlotId, epoch: Epoch) -> Result<Conditional<()>, StateError> {
+    async fn release(&self, slot: SlotId, epoch: Epoch, clean: bool) -> Result<Conditional<()>, StateError> {
         self.answers().await;
         let mut inner = self.up()?;
         if inner.fail_releases > 0 {
@@ -169,13 +174,16 @@ impl StateStore for Store {
         match inner.owners.get_mut(&slot) {
             Some((owner, held)) if *held == epoch => {
                 *owner = None;
+                if clean {
+                    inner.ids.remove(&slot);
+                }
                 Ok(Conditional::Applied(()))
             }
             _ => Ok(Conditional::Fenced),
         }
     }
 
-    async fn load(&self, slot: SlotId) -> Result<Option<Checkpoint>, StateError> {
+    async fn load(&self, slot: SlotId) -> Result<Loaded, StateError> {
         self.answers().await;
         let inner = self.up()?;
         if inner.unreadable == Some(slot) {
@@ -184,7 +192,30 @@ impl StateStore for Store {
                 detail: "it is of a newer version".into(),
             });
         }
-        Ok(inner.checkpoints.get(&slot).cloned())
+        Ok(Loaded {
+            checkpoint: inner.checkpoints.get(&slot).cloned(),
+            transactional_id: inner.ids.get(&slot).cloned(),
+        })
+    }
+
+    async fn record_id(&self, slot: SlotId, epoch: Epoch, id: &str) -> Result<Conditional<()>, StateError> {
+        self.answers().await;
+        let mut inner = self.up()?;
+        if inner.owners.get(&slot).map(|(_, held)| *held) != Some(epoch) {
+            return Ok(Conditional::Fenced);
+        }
+        inner.ids.insert(slot, id.to_owned());
+        Ok(Conditional::Applied(()))
+    }
+
+    async fn incarnation(&self) -> Result<Option<Incarnation>, StateError> {
+        self.answers().await;
+        Ok(self.up()?.incarnation)
+    }
+
+    async fn record_incarnation(&self, incarnation: Incarnation) -> Result<Incarnation, StateError> {
+        self.answers().await;
+        Ok(*self.up()?.incarnation.get_or_insert(incarnation))
     }
 
     async fn save(&self, slot: SlotId, epoch: Epoch, save: &Save) -> Result<Conditional<()>, StateError> {
