@@ -26,7 +26,6 @@ const LATER_FIELDS: &[&str] = &[
 /// Values of later versions; compared without case, because they are also known by other spellings.
 const LATER_VALUES: &[(&str, &str)] = &[
     ("source.mode", "Polling"),
-    ("sink.guarantee", "ExactlyOnce"),
     ("sink.sasl.mechanism", "OAuthBearer"),
     ("sink.sasl.mechanism", "Gssapi"),
 ];

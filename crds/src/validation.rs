@@ -5,9 +5,10 @@ mod secrets;
 mod sink;
 mod source;
 
-use crate::dead_letter::OnAggregate;
+use crate::dead_letter::{DeadLetter, DeadLetterTarget, OnAggregate};
 use crate::names::{CQL_NAME, HostPort, TOPIC, is_cql_name, is_identity, is_topic};
 use crate::problems::Problems;
+use crate::sink::{Guarantee, journal_topic};
 use crate::{API_VERSION, RelayConfig, limits};
 use std::net::SocketAddr;
 
@@ -40,6 +41,7 @@ pub(crate) fn check(config: &RelayConfig, form: Form, problems: &mut Problems) {
     sink::check(&config.sink, form, problems);
     retry(config, problems);
     dead_letter(config, problems);
+    journal(config, problems);
     state(config, problems);
     http_and_log(config, problems);
     match serde_json::to_value(config) {
@@ -92,6 +94,11 @@ fn dead_letter(config: &RelayConfig, problems: &mut Problems) {
             "Continue, or deadLetter.target Table or Both: after a restart the table tells what is held";
         problems.refuse_text("deadLetter.onAggregate", "Hold", accepted);
     }
+    if config.sink.guarantee == Guarantee::ExactlyOnce && dead_letter.to_topic() {
+        let accepted =
+            "Table with sink.guarantee ExactlyOnce; the others are not supported with it by this version";
+        problems.refuse_text("deadLetter.target", target_name(dead_letter), accepted);
+    }
     let Some(table) = &dead_letter.table else { return };
     let (keyspace, name) = dead_letter.keyspace_and_table(&config.state.keyspace);
     let path = "deadLetter.table";
@@ -105,6 +112,30 @@ fn dead_letter(config: &RelayConfig, problems: &mut Problems) {
         problems.refuse_text(path, table, "no table with deadLetter.target Topic");
     } else if (keyspace, name) == (&config.source.keyspace, &config.source.table) {
         problems.refuse_text(path, table, "a table other than the outbox table");
+    }
+}
+
+fn target_name(dead_letter: &DeadLetter) -> &'static str {
+    match dead_letter.target {
+        DeadLetterTarget::Table => "Table",
+        DeadLetterTarget::Topic => "Topic",
+        DeadLetterTarget::Both => "Both",
+    }
+}
+
+/// The journal's topic is named after the identity.
+fn journal(config: &RelayConfig, problems: &mut Problems) {
+    if config.sink.guarantee != Guarantee::ExactlyOnce {
+        return;
+    }
+    let name = journal_topic(&config.identity);
+    if !config.identity.is_empty() && !is_topic(&name) {
+        let accepted =
+            "at most 241 characters with sink.guarantee ExactlyOnce: its journal is a topic of that name";
+        problems.refuse_text("identity", &config.identity, accepted);
+    }
+    if config.sink.topic == name {
+        problems.refuse_text("sink.topic", &name, "a topic other than the identity's journal");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where dead letters go: a table, a topic, or both.
 
-use crate::model::SlotId;
+use crate::model::{SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, DeadLetters};
 
 pub mod table;
@@ -22,6 +22,24 @@ impl DeadLetters for Targets {
         }
         match &self.topic {
             Some(topic) => topic.write(letters, self.table.is_some()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn settle(&self, letters: &[(SlotId, SourcePosition)]) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.settle(letters).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn recover(
+        &self,
+        slot: SlotId,
+        resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
+    ) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.recover(slot, resolved).await,
             None => Ok(()),
         }
     }

@@ -14,14 +14,9 @@ pub use head::{Opening, Survey, opening};
 pub use numbering::{Numbering, PLACES};
 pub use record::{Entry, FORMAT, Head, Record, Unreadable, decode};
 pub use replay::{Replay, Replayed};
-pub use writer::{Found, SealError, Writer};
+pub use writer::{SealError, Writer};
 
 use crate::model::SlotId;
-
-/// The topic of an identity's journal.
-pub fn topic(identity: &str) -> String {
-    format!("{identity}-journal")
-}
 
 /// One life of a journal: drawn when its topic is first used, and kept beside the checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -273,6 +273,11 @@ impl SlotLedger {
         self.mark = mark;
     }
 
+    /// Up to where the journal is accounted for.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
     /// Up to where the checkpoint holds what the journal says.
     pub fn saved_mark(&self) -> Mark {
         self.saved_mark

@@ -55,6 +55,7 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
         dead_letters: Arc::new(port.clone()),
         broker: port,
         transactions: Arc::new(NoTransactions),
+        incarnation: None,
         preparer: Preparer::new(&config.source, &config.sink, |_| false)?,
         first_set: Some(world.plan.sets[0].start),
         order: None,

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
+use crds::sink::{Guarantee, journal_topic};
 
 use super::{Exit, FileArgs};
 use crate::cdc_log::session::connect;
 use crate::cdc_log::table::OutboxTable;
 use crate::dead_letters::table::TableDeadLetters;
-use crate::deliver::kafka::{KafkaBroker, KafkaSettings};
+use crate::deliver::kafka::{KafkaBroker, KafkaJournal, KafkaSettings};
 use crate::fitness::{Finding, Severity, of_source};
-use crate::ports::Broker;
+use crate::ports::{Broker, TransactionalBroker};
 use crate::state::scylla::ScyllaState;
 
 /// A cluster that answers at all answers within this.
@@ -93,6 +94,7 @@ async fn of_kafka(config: &RelayConfig) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
+    findings.extend(of_journal(config, &broker).await);
     let mut topics = Vec::new();
     if !config.sink.topic.contains("${") {
         topics.push(("sink.topic", config.sink.topic.as_str()));
@@ -115,4 +117,28 @@ async fn of_kafka(config: &RelayConfig) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Whether exactly-once can be kept.
+async fn of_journal(config: &RelayConfig, broker: &KafkaBroker) -> Option<Finding> {
+    let field = "sink.guarantee";
+    if config.sink.guarantee == Guarantee::AtLeastOnce {
+        return None;
+    }
+    let topic = journal_topic(&config.identity);
+    let journal = KafkaJournal::new(broker.clone(), &config.identity, &topic);
+    let found = match journal.look().await {
+        Ok(()) => Ok(format!("journal {topic} is there, compacted, with one partition")),
+        Err(error) => Err(error.to_string()),
+    };
+    let id = format!("{}/check", config.identity);
+    let fenced = broker
+        .fence(&id)
+        .await
+        .map_err(|error| format!("transactional ids that begin with {}/: {error}", config.identity));
+    Some(match (found, fenced) {
+        (Ok(text), Ok(())) => Finding::fine(field, text),
+        (Err(error), _) => Finding::error(field, error, "run `outbox-relay setup`, or make it so"),
+        (_, Err(error)) => Finding::error(field, error, "allow the user Describe and Write on them"),
+    })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
+use crds::sink::{Guarantee, journal_topic};
 use scylla::client::session::Session;
 use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryResult;
@@ -13,7 +14,7 @@ use scylla::response::query_result::QueryResult;
 use super::{Exit, SetupArgs};
 use crate::cdc_log::session::connect;
 use crate::dead_letters::table;
-use crate::deliver::kafka::{KafkaBroker, KafkaSettings};
+use crate::deliver::kafka::{KafkaBroker, KafkaJournal, KafkaSettings};
 use crate::state::schema;
 
 /// For making a topic.
@@ -41,6 +42,19 @@ async fn make(config: &RelayConfig, args: &SetupArgs) -> anyhow::Result<()> {
     if args.create_topic {
         create_topic(config, args).await?;
     }
+    if config.sink.guarantee == Guarantee::ExactlyOnce {
+        create_journal(config).await?;
+    }
+    Ok(())
+}
+
+async fn create_journal(config: &RelayConfig) -> anyhow::Result<()> {
+    let settings = KafkaSettings::new(&config.sink, &config.memory, "outbox-relay-setup")?;
+    let topic = journal_topic(&config.identity);
+    KafkaJournal::new(KafkaBroker::new(settings, false)?, &config.identity, &topic)
+        .prepare()
+        .await?;
+    println!("journal {topic} is there");
     Ok(())
 }
 
@@ -123,12 +137,16 @@ fn statements(config: &RelayConfig, replication: &str) -> Vec<Creation> {
     });
     if config.dead_letter.target != DeadLetterTarget::Topic {
         let (keyspace, table) = table::name(config);
-        statements.push(Creation {
-            text: table::create_table(&keyspace, &table),
-            keyspace,
-            table: Some(table),
-            column: None,
-        });
+        let texts = [
+            (None, table::create_table(&keyspace, &table)),
+            (Some(table::STATUS), table::add_status(&keyspace, &table)),
+        ];
+        statements.extend(texts.map(|(column, text)| Creation {
+            keyspace: keyspace.clone(),
+            table: Some(table.clone()),
+            column,
+            text,
+        }));
     }
     statements
 }

@@ -8,17 +8,17 @@ use futures::TryStreamExt;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, Statement};
-use scylla::value::{CqlTimestamp, CqlValue};
+use scylla::value::{CqlTimestamp, CqlTimeuuid, CqlValue};
 use uuid::Uuid;
 
-use crate::model::{Micros, SlotId, SlotSet};
+use crate::model::{CdcTime, Micros, SlotId, SlotSet, SourcePosition, StreamId};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome};
 
 /// Name of the table in the state keyspace unless the configuration names another.
 const DEFAULT_TABLE: &str = "dead_letters";
 
 /// Columns in the order of the insert.
-const COLUMNS: [&str; 21] = [
+const COLUMNS: [&str; 22] = [
     "identity",
     "slot",
     "source_time",
@@ -40,6 +40,7 @@ const COLUMNS: [&str; 21] = [
     "source_position",
     "error_class",
     "outcome",
+    "status",
 ];
 
 /// A partition per slot, in log order, so that a replay finds the letters of an aggregate in their order; the key is
@@ -51,10 +52,24 @@ pub fn create_table(keyspace: &str, table: &str) -> String {
          id uuid, event_id text, aggregate_id text, event_type text, payload blob, error_message text, \
          failure_count int, first_failed_at timestamp, last_failed_at timestamp, created_at timestamp, \
          topic text, key blob, headers list<frozen<tuple<text, blob>>>, source_position text, error_class text, \
-         outcome text, \
+         outcome text, status text, \
          PRIMARY KEY ((identity, slot), source_time, source_stream, source_seq))"
     )
 }
+
+/// The column that tells a table of this version from one of an earlier version.
+pub const STATUS: &str = "status";
+
+/// Brings a table of an earlier version to this one. A letter without a status waits.
+pub fn add_status(keyspace: &str, table: &str) -> String {
+    format!("ALTER TABLE \"{keyspace}\".\"{table}\" ADD {STATUS} text")
+}
+
+/// Of a letter whose event no committed transaction has resolved yet.
+const PENDING: &str = "pending";
+
+/// Of a letter that waits for somebody to act.
+const WAITING: &str = "waiting";
 
 /// Keyspace and table, as configured.
 pub fn name(config: &RelayConfig) -> (String, String) {
@@ -72,6 +87,9 @@ pub struct TableDeadLetters {
     insert: PreparedStatement,
     count: PreparedStatement,
     aggregates: PreparedStatement,
+    settle: PreparedStatement,
+    remove: PreparedStatement,
+    pending: PreparedStatement,
 }
 
 impl TableDeadLetters {
@@ -99,7 +117,13 @@ impl TableDeadLetters {
             |what| format!("SELECT {what} FROM \"{keyspace}\".\"{table}\" WHERE identity = ? AND slot = ?");
         let insert = prepare(text).await?;
         let count = prepare(of_slot("count(*)")).await?;
-        let aggregates = prepare(of_slot("aggregate_id")).await?;
+        let aggregates = prepare(of_slot("aggregate_id, status")).await?;
+        let at =
+            "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
+        let settle = format!("UPDATE \"{keyspace}\".\"{table}\" SET status = '{WAITING}' {at}");
+        let settle = prepare(settle).await?;
+        let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
+        let pending = prepare(of_slot("source_time, source_stream, source_seq, status")).await?;
         Ok(Self {
             session,
             identity: config.identity.clone(),
@@ -107,6 +131,9 @@ impl TableDeadLetters {
             insert,
             count,
             aggregates,
+            settle,
+            remove,
+            pending,
         })
     }
 
@@ -130,16 +157,75 @@ impl TableDeadLetters {
         let pages = self.session.execute_iter(self.aggregates.clone(), values).await;
         let mut rows = pages
             .map_err(|error| failed(&error))?
-            .rows_stream::<(Option<String>,)>()
+            .rows_stream::<(Option<String>, Option<String>)>()
             .map_err(|error| failed(&error))?;
         let mut aggregates = HashSet::new();
-        while let Some((aggregate,)) = rows.try_next().await.map_err(|error| failed(&error))? {
-            aggregates.extend(aggregate);
+        while let Some((aggregate, status)) = rows.try_next().await.map_err(|error| failed(&error))? {
+            aggregates.extend(aggregate.filter(|_| status.as_deref() != Some(PENDING)));
             if aggregates.len() >= limit {
                 break;
             }
         }
         Ok(aggregates.into_iter().collect())
+    }
+
+    /// See [`crate::ports::DeadLetters::settle`].
+    pub(super) async fn settle(&self, letters: &[(SlotId, SourcePosition)]) -> Result<(), DeadLetterError> {
+        for (slot, position) in letters {
+            self.at(&self.settle, *slot, position).await?;
+        }
+        Ok(())
+    }
+
+    /// See [`crate::ports::DeadLetters::recover`].
+    pub(super) async fn recover(
+        &self,
+        slot: SlotId,
+        resolved: impl Fn(&SourcePosition) -> Option<bool>,
+    ) -> Result<(), DeadLetterError> {
+        let failed = |error: &dyn std::fmt::Display| self.failed(error);
+        let values = (self.identity.clone(), slot.index() as i32);
+        let pages = self.session.execute_iter(self.pending.clone(), values).await;
+        let mut rows = pages
+            .map_err(|error| failed(&error))?
+            .rows_stream::<(CqlTimeuuid, Vec<u8>, i32, Option<String>)>()
+            .map_err(|error| failed(&error))?;
+        while let Some((time, stream, seq, status)) = rows.try_next().await.map_err(|error| failed(&error))? {
+            let Ok(stream) = <[u8; 16]>::try_from(stream) else {
+                continue;
+            };
+            let position = SourcePosition {
+                stream: StreamId(stream),
+                time: CdcTime(time.into()),
+                batch_seq_no: seq,
+            };
+            if status.as_deref() != Some(PENDING) {
+                continue;
+            }
+            match resolved(&position) {
+                Some(true) => self.at(&self.settle, slot, &position).await?,
+                Some(false) => self.at(&self.remove, slot, &position).await?,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn at(
+        &self,
+        statement: &PreparedStatement,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> Result<(), DeadLetterError> {
+        let values = (
+            &self.identity,
+            slot.index() as i32,
+            CqlTimeuuid::from(position.time.0),
+            position.stream.0.to_vec(),
+            position.batch_seq_no,
+        );
+        let done = self.session.execute_unpaged(statement, values).await;
+        done.map(drop).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) -> DeadLetterError {
@@ -203,6 +289,7 @@ impl TableDeadLetters {
             text(&letter.position.to_string()),
             text(letter.reason.name()),
             text(outcome_name(letter.outcome)),
+            text(if letter.pending { PENDING } else { WAITING }),
         ]
     }
 }

@@ -6,6 +6,9 @@
 //! every message of that generation has its report, and starts the next one from the oldest unresolved event. What
 //! failed with a message error goes through `isolation` first, on a second producer.
 //!
+//! With a `transaction` (exactly-once) there is one producer and no isolation: a failure takes the whole transaction
+//! back, and suspects are found by shorter transactions.
+//!
 //! A stall ends nothing: messages stay with librdkafka, which keeps trying; only the attempt counts.
 
 mod dead_lettering;
@@ -17,6 +20,7 @@ mod outcomes;
 mod producers;
 mod ring;
 mod sending;
+mod transaction;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,6 +33,7 @@ use self::held::Held;
 use self::isolation::Isolation;
 use self::producers::Producer;
 use self::ring::{Entry, Ring, State};
+use self::transaction::Transaction;
 use crate::deliver::breaker::Breaker;
 use crate::model::SlotSet;
 use crate::ports::{DeliveryError, Reason, Role};
@@ -36,6 +41,7 @@ use crate::ports::{DeliveryError, Reason, Role};
 pub use exchange::{Action, Event, Generation, Note, Now, Policy, Resolved};
 pub use held::MAX_HELD;
 pub use ring::Seq;
+pub use transaction::{End, JournalOf};
 
 /// The events of one process on their way to the broker.
 #[derive(Debug)]
@@ -48,6 +54,8 @@ pub struct Lane {
     phase: Phase,
     flow: Producer,
     isolator: Producer,
+    /// In exactly-once.
+    transaction: Option<Transaction>,
     last_generation: Generation,
     /// Where the flow goes on.
     cursor: Seq,
@@ -96,6 +104,7 @@ impl Lane {
             phase: Phase::Flow,
             flow: Producer::default(),
             isolator: Producer::default(),
+            transaction: None,
             last_generation: 0,
             cursor: 0,
             oldest_sent: 0,
@@ -113,6 +122,14 @@ impl Lane {
             actions: VecDeque::new(),
             resolved: Vec::new(),
             notes: Vec::new(),
+        }
+    }
+
+    /// A lane that delivers exactly once.
+    pub fn transactional(policy: Policy, breaker: Breaker, seed: u64, journal: JournalOf) -> Self {
+        Self {
+            transaction: Some(Transaction::new(journal)),
+            ..Self::new(policy, breaker, seed)
         }
     }
 
@@ -138,7 +155,8 @@ impl Lane {
 
     /// What to do next, if anything. Call until None.
     pub fn next_action(&mut self, now: Now) -> Option<Action> {
-        if let Some(action) = self.actions.pop_front() {
+        self.seal_if_due(now);
+        if let Some(action) = self.actions.pop_front().or_else(|| self.call_again(now)) {
             return Some(action);
         }
         if let Some(letters) = self.write_dead_letters(now) {
@@ -169,8 +187,10 @@ impl Lane {
                 continue;
             };
             match entry.state {
-                State::Sent(_) => with_producer = true,
-                State::Writing(_) => {}
+                // A transaction keeps what it has, and tells nobody.
+                State::Sent(_) => with_producer = self.transaction.is_none(),
+                State::Failed(_) if self.transaction.is_some() => {}
+                State::Writing(_) | State::Written | State::Lettered(_) => {}
                 State::Waiting | State::Failed(_) | State::Condemned(_) => {
                     self.ring.remove(seq);
                     continue;
@@ -181,6 +201,7 @@ impl Lane {
         let ring = &self.ring;
         self.condemned.retain(|seq| ring.get(*seq).is_some());
         self.forget_held(slots);
+        self.close_slots(slots);
         if with_producer {
             self.give_up_producer();
         }

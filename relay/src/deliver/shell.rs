@@ -7,6 +7,7 @@ mod inbox;
 mod running;
 mod start;
 mod told;
+mod transacting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +18,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::breaker::Breaker;
-use crate::deliver::lane::{Lane, Policy};
+use crate::deliver::lane::{JournalOf, Lane, Policy};
 use crate::deliver::prepare::Preparer;
 use crate::deliver::retry::Schedule;
 use crate::event::SourceEvent;
 use crate::health::Board;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::ports::{Broker, Clock, DeadLetters};
+use crate::ports::{Broker, Clock, DeadLetters, DeliveryError, Transactions};
 
-pub use control::{Control, View, ViewState};
+pub use control::{Admission, Control, View, ViewState};
 use running::Running;
 
 /// Batches of events that wait for the lane. The lane itself holds what the memory limits allow; this only keeps the
@@ -49,7 +50,23 @@ pub struct Delivery<B, D, C> {
     pub lease: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// For jitter.
     pub seed: u64,
+    /// None: at least once.
+    pub exactly_once: Option<ExactlyOnce>,
 }
+
+/// What a lane needs to deliver exactly once.
+#[derive(Clone)]
+pub struct ExactlyOnce {
+    pub transactions: Arc<dyn Transactions>,
+    /// Its own: no other lane, process or life of a process has it.
+    pub transactional_id: String,
+    pub journal: JournalOf,
+}
+
+/// A lane that can never send again: its slots have to be taken anew, which finds out what became of its transaction.
+#[derive(Debug, thiserror::Error)]
+#[error("its transactional producer has ended: {0}")]
+pub struct Broken(pub DeliveryError);
 
 impl<B, D, C> Delivery<B, D, C> {
     fn share_dead_letters(self) -> Delivery<B, Arc<D>, C> {
@@ -66,6 +83,7 @@ impl<B, D, C> Delivery<B, D, C> {
             control: self.control,
             lease: self.lease,
             seed: self.seed,
+            exactly_once: self.exactly_once,
         }
     }
 }
@@ -89,17 +107,24 @@ impl Policy {
 ///
 /// If this ends by a panic, what it held is lost to this process: its slots have to be opened again from their
 /// checkpoints.
+///
+/// # Errors
+/// The same, in exactly-once: its transactional producer was fenced, or has failed for ever.
 pub async fn run<B: Broker + Clone, D: DeadLetters, C: Clock>(
     delivery: Delivery<B, D, C>,
     mut events: mpsc::Receiver<Vec<SourceEvent>>,
     stop: CancellationToken,
-) {
+) -> Result<(), Broken> {
     let Some(topics) = start::wait_for_sink(&delivery, &stop).await else {
-        return;
+        return Ok(());
     };
-    let lane = Lane::new(delivery.policy.clone(), delivery.breaker.clone(), delivery.seed);
+    let (policy, breaker) = (delivery.policy.clone(), delivery.breaker.clone());
+    let lane = match &delivery.exactly_once {
+        Some(exactly) => Lane::transactional(policy, breaker, delivery.seed, exactly.journal.clone()),
+        None => Lane::new(policy, breaker, delivery.seed),
+    };
     let mut running = Running::new(delivery, lane, topics);
-    running.run(&mut events, &stop).await;
+    running.run(&mut events, &stop).await
 }
 
 /// Whether the circuit lets events through.

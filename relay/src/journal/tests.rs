@@ -1,5 +1,5 @@
 //! The protocol of exactly-once (ARCHITECTURE.md, flow three) as a model: processes that claim, fence, replay, send,
-//! commit, save, release, come back and die, in random order, one step with the outside at a time. Leases play no part:
+//! commit, save, release, begin anew and die, in random order, one step with the outside at a time. Leases play no part:
 //! a slot may be taken from its owner at any moment.
 
 mod model;
@@ -23,7 +23,7 @@ fn whoever_takes_a_slot_whenever_each_event_is_committed_once_and_in_order() {
         fenced_commits,
         lost_answers,
         late_commits,
-        reopened,
+        restarted,
         superseded,
         replayed,
         dirty_releases,
@@ -34,13 +34,13 @@ fn whoever_takes_a_slot_whenever_each_event_is_committed_once_and_in_order() {
         ("commits refused to a fenced owner", fenced_commits),
         ("commits without an answer", lost_answers),
         ("of these, that took place", late_commits),
-        ("producers opened again", reopened),
+        ("processes that began anew", restarted),
         ("claims superseded while they read", superseded),
         ("ids found in the journal alone", replayed),
         ("releases with something in flight", dirty_releases),
         ("own ids found in a row", own_ids),
     ] {
-        assert!(count > 100, "{what}: {count}");
+        assert!(count > 50, "{what}: {count}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Incarnation, Mark, Numbering, Record, Replayed, Sequence};
+use super::{Incarnation, Mark, Numbering, Record, Sequence};
 use crate::ledger::second_of;
 use crate::model::{Micros, RowId, SlotId};
 use crate::ports::Epoch;
@@ -34,17 +34,6 @@ pub enum SealError {
     Foreign(SlotId),
     #[error("slot {0} has no place left in the journal before its next checkpoint")]
     Full(SlotId),
-}
-
-/// What became of a commit whose answer was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    Committed,
-    Aborted,
-    /// None of its slots is ours any more: whoever took them knows.
-    Gone,
-    /// Some of its records are there and some are not: what the broker calls a transaction is none.
-    Torn,
 }
 
 impl Writer {
@@ -157,35 +146,6 @@ impl Writer {
         }
     }
 
-    /// After a commit without an answer: what the journal says of it, read once the lane's id was initialised anew and
-    /// the slots that are not its own any more were closed. Ends the transaction.
-    pub fn found(&mut self, replayed: &BTreeMap<SlotId, Replayed>) -> Found {
-        let (mut committed, mut aborted) = (0, 0);
-        for (slot, sequence) in std::mem::take(&mut self.sealed) {
-            let held = self.slots.get(&slot).filter(|held| !held.closed);
-            let (Some(_), Some(Replayed::Ours { mark, .. })) = (held, replayed.get(&slot)) else {
-                continue;
-            };
-            if mark.sequence >= sequence {
-                committed += 1;
-            } else {
-                aborted += 1;
-            }
-        }
-        for (slot, replayed) in replayed {
-            if let (Some(held), Replayed::Ours { mark, .. }) = (self.slots.get_mut(slot), replayed) {
-                held.numbering.committed(mark.sequence);
-            }
-        }
-        self.ended();
-        match (committed, aborted) {
-            (0, 0) => Found::Gone,
-            (_, 0) => Found::Committed,
-            (0, _) => Found::Aborted,
-            _ => Found::Torn,
-        }
-    }
-
     fn ended(&mut self) {
         self.slots.retain(|_, held| !held.closed);
         self.slots.values_mut().for_each(|held| held.moved = false);
@@ -219,13 +179,6 @@ mod tests {
     fn sequences(records: &[Record]) -> Vec<(usize, Sequence)> {
         let number = |record: &Record| (record.slot.index(), record.sequence);
         records.iter().map(number).collect()
-    }
-
-    fn ours(sequence: Sequence) -> Replayed {
-        Replayed::Ours {
-            mark: mark(90, sequence),
-            resolved: Vec::new(),
-        }
     }
 
     #[test]
@@ -293,35 +246,5 @@ mod tests {
         writer.aborted();
         writer.saved(slot(5), mark(0, 1));
         assert!(writer.admits(slot(5)));
-    }
-
-    #[test]
-    fn the_journal_tells_what_a_lost_answer_would_have_said() {
-        let check = |replayed: &[(u8, Replayed)], lost: &[u8], expected: Found| {
-            let mut writer = writer();
-            let sealed = [(slot(3), 0, RowId(1)), (slot(5), 0, RowId(2))];
-            writer.seal(sealed).unwrap();
-            lost.iter().for_each(|index| writer.close(slot(*index)));
-            let replayed = replayed
-                .iter()
-                .cloned()
-                .map(|(index, found)| (slot(index), found));
-            assert_eq!(writer.found(&replayed.collect()), expected);
-            writer
-        };
-        check(&[(3, ours(11)), (5, ours(1))], &[], Found::Committed);
-        check(&[(3, ours(10)), (5, ours(0))], &[], Found::Aborted);
-        check(&[(3, ours(11)), (5, ours(0))], &[], Found::Torn);
-        check(
-            &[(3, ours(11)), (5, Replayed::Superseded)],
-            &[5],
-            Found::Committed,
-        );
-        check(&[], &[3, 5], Found::Gone);
-        let mut writer = check(&[(3, ours(11)), (5, ours(1))], &[], Found::Committed);
-        let records = writer
-            .seal([(slot(3), 0, RowId(3)), (slot(5), 0, RowId(4))])
-            .unwrap();
-        assert_eq!(sequences(&records), [(3, 12), (5, 2)], "it goes on behind it");
     }
 }

@@ -13,6 +13,27 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// as far as the target knows identity (a topic holds it twice, under the same event id).
     fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send;
 
+    /// The transaction that resolved the events of these dead letters is committed: nobody may deliver them any more.
+    fn settle(
+        &self,
+        letters: &[(SlotId, SourcePosition)],
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = letters;
+        std::future::ready(Ok(()))
+    }
+
+    /// A slot was taken whose former owner delivered in transactions: settles the dead letters whose events are resolved,
+    /// and removes those whose events are not, because these are delivered again. `resolved` tells which; None: the slot
+    /// is not ours any more.
+    fn recover(
+        &self,
+        slot: SlotId,
+        resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = (slot, resolved);
+        std::future::ready(Ok(()))
+    }
+
     /// The aggregates of a slot's dead letters, each once, and no more than `limit` of them. A target that cannot be
     /// read has none to tell.
     fn aggregates(
@@ -28,6 +49,21 @@ pub trait DeadLetters: Send + Sync + 'static {
 impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
     fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
         self.as_ref().write(letters)
+    }
+
+    fn settle(
+        &self,
+        letters: &[(SlotId, SourcePosition)],
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().settle(letters)
+    }
+
+    fn recover(
+        &self,
+        slot: SlotId,
+        resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().recover(slot, resolved)
     }
 
     fn aggregates(
@@ -52,6 +88,8 @@ pub struct DeadLetter {
     /// As it was, or would have been, sent; its topic is empty and its key None if they could not be found out.
     pub message: Message,
     pub reason: Reason,
+    /// Its event is resolved only by the commit of a transaction, which settles the letter.
+    pub pending: bool,
     pub error: String,
     pub outcome: Outcome,
     /// Failed attempts.

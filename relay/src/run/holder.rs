@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::outlook::Outlook;
-use crate::deliver::shell::Control;
+use crate::deliver::shell::{Admission, Control};
 use crate::health::Part;
 use crate::ledger::Ledger;
 use crate::model::{Micros, SECOND, SlotId, SlotSet};
@@ -40,6 +40,7 @@ pub(super) struct SlotHolder<C> {
     pub(super) outlook: Arc<Outlook<C>>,
     pub(super) retention: Retention,
     pub(super) on_gap: OnRetentionGap,
+    pub(super) exactly_once: bool,
     /// How far behind the oldest cursor stays when all is well.
     pub(super) sweep_lag: Micros,
     /// Of slots whose rows expire unread: what was said to be lost so far, and what is.
@@ -61,7 +62,12 @@ impl<C: Clock> Holder for SlotHolder<C> {
         let stopped = self.on_gap == OnRetentionGap::Stop;
         for opening in openings {
             if !(stopped && gaps.contains(opening.slot)) {
-                self.control.admit(opening.slot);
+                self.control.admit(Admission {
+                    slot: opening.slot,
+                    epoch: opening.epoch,
+                    saved: opening.saved,
+                    mark: opening.mark,
+                });
                 // The reader obeys each command at once; if it is gone, the whole work starts anew.
                 let _ = self.commands.send(Command::Add(opening.slot)).await;
             }
@@ -69,7 +75,11 @@ impl<C: Clock> Holder for SlotHolder<C> {
     }
 
     fn occupied(&self) -> SlotSet {
-        SlotSet::EMPTY
+        if self.exactly_once {
+            self.control.occupied()
+        } else {
+            SlotSet::EMPTY
+        }
     }
 
     async fn drain(&self, slots: SlotSet) {

@@ -1,7 +1,7 @@
 //! What the endpoints see: everything that the parts tell, gathered when asked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crds::RelayConfig;
@@ -35,6 +35,7 @@ pub struct Outlook<C = SystemClock> {
     before: Mutex<Counted>,
     stopped: Mutex<Option<String>>,
     draining: AtomicBool,
+    lives_begun: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -71,6 +72,7 @@ impl<C: Clock> Outlook<C> {
             before: Mutex::default(),
             stopped: Mutex::default(),
             draining: AtomicBool::new(false),
+            lives_begun: AtomicU64::new(0),
         }
     }
 
@@ -118,6 +120,11 @@ impl<C: Clock> Outlook<C> {
             let mut before = self.before.lock();
             *before = before.plus(&Counted::by(&former));
         }
+    }
+
+    /// A number that no other life of this process has.
+    pub(super) fn next_life(&self) -> u64 {
+        self.lives_begun.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn life(&self) -> Option<Life> {

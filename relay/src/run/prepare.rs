@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
+use crds::sink::{Guarantee, journal_topic};
 use scylla::client::session::Session;
 use scylla::statement::Consistency;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use crate::deliver::prepare::{PrepareError as MappingError, Preparer};
 use crate::deliver::transactions::Transacting;
 use crate::fitness::{self, Severity};
 use crate::health::Part;
-use crate::journal;
+use crate::journal::Incarnation;
 use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, Transactions};
 use crate::state::scylla::ScyllaState;
 
@@ -40,6 +41,8 @@ pub struct Ground<L = ScyllaLog, S = ScyllaState, B = KafkaBroker, D = Targets> 
     pub dead_letters: Arc<D>,
     pub broker: B,
     pub transactions: Arc<dyn Transactions>,
+    /// Of the journal, if events are delivered exactly once.
+    pub incarnation: Option<Incarnation>,
     pub preparer: Preparer,
     /// Start of the oldest stream set.
     pub first_set: Option<crate::model::Micros>,
@@ -111,12 +114,10 @@ pub(super) async fn prepare(
     if let Some(reason) = &order {
         warn!(%reason, "order is not promised");
     }
-    let journal = KafkaJournal::new(
-        broker.clone(),
-        &config.identity,
-        &journal::topic(&config.identity),
-    );
-    let transactions = Transacting::new(broker.clone(), journal, &config.identity);
+    let opened = open_transactions(config, outlook, stop, &broker, &state).await;
+    let Some((transactions, incarnation)) = opened else {
+        return Ok(None);
+    };
     Ok(Some(Ground {
         table,
         log: Arc::new(log),
@@ -126,12 +127,37 @@ pub(super) async fn prepare(
             topic: topic_letters,
         }),
         broker,
-        transactions: Arc::new(transactions),
+        transactions,
+        incarnation,
         preparer,
         first_set,
         order,
         seed: rand::random(),
     }))
+}
+
+/// Also in AtLeastOnce: what former owners wrote in transactions has to be settled. The journal's incarnation only in
+/// ExactlyOnce. None if `stop` came first.
+async fn open_transactions(
+    config: &RelayConfig,
+    outlook: &Outlook,
+    stop: &CancellationToken,
+    broker: &KafkaBroker,
+    state: &ScyllaState,
+) -> Option<(Arc<dyn Transactions>, Option<Incarnation>)> {
+    let topic = journal_topic(&config.identity);
+    let journal = KafkaJournal::new(broker.clone(), &config.identity, &topic);
+    let transactions = Transacting::new(broker.clone(), journal.clone(), &config.identity);
+    if config.sink.guarantee == Guarantee::AtLeastOnce {
+        return Some((Arc::new(transactions), None));
+    }
+    let incarnation = wait(outlook, stop, Part::Sink, async || {
+        journal.prepare().await.map_err(|error| error.to_string())?;
+        let opened = transactions.incarnation(state).await;
+        opened.map_err(|error| error.to_string())
+    })
+    .await?;
+    Some((Arc::new(transactions), Some(incarnation)))
 }
 
 /// An unreachable cluster may come; a secret that cannot be read will not.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::RelayConfig;
+use crds::sink::journal_topic;
 use crds::source::{OnChange, StartFrom};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -16,8 +17,8 @@ use super::holder::SlotHolder;
 use super::outlook::{Life, Outlook};
 use super::prepare::Ground;
 use crate::deliver::breaker::Breaker;
-use crate::deliver::lane::Policy;
-use crate::deliver::shell::{self, Control, Delivery, EVENT_BATCHES};
+use crate::deliver::lane::{JournalOf, Policy};
+use crate::deliver::shell::{self, Control, Delivery, EVENT_BATCHES, ExactlyOnce};
 use crate::health::Part;
 use crate::ledger::Ledger;
 use crate::model::{Micros, SECOND, SLOTS};
@@ -74,6 +75,10 @@ where
     if !source_clock(&outlook, ground.log.as_ref(), now_is_the_start, &stop).await {
         return Ok(());
     }
+    let exactly_once = exactly_once(&config, &outlook, &ground);
+    if exactly_once.is_some() {
+        control.awaits_producer();
+    }
     let parts = Parts {
         config,
         outlook,
@@ -82,6 +87,7 @@ where
         control,
         deadline,
         retention,
+        exactly_once,
     };
     let holder = Arc::new(parts.holder(commands));
     let keeper = parts.keeper(share, holder.clone());
@@ -98,14 +104,15 @@ where
     ];
     let [stop_reading, stop_delivering, stop_keeping] = &tokens;
     let mut reading = JoinSet::new();
-    reading.spawn(parts.read(events, obeyed, stop_reading.clone()));
+    reading.spawn(silent(parts.read(events, obeyed, stop_reading.clone())));
     let (watching, watcher) = (stop_reading.clone(), holder);
     let mut watch = JoinSet::new();
     watch.spawn(async move { watcher.watch(&watching).await });
     let mut delivering = JoinSet::new();
-    delivering.spawn(shell::run(parts.delivery(), delivered, stop_delivering.clone()));
+    let deliver = shell::run(parts.delivery(), delivered, stop_delivering.clone());
+    delivering.spawn(async move { deliver.await.err().map(|broken| broken.to_string()) });
     let mut keeping = JoinSet::new();
-    keeping.spawn(keeper.run(stop_keeping.clone()));
+    keeping.spawn(silent(keeper.run(stop_keeping.clone())));
     let failed = tokio::select! {
         biased;
         () = stop.cancelled() => None,
@@ -121,17 +128,39 @@ where
         while tasks.join_next().await.is_some() {}
     }
     while watch.join_next().await.is_some() {}
-    match failed {
-        None => Ok(()),
-        Some((part, Some(Err(error)))) => Err(WorkError {
-            part,
-            reason: error.to_string(),
-        }),
-        Some((part, _)) => Err(WorkError {
-            part,
-            reason: "without being asked to".into(),
-        }),
-    }
+    let Some((part, ended)) = failed else {
+        return Ok(());
+    };
+    let reason = match ended {
+        Some(Err(error)) => error.to_string(),
+        Some(Ok(Some(reason))) => reason,
+        Some(Ok(None)) | None => "without being asked to".into(),
+    };
+    Err(WorkError { part, reason })
+}
+
+/// A part that has no reason to end.
+async fn silent(part: impl Future<Output = ()>) -> Option<String> {
+    part.await;
+    None
+}
+
+/// Each life has an id of its own, initialised once. So nobody ever undoes the fence of whoever took its slots.
+fn exactly_once<L, S, B, D, C: Clock>(
+    config: &RelayConfig,
+    outlook: &Outlook<C>,
+    ground: &Ground<L, S, B, D>,
+) -> Option<ExactlyOnce> {
+    let (identity, incarnation) = (&config.identity, ground.incarnation?);
+    Some(ExactlyOnce {
+        transactions: ground.transactions.clone(),
+        transactional_id: format!("{identity}/{}/{}", outlook.process(), outlook.next_life()),
+        journal: JournalOf {
+            identity: identity.as_str().into(),
+            topic: journal_topic(identity).into(),
+            incarnation,
+        },
+    })
 }
 
 /// Learns the source's clock: our own may be ahead, and "now" by it would skip rows. Without the need for it, reading
@@ -178,6 +207,7 @@ struct Parts<L, S, B, D, C> {
     control: Control,
     deadline: Deadline,
     retention: Retention,
+    exactly_once: Option<ExactlyOnce>,
 }
 
 impl<L, S, B, D, C> Parts<L, S, B, D, C>
@@ -196,6 +226,7 @@ where
             outlook: self.outlook.clone(),
             retention: self.retention.clone(),
             on_gap: self.config.source.on_retention_gap,
+            exactly_once: self.exactly_once.is_some(),
             sweep_lag: Micros::from(self.config.source.horizon_seconds) * SECOND + SWEEP_SLACK,
             gaps: Mutex::default(),
         }
@@ -209,13 +240,14 @@ where
         };
         let (retention, first_set) = (self.retention.clone(), self.ground.first_set);
         let outlook = self.outlook.clone();
+        let own_id = self.exactly_once.as_ref().map(|own| own.transactional_id.clone());
         let config = KeeperConfig {
             process: self.outlook.process(),
             share,
             lease: self.config.state.lease(),
             checkpoint_interval: self.config.state.checkpoint_interval(),
             start: Box::new(move || retention.start(from, first_set, outlook.source_time())),
-            transactional_ids: Vec::new(),
+            transactional_ids: own_id.into_iter().collect(),
             transactions: self.ground.transactions.clone(),
         };
         let (state, clock) = (self.ground.state.clone(), self.outlook.clock());
@@ -292,6 +324,7 @@ where
             control: self.control.clone(),
             lease: Arc::new(move || deadline.get()),
             seed: self.ground.seed,
+            exactly_once: self.exactly_once.clone(),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct Relay {
     letters: Target,
     clock: SystemClock,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), shell::Broken>>,
 }
 
 /// An outbox row.
@@ -159,6 +159,7 @@ impl Relay {
             control: control.clone(),
             lease: Arc::new(|| Duration::MAX),
             seed: 1,
+            exactly_once: None,
         };
         let (events, received) = mpsc::channel(EVENT_BATCHES);
         let stop = CancellationToken::new();
@@ -249,7 +250,7 @@ impl Relay {
     pub(crate) async fn stop(self) {
         assert_ne!(self.view().breaker, BreakerState::Open);
         self.stop.cancel();
-        self.task.await.unwrap();
+        self.task.await.unwrap().unwrap();
     }
 }
 

@@ -60,6 +60,11 @@ pub(super) const RULES: &[Rule] = &[
         message: "deadLetter.topic must be a topic other than sink.topic",
     },
     Rule {
+        at: "",
+        rule: "self.sink.guarantee != 'ExactlyOnce' || !has(self.deadLetter.target) || self.deadLetter.target == 'Table'",
+        message: "deadLetter.target must be Table with sink.guarantee ExactlyOnce",
+    },
+    Rule {
         at: "source.keyspace",
         rule: "self == oldSelf",
         message: "source.keyspace is immutable. Create another OutboxRelay instead",

@@ -69,18 +69,26 @@ impl KafkaJournal {
         }
     }
 
-    /// Makes the topic if it is missing, and finds out whether records can be lost in it.
+    /// Makes the topic if it is missing, and looks at it.
     ///
     /// # Errors
-    /// It cannot be made, has more than one partition, or is not compacted only.
+    /// It cannot be made, or records can be lost in it.
     pub async fn prepare(&self) -> Result<(), JournalError> {
-        let partitions = match self.partitions().await {
+        match self.partitions().await {
             Err(error) if error.code == format!("{:?}", Code::UnknownTopicOrPartition) => {
                 self.create().await?;
-                self.partitions().await
             }
-            asked => asked,
-        };
+            _ => {}
+        }
+        self.look().await
+    }
+
+    /// Finds out whether records can be lost in the topic.
+    ///
+    /// # Errors
+    /// It is missing, has more than one partition, or is not compacted only.
+    pub async fn look(&self) -> Result<(), JournalError> {
+        let partitions = self.partitions().await;
         let partitions = partitions.map_err(|error| self.failed("look at its topic", &error))?;
         if partitions != 1 {
             return Err(self.unfit(format!("it has {partitions} partitions, it needs exactly one")));

@@ -55,7 +55,11 @@ impl Lane {
         match result {
             Ok(()) => {
                 for seq in batch {
-                    self.dead_lettered(seq, now);
+                    if self.transaction.is_some() {
+                        self.awaits_commit(seq, now);
+                    } else {
+                        self.dead_lettered(seq, now);
+                    }
                 }
                 if std::mem::take(&mut self.letters_failed) && self.breaker.state() == BreakerState::HalfOpen
                 {
@@ -105,6 +109,7 @@ impl Lane {
     }
 
     fn start_writing(&mut self, seq: Seq) -> Option<DeadLetter> {
+        let pending = self.transaction.is_some();
         let entry = self.ring.get_mut(seq)?;
         let State::Condemned(reason) = entry.state else {
             return None;
@@ -127,6 +132,7 @@ impl Lane {
             created_at: event.created_at,
             message: event.message.clone(),
             reason,
+            pending,
             error,
             outcome: failure.map_or(Outcome::NotWritten, |failure| failure.outcome),
             failures: entry.attempts.max(u32::from(failure.is_some())),
@@ -153,6 +159,19 @@ impl Lane {
                 took: now.elapsed.saturating_sub(entry.offered_at),
                 delivered: false,
             });
+        }
+    }
+
+    /// Exactly-once: the event is resolved by the commit that says so in the journal.
+    fn awaits_commit(&mut self, seq: Seq, now: Now) {
+        let Some(entry) = self.ring.get_mut(seq) else {
+            return;
+        };
+        if entry.revoked {
+            self.ring.remove(seq);
+        } else if let State::Writing(reason) = entry.state {
+            entry.state = State::Lettered(reason);
+            self.lettered(seq, now);
         }
     }
 

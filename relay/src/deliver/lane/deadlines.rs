@@ -40,6 +40,7 @@ impl Lane {
             self.breaker.probes_at(),
             backing_off,
             letters,
+            self.transaction_deadline(now),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -122,7 +123,9 @@ impl Lane {
             // It must not be written later; so the producer has to let go of it first.
             State::Sent(_) => self.give_up_producer(),
             State::Waiting => self.condemn(seq, Reason::Exhausted(class)),
-            State::Failed(_) | State::Condemned(_) | State::Writing(_) => {}
+            // Taken back with its transaction first, if that fails.
+            State::Written => {}
+            State::Failed(_) | State::Condemned(_) | State::Writing(_) | State::Lettered(_) => {}
         }
     }
 

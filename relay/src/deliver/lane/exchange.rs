@@ -12,6 +12,8 @@ use crate::metrics::EventLabel;
 use crate::model::{Micros, RowId, SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, Reason, Role};
 
+use super::End;
+
 /// An event that is ready to be sent, or is known not to be.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -55,7 +57,7 @@ pub struct Now {
 pub type Generation = u64;
 
 /// What the shell has to do. Each is answered: `Open` by [`Lane::opened`] or [`Lane::not_opened`], `Check` by
-/// [`Lane::checked`], `WriteDeadLetters` by [`Lane::dead_letters_written`].
+/// [`Lane::checked`], `WriteDeadLetters` by [`Lane::dead_letters_written`], `End` by [`Lane::ended`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Open(Role, Generation),
@@ -65,6 +67,10 @@ pub enum Action {
     /// Ask a broker for metadata.
     Check,
     WriteDeadLetters(Vec<DeadLetter>),
+    /// Commit the producer's transaction, or abort it.
+    End(Generation, End),
+    /// The transaction that resolved the events of these dead letters is committed.
+    SettleDeadLetters(Vec<(SlotId, SourcePosition)>),
 }
 
 /// An event that is done with.

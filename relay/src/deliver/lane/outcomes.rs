@@ -21,6 +21,12 @@ impl Lane {
 
     fn reported(&mut self, generation: Generation, report: Report, now: Now) {
         let seq = report.token;
+        if Self::is_record(seq) {
+            if self.sends(generation) {
+                self.record_reported(report, now);
+            }
+            return;
+        }
         let sent = self
             .ring
             .get(seq)
@@ -39,6 +45,13 @@ impl Lane {
         self.progress(seq, now);
         self.brokers_down = false;
         self.outstanding -= 1;
+        if self.transaction.is_some() {
+            // Its commit is what counts.
+            if let Some(entry) = self.ring.get_mut(seq) {
+                entry.state = State::Written;
+            }
+            return self.transaction_reported(now);
+        }
         if let Some(entry) = self.ring.remove(seq) {
             if entry.attempts > 0 {
                 self.notes.push(Note::RetrySucceeded);
@@ -71,7 +84,8 @@ impl Lane {
         if matches!(self.phase, Phase::Flow) {
             self.phase = Phase::Drain;
         }
-        if class == ErrorClass::Message && matches!(self.phase, Phase::Drain) && self.isolator.is_missing() {
+        let isolates = self.transaction.is_none() && self.isolator.is_missing();
+        if class == ErrorClass::Message && matches!(self.phase, Phase::Drain) && isolates {
             // Warm by the time that the generation has ended.
             let open = self.open(Role::Isolation);
             self.actions.push_back(open);
@@ -94,6 +108,9 @@ impl Lane {
     pub(super) fn end_generation(&mut self, now: Now) {
         if self.outstanding > 0 || !matches!(self.phase, Phase::Drain) {
             return;
+        }
+        if self.transaction.is_some() {
+            return self.give_up_transaction();
         }
         let failed = self.ring.seqs(|entry| matches!(entry.state, State::Failed(_)));
         let suspects = self.settle(failed, Role::Flow, now);
@@ -167,7 +184,7 @@ impl Lane {
         }
     }
 
-    fn waits(&self, seq: Seq) -> bool {
+    pub(super) fn waits(&self, seq: Seq) -> bool {
         self.ring
             .get(seq)
             .is_some_and(|entry| entry.state == State::Waiting)
@@ -176,7 +193,7 @@ impl Lane {
     /// Decides on failed messages whose producer, or group, has no more to say: those that are exhausted become dead
     /// letters, the rest waits again. The oldest that failed for a reason of its own has failed an attempt. Returns
     /// those with message errors.
-    fn settle(&mut self, failed: Vec<Seq>, role: Role, now: Now) -> Vec<Seq> {
+    pub(super) fn settle(&mut self, failed: Vec<Seq>, role: Role, now: Now) -> Vec<Seq> {
         let mut suspects = Vec::new();
         let mut culprit = None;
         for seq in &failed {

@@ -34,6 +34,9 @@ impl Lane {
             _ => return,
         };
         self.producer(role).fatal = Some(error.clone());
+        if self.transaction.is_some() {
+            return self.breaks(error);
+        }
         match (&self.phase, role) {
             (Phase::Flow, Role::Flow) => {
                 self.phase = Phase::Drain;

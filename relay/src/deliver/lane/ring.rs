@@ -39,12 +39,16 @@ pub(super) enum State {
     Waiting,
     /// With the producer, since that time.
     Sent(Duration),
+    /// Acknowledged, and not committed: the transaction may yet take it back.
+    Written,
     /// Reported as failed, with this class; waits for the reports of the others.
     Failed(ErrorClass),
     /// To become a dead letter.
     Condemned(Reason),
     /// On its way to the dead letters.
     Writing(Reason),
+    /// A durable dead letter whose transaction is not committed yet.
+    Lettered(Reason),
 }
 
 /// What went wrong with an event so far.

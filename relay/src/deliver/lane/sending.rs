@@ -5,6 +5,7 @@ use std::time::Duration;
 use crds::relay_status::BreakerState;
 
 use super::ring::{Seq, State};
+use super::transaction::Transaction;
 use super::{Generation, Lane, Now, Phase};
 use crate::encode::Message;
 use crate::ports::{ErrorClass, Reason, Refused, Role};
@@ -17,6 +18,9 @@ impl Lane {
         now: Now,
         lease_until: Duration,
     ) -> Option<(Role, Generation, Seq, &Message)> {
+        if self.next_record().is_some() {
+            return self.next_record();
+        }
         let (role, generation, seq) = loop {
             if now.elapsed >= lease_until || !self.may_send(now) {
                 return None;
@@ -39,10 +43,16 @@ impl Lane {
 
     /// The producer took the message.
     pub fn sent(&mut self, seq: Seq, now: Now) {
+        if Self::is_record(seq) {
+            return self.record_sent();
+        }
         let Some(entry) = self.ring.get_mut(seq) else {
             return;
         };
         entry.state = State::Sent(now.elapsed);
+        if let Some(transaction) = &mut self.transaction {
+            transaction.sent(seq, &entry.event, now);
+        }
         self.outstanding += 1;
         self.oldest_sent = self.oldest_sent.min(seq);
         match &mut self.phase {
@@ -60,13 +70,15 @@ impl Lane {
             }
             Refused::Error(error) => error,
         };
-        let alone = matches!(self.phase, Phase::Flow) && error.class == ErrorClass::Message;
-        self.sent(seq, now);
-        if alone {
+        if Self::is_record(seq) {
+            return self.record_refused(error, now);
+        }
+        if matches!(self.phase, Phase::Flow) && error.class == ErrorClass::Message {
             // Refused by the client before it met any other message: that is the confirming attempt.
-            self.outstanding -= 1;
+            self.cursor = seq + 1;
             self.reject(seq, error, now);
         } else {
+            self.sent(seq, now);
             self.failed(seq, error, now);
         }
     }
@@ -79,7 +91,12 @@ impl Lane {
         };
         let room = !self.full || self.outstanding == 0;
         let waits = now.elapsed < self.not_before || self.brokers_down || self.held.is_full();
-        !waits && room && (!probe || self.outstanding == 0 && !self.letter_is_probe())
+        !waits && room && (!probe || self.is_alone() && !self.letter_is_probe())
+    }
+
+    /// Whether a probe would be the only message under way.
+    fn is_alone(&self) -> bool {
+        self.outstanding == 0 && self.transaction.as_ref().is_none_or(Transaction::is_empty)
     }
 
     fn next_in_flow(&mut self) -> Option<Seq> {
@@ -88,9 +105,11 @@ impl Lane {
                 .ring
                 .find(self.cursor, |entry| entry.state == State::Waiting)?;
             self.cursor = seq;
-            let aggregate = self.ring.get(seq)?.event.aggregate;
+            let event = &self.ring.get(seq)?.event;
+            let (aggregate, slot) = (event.aggregate, event.slot);
             if !self.held.holds(aggregate, seq) {
-                return Some(seq);
+                let admits = |transaction: &Transaction| transaction.admits(seq, slot);
+                return self.transaction.as_ref().is_none_or(admits).then_some(seq);
             }
             self.condemn(seq, Reason::Held);
         }

@@ -3,6 +3,7 @@ mod holding;
 mod model;
 mod samples;
 mod schedules;
+mod transactions;
 
 use BreakerState::{Closed, HalfOpen, Open};
 use crds::dead_letter::{DeadLetterWhen, OnAggregate};

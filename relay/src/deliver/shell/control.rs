@@ -6,7 +6,9 @@ use crds::relay_status::{BreakerState, Totals};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::journal::Mark;
 use crate::model::{Micros, SlotId, SlotSet};
+use crate::ports::Epoch;
 
 /// Takes slots away from a lane, and looks at it.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +27,23 @@ struct Slots {
     revoked: SlotSet,
     /// Taken away and not given since: what is still on its way to the lane is none of its business.
     refused: SlotSet,
+    /// Given since the lane looked last.
+    admitted: Vec<Admission>,
+    /// In exactly-once: taken away, and not known to be out of the lane's transaction.
+    leaving: SlotSet,
+    /// In exactly-once: whether the producer is not there yet, in whose name slots are taken.
+    unready: bool,
+}
+
+/// A slot that is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    pub slot: SlotId,
+    pub epoch: Epoch,
+    /// The mark of its checkpoint.
+    pub saved: Mark,
+    /// Up to where the ledger knows the journal.
+    pub mark: Mark,
 }
 
 /// What is to be seen of a lane.
@@ -53,21 +72,54 @@ impl Control {
             let mut held = self.0.slots.lock();
             held.revoked = held.revoked.union(slots);
             held.refused = held.refused.union(slots);
+            held.leaving = held.leaving.union(slots);
+            held.admitted.retain(|admission| !slots.contains(admission.slot));
         }
         self.0.changed.notify_one();
     }
 
     /// The slot is ours. Call it before events of it are handed on; a slot that was never revoked needs no call.
-    pub fn admit(&self, slot: SlotId) {
-        self.0.slots.lock().refused.remove(slot);
+    pub fn admit(&self, admission: Admission) {
+        let mut held = self.0.slots.lock();
+        held.refused.remove(admission.slot);
+        held.admitted.push(admission);
+    }
+
+    /// The lane delivers exactly once: no slot may be taken before its producer is there.
+    pub fn awaits_producer(&self) {
+        self.0.slots.lock().unready = true;
+    }
+
+    /// Slots that must not be taken yet, because a transaction may hold something of them.
+    pub fn occupied(&self) -> SlotSet {
+        let held = self.0.slots.lock();
+        if held.unready { SlotSet::ALL } else { held.leaving }
     }
 
     pub fn view(&self) -> ViewState {
         self.0.view.0.lock().clone()
     }
 
-    pub(super) fn take_revoked(&self) -> SlotSet {
-        std::mem::take(&mut self.0.slots.lock().revoked)
+    pub(super) fn take_changes(&self) -> (SlotSet, Vec<Admission>) {
+        let mut held = self.0.slots.lock();
+        (
+            std::mem::take(&mut held.revoked),
+            std::mem::take(&mut held.admitted),
+        )
+    }
+
+    /// What the lane has let go of since.
+    pub(super) fn left(&self, is_ready: bool, is_free: impl Fn(SlotId) -> bool) {
+        let mut held = self.0.slots.lock();
+        held.unready &= !is_ready;
+        // Those that it has not heard of yet stay.
+        let gone: SlotSet = held
+            .leaving
+            .difference(held.revoked)
+            .iter()
+            .filter(|slot| is_free(*slot))
+            .collect();
+        held.leaving = held.leaving.difference(gone);
     }
 
     pub(super) fn refused(&self) -> SlotSet {

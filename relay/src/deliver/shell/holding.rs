@@ -1,18 +1,21 @@
-//! `onAggregate: Hold`: before the first event of a slot is delivered, the slot's dead letters say whose events are held.
+//! Before the first event of a slot is delivered, the slot's dead letters say whose events are held (`onAggregate: Hold`),
+//! and those that a transaction of a former owner left undecided are decided.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crds::dead_letter::OnAggregate;
 use crds::relay_status::Health;
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::running::{Done, Running};
 use crate::deliver::lane::{MAX_HELD, Now};
 use crate::deliver::prepare::fingerprint_of;
 use crate::health::Part;
-use crate::ledger::SlotLedger;
-use crate::model::{SLOTS, SlotId};
+use crate::ledger::{Known, Ledger, SlotLedger};
+use crate::model::{SLOTS, SlotId, SlotSet, SourcePosition};
 use crate::ports::{Broker, Clock, DeadLetterError, DeadLetters};
 
 /// Slots asked about at once: all of a process's within some round trips, and a small part of what ScyllaDB does.
@@ -32,6 +35,9 @@ pub(super) struct Holding {
     asking: bool,
     not_before: Duration,
     failed: bool,
+    /// Slots that were taken and whose letters are not decided yet. Once per taking: later on the undecided ones are our
+    /// own.
+    pub(super) undecided: SlotSet,
 }
 
 impl Default for Holding {
@@ -41,6 +47,7 @@ impl Default for Holding {
             asking: false,
             not_before: Duration::ZERO,
             failed: false,
+            undecided: SlotSet::EMPTY,
         }
     }
 }
@@ -49,7 +56,9 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     /// Whether the lane knows what is held of the slot; otherwise it asks, and the event waits. A slot is asked about
     /// each time that it is opened: others may have owned it.
     pub(super) fn knows_what_is_held(&mut self, slot: SlotId, now: Now) -> bool {
-        if self.delivery.policy.on_aggregate == OnAggregate::Continue {
+        if self.delivery.policy.on_aggregate == OnAggregate::Continue
+            && !self.holding.undecided.contains(slot)
+        {
             return true;
         }
         let openings: Vec<_> = {
@@ -73,10 +82,13 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     fn ask_what_is_held(&mut self, openings: Vec<(SlotId, u64)>) {
         self.holding.asking = true;
         let target = self.delivery.dead_letters.clone();
+        let holds = self.delivery.policy.on_aggregate == OnAggregate::Hold;
+        let (ledger, undecided) = (self.delivery.ledger.clone(), self.holding.undecided);
         self.tasks.spawn(async move {
             let asked = stream::iter(openings).map(|(slot, opening)| {
                 let target = target.clone();
-                async move { (slot, opening, target.aggregates(slot, MAX_HELD + 1).await) }
+                let ledger = undecided.contains(slot).then(|| ledger.clone());
+                async move { (slot, opening, ask(target.as_ref(), slot, ledger, holds).await) }
             });
             Done::Held(asked.buffer_unordered(CONCURRENCY).collect().await)
         });
@@ -92,6 +104,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 Ok(aggregates) => {
                     held += aggregates.len();
                     self.holding.known[slot.index()] = opening;
+                    self.holding.undecided.remove(slot);
                     let aggregates = aggregates.iter().map(|id| fingerprint_of(id));
                     self.lane.hold(slot, aggregates);
                 }
@@ -134,5 +147,32 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 metrics.component(Part::DeadLetters.name(), Health::Healthy);
             }
         }
+    }
+}
+
+/// Decides what is undecided, then asks whose letters are left.
+async fn ask<D: DeadLetters>(
+    target: &D,
+    slot: SlotId,
+    ledger: Option<Arc<Mutex<Ledger>>>,
+    holds: bool,
+) -> Result<Vec<String>, DeadLetterError> {
+    if let Some(ledger) = ledger {
+        let resolved = |position: &SourcePosition| {
+            let known = ledger
+                .lock()
+                .known(slot, position.time.micros(), position.row_id());
+            match known {
+                Known::Foreign => None,
+                Known::BelowBound | Known::Resolved => Some(true),
+                Known::Taken | Known::New => Some(false),
+            }
+        };
+        target.recover(slot, resolved).await?;
+    }
+    if holds {
+        target.aggregates(slot, MAX_HELD + 1).await
+    } else {
+        Ok(Vec::new())
     }
 }

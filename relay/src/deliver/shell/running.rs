@@ -12,15 +12,17 @@ use tracing::error;
 use super::holding::{Answer, Holding};
 use super::inbox::Inbox;
 use super::start::ASK_TIMEOUT;
-use super::{Delivery, is_open};
-use crate::deliver::lane::{Action, Event, Generation, Lane, Note, Now, Resolved};
+use super::transacting::Owner;
+use super::{Broken, Delivery, is_open};
+use crate::deliver::lane::{Action, End, Event, Generation, Lane, Note, Now, Resolved};
 use crate::deliver::prepare::{TopicKnowledge, check_topic};
 use crate::deliver::topics::{Advice, Topics};
 use crate::event::SourceEvent;
 use crate::ledger::Known;
+use crate::model::{SlotId, SlotSet, SourcePosition};
 use crate::ports::{
     Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role,
-    Signal,
+    Signal, TransactionError, Transactional,
 };
 
 /// Messages handed to librdkafka in one turn, about a millisecond's work: then reports get their turn.
@@ -42,7 +44,9 @@ pub(super) struct Running<B: Broker, D, C> {
     pub(super) delivery: Delivery<B, Arc<D>, C>,
     pub(super) lane: Lane,
     producers: BTreeMap<Generation, B::Producer>,
-    inbox: Inbox,
+    /// In exactly-once: the only producer.
+    pub(super) owner: Option<Owner>,
+    pub(super) inbox: Inbox,
     topics: Topics,
     asking: bool,
     /// Events that the lane has not taken yet.
@@ -65,6 +69,9 @@ pub(super) enum Done {
     LettersWritten(Result<(), DeadLetterError>),
     Asked(Arc<str>, TopicKnowledge),
     Held(Vec<Answer>),
+    Opened(Generation, Result<Box<dyn Transactional>, TransactionError>),
+    Ended(Generation, End, Result<(), TransactionError>),
+    LettersSettled(Vec<(SlotId, SourcePosition)>, Result<(), DeadLetterError>),
 }
 
 impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
@@ -73,6 +80,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             delivery: delivery.share_dead_letters(),
             lane,
             producers: BTreeMap::new(),
+            owner: None,
             inbox: Inbox::default(),
             topics,
             asking: false,
@@ -92,13 +100,17 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         &mut self,
         events: &mut mpsc::Receiver<Vec<SourceEvent>>,
         stop: &CancellationToken,
-    ) {
+    ) -> Result<(), Broken> {
         self.delivery.control.update(|view| view.started = true);
         let mut ends_at = None;
         let mut open = true;
         loop {
             let now = self.now();
             let busy = self.turn(now);
+            if let Some(error) = self.lane.broken().cloned() {
+                self.end().await;
+                return Err(Broken(error));
+            }
             if stop.is_cancelled() {
                 let ends_at = *ends_at.get_or_insert(now.elapsed + DRAIN_LIMIT);
                 let idle = self.lane.is_empty() && self.next.is_none() && self.backlog.len() == 0;
@@ -130,6 +142,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             }
         }
         self.end().await;
+        Ok(())
     }
 
     /// Does what can be done at once; true if there may be more.
@@ -146,36 +159,54 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             self.act(action, now);
         }
         self.publish(now);
+        self.tell_keeper();
         offered == OFFERS_PER_TURN || sent == SENDS_PER_TURN
     }
 
     fn hear(&mut self, now: Now) {
         self.inbox.take(&mut self.signals);
         let mut asked = None;
-        for (generation, signal) in self.signals.drain(..) {
+        let mut signals = std::mem::take(&mut self.signals);
+        for (generation, signal) in signals.drain(..) {
             // What a dead producer gives up may be told before why it died, and the lane would look for a reason in vain.
             if is_collateral(&signal) && asked.replace(generation) != Some(generation) {
-                let cause = self.producers.get(&generation).and_then(Producer::fatal);
+                let cause = self.cause(generation);
                 if let Some(cause) = cause {
                     self.lane.on_signal(generation, Signal::Fatal(cause), now);
                 }
             }
             let signal = match signal {
                 Signal::Fatal(error) => {
-                    let cause = self.producers.get(&generation).and_then(Producer::fatal);
+                    let cause = self.cause(generation);
                     Signal::Fatal(cause.unwrap_or(error))
                 }
                 signal => signal,
             };
             self.lane.on_signal(generation, signal, now);
         }
+        self.signals = signals;
+    }
+
+    /// Why a producer will never send again.
+    fn cause(&self, generation: Generation) -> Option<DeliveryError> {
+        match &self.owner {
+            Some(owner) => owner.fatal(generation),
+            None => self.producers.get(&generation).and_then(Producer::fatal),
+        }
     }
 
     fn let_go_of_revoked(&mut self, now: Now) {
-        let revoked = self.delivery.control.take_revoked();
+        let (revoked, admitted) = self.delivery.control.take_changes();
         if !revoked.is_empty() {
             self.forget(revoked);
             self.lane.revoke(revoked, now);
+        }
+        for slot in admitted {
+            // Transactions play a part, or did.
+            if slot.mark.sequence > 0 || self.delivery.exactly_once.is_some() {
+                self.holding.undecided.insert(slot.slot);
+            }
+            self.lane.admit(slot.slot, slot.epoch, slot.saved, slot.mark);
         }
     }
 
@@ -251,11 +282,15 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             let Some((_, generation, seq, message)) = self.lane.next_to_send(now, lease_until) else {
                 return sent;
             };
-            let Some(producer) = self.producers.get(&generation) else {
-                error!(generation, "the lane sends to a producer that is gone");
-                return sent;
+            let handed = match (&self.owner, self.producers.get(&generation)) {
+                (Some(owner), _) => owner.send(seq, message),
+                (None, Some(producer)) => producer.send(seq, message),
+                (None, None) => {
+                    error!(generation, "the lane sends to a producer that is gone");
+                    return sent;
+                }
             };
-            match producer.send(seq, message) {
+            match handed {
                 Ok(()) => self.lane.sent(seq, now),
                 Err(refused) => {
                     if refused == Refused::QueueFull {
@@ -270,14 +305,21 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
 
     fn act(&mut self, action: Action, now: Now) {
         match action {
+            Action::Open(_, generation) if self.delivery.exactly_once.is_some() => {
+                self.open_owner(generation)
+            }
             Action::Open(role, generation) => self.open(role, generation, now),
+            Action::End(generation, end) => self.end_transaction(generation, end),
+            Action::SettleDeadLetters(letters) => self.settle_letters(letters, Duration::ZERO),
             Action::Close(generation) => {
                 if let Some(producer) = self.producers.remove(&generation) {
                     self.closing.spawn(producer.close());
                 }
             }
             Action::Purge(generation) => {
-                if let Some(producer) = self.producers.get(&generation) {
+                if let Some(owner) = &self.owner {
+                    owner.purge();
+                } else if let Some(producer) = self.producers.get(&generation) {
                     producer.purge();
                 }
             }
@@ -335,6 +377,9 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 self.topics.learn(topic, knowledge, now.elapsed);
             }
             Ok(Done::Held(answers)) => self.told_what_is_held(answers, now),
+            Ok(Done::Opened(generation, opened)) => self.opened_owner(generation, opened, now),
+            Ok(Done::Ended(generation, end, result)) => self.lane.ended(generation, end, result, now),
+            Ok(Done::LettersSettled(letters, result)) => self.letters_settled(letters, result),
             Err(panic) => self.task_panicked(&panic, now),
         }
     }
@@ -345,6 +390,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         self.asking = false;
         self.asked_in_vain(now);
         let detail = panic.to_string();
+        self.lane.step_lost(&detail);
         self.lane.checked(
             Err(DeliveryError {
                 class: ErrorClass::Transient,
@@ -360,7 +406,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     }
 
     /// Events of slots that are not ours any more go no further.
-    fn forget(&mut self, slots: crate::model::SlotSet) {
+    fn forget(&mut self, slots: SlotSet) {
         let kept: Vec<_> = std::mem::take(&mut self.backlog)
             .filter(|event| !slots.contains(event.slot))
             .collect();
@@ -371,6 +417,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     /// Letters that are not durable by now are written by the next owner.
     async fn end(&mut self) {
         self.tasks.abort_all();
+        self.end_owner().await;
         for producer in std::mem::take(&mut self.producers).into_values() {
             self.closing.spawn(producer.close());
         }

@@ -7,14 +7,17 @@ use super::running::Running;
 use crate::deliver::breaker::Transition;
 use crate::deliver::lane::{Note, Now};
 use crate::health::Part;
+use crate::journal::Mark;
+use crate::model::SlotId;
 use crate::ports::{Broker, Clock, DeadLetters};
 
 impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     pub(super) fn publish(&mut self, now: Now) {
         self.lane.take_resolved(&mut self.resolved);
         self.lane.take_notes(&mut self.notes);
-        if !self.resolved.is_empty() {
-            self.resolve(now);
+        let marks = self.lane.take_marks();
+        if !self.resolved.is_empty() || !marks.is_empty() {
+            self.resolve(&marks, now);
         }
         if !self.notes.is_empty() {
             let mut dead_letters = 0;
@@ -39,11 +42,18 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         });
     }
 
-    fn resolve(&mut self, now: Now) {
+    /// At once, so that no checkpoint has a mark and lacks what it covers.
+    fn resolve(&mut self, marks: &[(SlotId, Mark)], now: Now) {
         {
             let mut ledger = self.delivery.ledger.lock();
             for event in &self.resolved {
                 ledger.resolve(event.slot, event.time, event.row_id);
+            }
+            for (slot, mark) in marks {
+                if let Some(ledger) = ledger.slot_mut(*slot) {
+                    ledger.marked(*mark);
+                    self.lane.saved(*slot, ledger.saved_mark());
+                }
             }
         }
         let metrics = &self.delivery.metrics.delivery;

@@ -31,13 +31,12 @@ pub(super) enum Flaw {
     IdReplacedBeforeFence,
     ReleaseForgetsId,
     OwnTransactionLeftOpen,
-    NoCheckAfterReopening,
-    ClaimsLeftOutOfTheCheck,
+    OpensItsIdAgain,
     NoAnswerMeansAborted,
 }
 
 impl Flaw {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::NoFence,
         Self::FenceBeforeClaim,
         Self::IdReadBeforeClaim,
@@ -45,8 +44,7 @@ impl Flaw {
         Self::IdReplacedBeforeFence,
         Self::ReleaseForgetsId,
         Self::OwnTransactionLeftOpen,
-        Self::NoCheckAfterReopening,
-        Self::ClaimsLeftOutOfTheCheck,
+        Self::OpensItsIdAgain,
         Self::NoAnswerMeansAborted,
     ];
 }
@@ -58,7 +56,7 @@ pub(super) struct Outcome {
     pub(super) fenced_commits: u64,
     pub(super) lost_answers: u64,
     pub(super) late_commits: u64,
-    pub(super) reopened: u64,
+    pub(super) restarted: u64,
     pub(super) superseded: u64,
     pub(super) replayed: u64,
     pub(super) dirty_releases: u64,
@@ -71,7 +69,7 @@ impl Outcome {
         self.fenced_commits += other.fenced_commits;
         self.lost_answers += other.lost_answers;
         self.late_commits += other.late_commits;
-        self.reopened += other.reopened;
+        self.restarted += other.restarted;
         self.superseded += other.superseded;
         self.replayed += other.replayed;
         self.dirty_releases += other.dirty_releases;
@@ -95,7 +93,7 @@ pub(super) fn run(seed: u64, flaw: Flaw) -> Result<Outcome, Violation> {
 struct World {
     random: StdRng,
     flaw: Flaw,
-    /// How likely a claim, or the way back of a producer, goes on before anything else happens.
+    /// How likely a claim goes on before anything else happens.
     haste: f64,
     /// 1: all slots; the number of lanes: those of the first lane only, which then get in each other's way.
     stride: usize,
@@ -149,9 +147,6 @@ struct Lane {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LaneState {
     Ready(u32),
-    /// Initialised anew; what is held has to be checked, then looked up in the journal.
-    Unchecked(u32),
-    Checked(u32),
     Ended,
 }
 
@@ -278,12 +273,7 @@ impl World {
             40..65 => self.send(at, slot),
             65..80 => self.commit(at, slot % LANES)?,
             80..83 => self.abort(at, slot % LANES),
-            83..90 => {
-                self.reopen(at, slot % LANES)?;
-                while self.random.random_bool(self.haste) {
-                    self.reopen(at, slot % LANES)?;
-                }
-            }
+            83..90 => self.restart(at, slot % LANES)?,
             90..94 => self.save(at, slot),
             94..96 => self.release(at, slot),
             96..99 => self.arrive()?,
@@ -321,15 +311,20 @@ impl World {
         Ok(())
     }
 
+    fn take_all(&mut self, at: usize) -> Result<(), Violation> {
+        for slot in 0..SLOTS {
+            self.claim(at, slot);
+            while self.processes[at].claims.contains_key(&slot) {
+                self.advance(at, slot)?;
+            }
+        }
+        Ok(())
+    }
+
     /// One new process takes everything over and delivers what is left.
     fn finish(&mut self) -> Result<(), Violation> {
         self.processes[0] = self.process();
-        for slot in 0..SLOTS {
-            self.claim(0, slot);
-            while self.processes[0].claims.contains_key(&slot) {
-                self.advance(0, slot)?;
-            }
-        }
+        self.take_all(0)?;
         while !self.kafka.under_way.is_empty() {
             self.arrive()?;
         }
@@ -337,7 +332,8 @@ impl World {
             for slot in 0..SLOTS {
                 self.send(0, slot);
                 self.commit(0, slot % LANES)?;
-                self.reopen(0, slot % LANES)?;
+                self.restart(0, slot % LANES)?;
+                self.take_all(0)?;
                 self.arrive()?;
             }
             if self.kafka.committed == [EVENTS; SLOTS] {

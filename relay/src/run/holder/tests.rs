@@ -52,6 +52,7 @@ impl Scene {
             retention: outlook.retention(),
             outlook,
             on_gap,
+            exactly_once: false,
             sweep_lag: HORIZON,
             gaps: Mutex::default(),
         };

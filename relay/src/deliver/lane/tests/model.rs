@@ -197,6 +197,7 @@ impl Model {
                 );
             }
             Action::Purge(generation) => self.purge(generation),
+            Action::End(..) | Action::SettleDeadLetters(_) => panic!("no transactions here"),
             Action::Check => {
                 let down = self.faults.down;
                 let error = || failure(ErrorClass::Transient, Outcome::Unknown);

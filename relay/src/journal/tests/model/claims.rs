@@ -11,6 +11,10 @@ impl World {
             return;
         }
         let lane = &process.lanes[slot % LANES];
+        // What the lane has of it from before ends first.
+        if !lane.writer.is_free(slot_id(slot)) && self.flaw != Flaw::OwnTransactionLeftOpen {
+            return;
+        }
         let mut claim = Claim {
             epoch: row.epoch,
             step: Step::Raise,
@@ -65,7 +69,7 @@ impl World {
                     return Ok(());
                 }
                 match &claim.named {
-                    // The end of the lane's transaction is awaited before the journal is read.
+                    // The lane's transaction has ended before the slot was claimed.
                     Some(id) if *id == lane.id => self.outcome.own_ids += 1,
                     Some(id) if self.flaw != Flaw::NoFence => {
                         self.kafka.initialise(id);
@@ -79,10 +83,7 @@ impl World {
                 row.id = Some(lane.id.clone());
                 claim.step = Step::Open;
             }
-            Step::Open if lane.writer.is_free(slot_id(slot)) || self.flaw == Flaw::OwnTransactionLeftOpen => {
-                return self.open(at, slot, claim);
-            }
-            Step::Open => {}
+            Step::Open => return self.open(at, slot, claim),
         }
         self.processes[at].claims.insert(slot, claim);
         Ok(())

@@ -1,12 +1,11 @@
 //! What lanes and keepers do with the slots that they hold.
 
-use std::collections::BTreeMap;
-
 use rand::Rng;
 
 use super::{EVENTS, Flaw, LANES, LaneState, Saved, Transaction, Violation, World, slot_id};
-use crate::journal::{Found, Replayed};
+use crate::journal::Replayed;
 use crate::model::RowId;
+use crate::ports::Epoch;
 
 impl World {
     pub(super) fn send(&mut self, at: usize, slot: usize) {
@@ -77,68 +76,45 @@ impl World {
         }
     }
 
-    /// Initialise, check, look up: a step each.
-    pub(super) fn reopen(&mut self, at: usize, index: usize) -> Result<(), Violation> {
-        let process = &mut self.processes[at];
-        let lane = &mut process.lanes[index];
-        match lane.state {
-            LaneState::Ready(_) => {}
-            LaneState::Ended => {
-                self.outcome.reopened += 1;
-                lane.state = LaneState::Unchecked(self.kafka.initialise(&lane.id));
-            }
-            LaneState::Unchecked(producer) => {
-                lane.state = LaneState::Checked(producer);
-                if self.flaw == Flaw::NoCheckAfterReopening {
-                    return Ok(());
-                }
-                let lost = |slot: usize, epoch: i64| slot % LANES == index && self.rows[slot].epoch != epoch;
-                process.held.retain(|slot, held| {
-                    let lost = lost(*slot, held.epoch);
-                    if lost {
-                        lane.writer.close(slot_id(*slot));
-                    }
-                    !lost
-                });
-                if self.flaw != Flaw::ClaimsLeftOutOfTheCheck {
-                    process.claims.retain(|slot, claim| !lost(*slot, claim.epoch));
-                }
-            }
-            LaneState::Checked(producer) => {
-                lane.state = LaneState::Ready(producer);
-                if self.flaw == Flaw::NoAnswerMeansAborted {
-                    lane.writer.aborted();
-                    return Ok(());
-                }
-                return self.look_up(at, index);
+    /// A process whose producer has ended begins anew, with other ids, and takes its slots again like anybody else.
+    pub(super) fn restart(&mut self, at: usize, index: usize) -> Result<(), Violation> {
+        if self.processes[at].lanes[index].state != LaneState::Ended {
+            return Ok(());
+        }
+        self.outcome.restarted += 1;
+        match self.flaw {
+            Flaw::OpensItsIdAgain => self.open_again(at, index, true),
+            Flaw::NoAnswerMeansAborted => self.open_again(at, index, false),
+            _ => {
+                self.processes[at] = self.process();
+                Ok(())
             }
         }
-        Ok(())
     }
 
-    fn look_up(&mut self, at: usize, index: usize) -> Result<(), Violation> {
+    /// The same id, initialised anew; what it holds is looked up in the journal or taken as it was.
+    fn open_again(&mut self, at: usize, index: usize, looks_up: bool) -> Result<(), Violation> {
+        let lane = &mut self.processes[at].lanes[index];
+        lane.state = LaneState::Ready(self.kafka.initialise(&lane.id));
+        lane.writer.aborted();
         let held = self.processes[at]
             .held
             .iter()
             .filter(|(slot, _)| **slot % LANES == index);
         let held: Vec<_> = held.map(|(slot, held)| (*slot, held.epoch, held.mark)).collect();
-        let mut found = BTreeMap::new();
-        for (slot, epoch, mark) in held {
-            found.insert(slot_id(slot), self.replay(slot, epoch, mark)?);
-        }
-        let process = &mut self.processes[at];
-        if process.lanes[index].writer.found(&found) == Found::Torn {
-            return Err("a transaction took place in part".to_owned());
-        }
-        for (slot, replayed) in found {
-            match (replayed, process.held.get_mut(&slot.index())) {
+        for (slot, epoch, mark) in held.into_iter().filter(|_| looks_up) {
+            let replayed = self.replay(slot, epoch, mark)?;
+            let process = &mut self.processes[at];
+            let writer = &mut process.lanes[index].writer;
+            match (replayed, process.held.get_mut(&slot)) {
                 (Replayed::Ours { mark, resolved }, Some(held)) => {
+                    writer.open(slot_id(slot), Epoch(epoch), held.mark, mark);
                     held.mark = mark;
                     held.resolved.extend(resolved.into_iter().map(|(_, id)| id.0));
                 }
                 _ => {
-                    process.held.remove(&slot.index());
-                    process.lanes[index].writer.close(slot);
+                    process.held.remove(&slot);
+                    writer.close(slot_id(slot));
                 }
             }
         }
