@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+mod exactly;
 mod process;
 mod several;
 mod stack;

@@ -30,6 +30,12 @@ pub(crate) struct Stack {
     folder: tempfile::TempDir,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Guarantee {
+    AtLeastOnce,
+    ExactlyOnce,
+}
+
 /// One outbox with its topic and its relays' configuration.
 pub(crate) struct Flow<'a> {
     stack: &'a Stack,
@@ -60,22 +66,23 @@ impl Stack {
     }
 
     pub(crate) async fn flow(&self, name: &'static str) -> Flow<'_> {
+        self.flow_with(name, Guarantee::AtLeastOnce).await
+    }
+
+    pub(crate) async fn flow_with(&self, name: &'static str, guarantee: Guarantee) -> Flow<'_> {
         let schema = include_str!("../../../examples/orders/schema.cql").replace("orders_ks", name);
         for statement in statements(&schema) {
             self.session.query_unpaged(statement.as_str(), ()).await.unwrap();
         }
         self.broker.create_topic(name, 4, &[]).await.unwrap();
-        let sink = format!(
-            "{{bootstrapServers: [\"{}\"], topic: {name}}}",
-            self.broker.cluster().bootstrap
-        );
-        let mut config = tempfile::NamedTempFile::new().unwrap();
-        config.write_all(self.config(name, &sink).as_bytes()).unwrap();
-        Flow {
+        let mut flow = Flow {
             stack: self,
             name,
-            config,
-        }
+            config: tempfile::NamedTempFile::new().unwrap(),
+        };
+        let text = flow.text(guarantee);
+        flow.config.write_all(text.as_bytes()).unwrap();
+        flow
     }
 
     /// A configuration in the contract's words.
@@ -91,6 +98,19 @@ impl Stack {
 impl Flow<'_> {
     pub(crate) fn config(&self) -> &Path {
         self.config.path()
+    }
+
+    pub(crate) fn configure(&mut self, config: tempfile::NamedTempFile) {
+        self.config = config;
+    }
+
+    pub(crate) fn text(&self, guarantee: Guarantee) -> String {
+        let bootstrap = self.stack.broker.cluster().bootstrap;
+        let sink = format!(
+            "{{bootstrapServers: [\"{bootstrap}\"], topic: {}, guarantee: {guarantee:?}}}",
+            self.name
+        );
+        self.stack.config(self.name, &sink)
     }
 
     /// Writes for so many seconds.

@@ -3,6 +3,9 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
+use relay::journal::Mark;
+use relay::model::SlotId;
+use relay::state::checkpoint::{Base, base_checksum};
 use sandbox::Sandbox;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -213,4 +216,50 @@ async fn checkpoints_that_are_corrupt_newer_or_foreign_are_refused_and_the_other
         assert!(said.contains(part), "should say {part}: {said}");
     }
     relay.stop();
+}
+
+/// As a relay of format 1 left it.
+const FORMAT_1: [&str; 2] = [
+    "CREATE KEYSPACE outbox_relay WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1} \
+     AND tablets = {'enabled': false}",
+    "CREATE TABLE outbox_relay.slots (identity text, slot int, owner text static, epoch bigint static, \
+     transactional_id text static, format int static, bound bigint static, saved_revision bigint static, \
+     checksum bigint static, second bigint, revision bigint, ids blob, \
+     PRIMARY KEY ((identity, slot), second, revision))",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_of_an_earlier_format_are_read_and_brought_to_this_one() {
+    let world = World::new(Sandbox::builder(), None).await;
+    for statement in FORMAT_1 {
+        world.cql(statement).await;
+    }
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
+    let bound = hour_ago
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_micros() as i64;
+    let base = Base {
+        format: 1,
+        bound,
+        revision: 7,
+        mark: Mark::default(),
+    };
+    let checksum = base_checksum("test.worlds", SlotId::new(3).unwrap(), &base);
+    world
+        .cql(&format!(
+            "UPDATE outbox_relay.slots SET epoch = 1, format = 1, bound = {bound}, saved_revision = 7, \
+             checksum = {checksum} WHERE identity = 'test.worlds' AND slot = 3"
+        ))
+        .await;
+    let relay = world.relay();
+    tokio::task::block_in_place(|| crate::process::wait("all slots", || relay.owned() == 64));
+    relay.stop();
+    let row = "SELECT format, saved_revision, mark_sequence FROM outbox_relay.slots \
+               WHERE identity = 'test.worlds' AND slot = 3";
+    let row = world.session.query_unpaged(row, ()).await.unwrap();
+    let row = row.into_rows_result().unwrap();
+    let (format, revision, mark) = row.first_row::<(i32, i64, i64)>().unwrap();
+    assert_eq!((format, mark), (2, 0));
+    assert!(revision > 7, "it was saved in the new format");
 }
