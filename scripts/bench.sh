@@ -38,7 +38,10 @@ main() {
   "$ROOT/scripts/kafka.sh" start 1 "$RUN/kafka" --port "$KAFKA_PORT" --owner $$ --bench >/dev/null
   BROKER_PID=$(cat "$RUN/kafka/node-1/pid")
   drains
-  if [[ $RELAY == yes && $STEADY_SECONDS != 0 ]]; then steady; fi
+  if [[ $RELAY == yes && $STEADY_SECONDS != 0 ]]; then
+    GUARANTEE=ExactlyOnce steady -exactly --exactly-once
+    steady
+  fi
   report
 }
 
@@ -77,6 +80,7 @@ drains() {
     measure read "${common[@]}"
     measure pipe --topic "bench-pipe-$round" "${common[@]}"
     [[ $RELAY != yes ]] || drain_by_relay "$round"
+    [[ $RELAY != yes ]] || GUARANTEE=ExactlyOnce drain_by_relay "$round" -exactly --exactly-once
     progress "round $round took $((SECONDS - started)) s"
   done
 }
@@ -99,37 +103,42 @@ relay_for() {
     >>"$RUN/setup.log" 2>&1 || die "outbox-relay setup failed: $(tail -n 3 "$RUN/setup.log")"
 }
 
+# drain_by_relay ROUND [SUFFIX OPTION...]
 drain_by_relay() {
-  local round=$1
-  relay_for "bench-drain-$round"
-  progress "round $round of $ROUNDS: the relay"
+  local round=$1 name=$1${2:-}
+  shift; shift || true
+  relay_for "bench-drain-$name"
+  progress "round $round of $ROUNDS: the relay ${GUARANTEE:-AtLeastOnce}"
   measure drain --round "$round" --events "$EVENTS" "${WATCH[@]}" --topic "$TOPIC" --metrics "$RELAY_URL/metrics" \
-    -- "$BIN/outbox-relay" run -f "$RUN/relay.yaml" --listen "127.0.0.1:$RELAY_PORT"
+    "$@" -- "$BIN/outbox-relay" run -f "$RUN/relay.yaml" --listen "127.0.0.1:$RELAY_PORT"
   "$BIN/orders" verify --topic "$TOPIC" --journal "$RUN/journal.jsonl" --at-least "$EVENTS" \
-    --dead-letter-table orders_ks.dead_letter_queue >"$RUN/verified-$round.txt" 2>>"$RUN/bench.log" ||
-    die "the verifier found fault with the drain of round $round; see $RUN/verified-$round.txt"
+    --dead-letter-table orders_ks.dead_letter_queue >"$RUN/verified-$name.txt" 2>>"$RUN/bench.log" ||
+    die "the verifier found fault with the drain of round $round; see $RUN/verified-$name.txt"
   "$BIN/orders" bench delete-topic --topic "$TOPIC" 2>>"$RUN/bench.log"
 }
 
+# steady [SUFFIX OPTION...]
 steady() {
+  local name=steady${1:-}
+  shift || true
   fresh_sandbox
-  relay_for bench-steady
+  relay_for "bench-$name"
   start_relay
   progress "steady load: $RATE/s for $STEADY_SECONDS s after $SETTLE_SECONDS s"
-  local journal=$RUN/steady.jsonl load verifier
+  local journal=$RUN/$name.jsonl load verifier
   "$BIN/orders" verify --follow --json --topic "$TOPIC" --journal "$journal" --at-least $((RATE * STEADY_SECONDS)) \
-    --dead-letter-table orders_ks.dead_letter_queue >"$RUN/steady-verified.json" 2>>"$RUN/bench.log" &
+    --dead-letter-table orders_ks.dead_letter_queue >"$RUN/$name-verified.json" 2>>"$RUN/bench.log" &
   verifier=$!
   PIDS[verifier]=$verifier
   "$BIN/orders" load --direct --rate "$RATE" --duration $((SETTLE_SECONDS + STEADY_SECONDS + OVERLAP_SECONDS)) --journal "$journal" \
-    --payload-bytes 300 >"$RUN/steady-load.log" 2>&1 &
+    --payload-bytes 300 >"$RUN/$name-load.log" 2>&1 &
   load=$!
   PIDS[load]=$load
   sleep "$SETTLE_SECONDS"
   measure steady --seconds "$STEADY_SECONDS" --pid "${PIDS[relay]}" --metrics "$RELAY_URL/metrics" "${WATCH[@]}" \
-    --watch "load=$load" --watch "verifier=$verifier"
-  wait "$load" || die "the load failed: $(tail -n 3 "$RUN/steady-load.log")"
-  wait "$verifier" || die "the verifier found fault with the steady load; see $RUN/steady-verified.json"
+    --watch "load=$load" --watch "verifier=$verifier" "$@"
+  wait "$load" || die "the load failed: $(tail -n 3 "$RUN/$name-load.log")"
+  wait "$verifier" || die "the verifier found fault with the steady load; see $RUN/$name-verified.json"
   stop relay
 }
 

@@ -182,6 +182,7 @@ source:
 sink:
   bootstrapServers: ["${KAFKA//,/\", \"}"]
   topic: $TOPIC
+  guarantee: ${GUARANTEE:-AtLeastOnce}
   properties: {${SINK_PROPERTIES:-}}
 deadLetter:
   when: ${DEAD_LETTER_WHEN:-Rejected}

@@ -43,6 +43,9 @@ pub enum Part {
     Read,
     Pipe,
     Relay,
+    /// The relay with transactions.
+    #[serde(rename = "exactly-once")]
+    ExactlyOnce,
 }
 
 /// One line of the measurements.
@@ -51,6 +54,9 @@ pub enum Part {
 pub enum Line {
     Drain(Drained),
     Steady(observe::Steady),
+    /// With transactions.
+    #[serde(rename = "steady-exactly-once")]
+    SteadyExactlyOnce(observe::Steady),
 }
 
 /// One part, once.

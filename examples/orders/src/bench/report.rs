@@ -40,6 +40,7 @@ pub struct Report {
     goals: Vec<Goal>,
     drain: Option<Drain>,
     steady: Option<SteadyLoad>,
+    steady_exactly_once: Option<Steady>,
     lines: Vec<Line>,
 }
 
@@ -89,12 +90,16 @@ impl Report {
             .iter()
             .filter_map(|line| match line {
                 Line::Drain(drained) => Some(drained.clone()),
-                Line::Steady(_) => None,
+                Line::Steady(_) | Line::SteadyExactlyOnce(_) => None,
             })
             .collect();
         let observed = lines.iter().find_map(|line| match line {
             Line::Steady(steady) => Some(steady.clone()),
-            Line::Drain(_) => None,
+            Line::Drain(_) | Line::SteadyExactlyOnce(_) => None,
+        });
+        let steady_exactly_once = lines.iter().find_map(|line| match line {
+            Line::SteadyExactlyOnce(steady) => Some(steady.clone()),
+            Line::Drain(_) | Line::Steady(_) => None,
         });
         let steady = match (observed, &sources.verified, &sources.journal) {
             (Some(relay), Some(verified), Some(journal)) => Some(SteadyLoad {
@@ -109,9 +114,10 @@ impl Report {
             command: sources.command.clone(),
             profile: sources.profile.clone(),
             cores,
-            goals: goals(drain.as_ref(), steady.as_ref()),
+            goals: goals(drain.as_ref(), steady.as_ref(), steady_exactly_once.as_ref()),
             drain,
             steady,
+            steady_exactly_once,
             lines,
         })
     }
@@ -169,7 +175,7 @@ fn schedule(path: &Path, rate: f64) -> Result<Schedule, BenchError> {
 }
 
 /// What the product has set itself, for two cores that everything shares.
-fn goals(drain: Option<&Drain>, steady: Option<&SteadyLoad>) -> Vec<Goal> {
+fn goals(drain: Option<&Drain>, steady: Option<&SteadyLoad>, exactly_once: Option<&Steady>) -> Vec<Goal> {
     let mut goals = Vec::new();
     let mut at_least = |name, goal, measured: Option<f64>| {
         goals.extend(measured.map(|measured| Goal {
@@ -190,6 +196,12 @@ fn goals(drain: Option<&Drain>, steady: Option<&SteadyLoad>) -> Vec<Goal> {
         "drain, part of the ceiling, at least",
         0.5,
         ratio.map(|ratio| ratio.median),
+    );
+    let exactly = drain.and_then(|drain| drain.exactly_once_to_relay);
+    at_least(
+        "drain, exactly once / at least once, at least",
+        0.9,
+        exactly.map(|ratio| ratio.median),
     );
     let mut at_most = |name, goal, measured: Option<f64>| {
         goals.extend(measured.map(|measured| Goal {
@@ -220,6 +232,11 @@ fn goals(drain: Option<&Drain>, steady: Option<&SteadyLoad>) -> Vec<Goal> {
         "steady, RSS in MiB, at most",
         64.0,
         seen.map(|relay| mebibytes(relay.resident_max_bytes)),
+    );
+    at_most(
+        "steady, exactly once, cdc$time to commit, p50 in ms, at most",
+        50.0,
+        exactly_once.map(|relay| relay.end_to_end_p50),
     );
     goals
 }

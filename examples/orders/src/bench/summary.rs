@@ -44,6 +44,7 @@ pub(super) struct Drain {
     pub(super) ceiling: Option<Spread>,
     pub(super) relay_to_ceiling: Option<Spread>,
     pub(super) relay_to_pipe: Option<Spread>,
+    pub(super) exactly_once_to_relay: Option<Spread>,
     pub(super) relay: Option<Relay>,
 }
 
@@ -73,7 +74,13 @@ pub(super) fn summarise(runs: &[Drained], cores: usize) -> Option<Drain> {
         rounds.entry(run.round).or_default().insert(run.part, run);
     }
     let mut parts = BTreeMap::new();
-    for part in [Part::Produce, Part::Read, Part::Pipe, Part::Relay] {
+    for part in [
+        Part::Produce,
+        Part::Read,
+        Part::Pipe,
+        Part::Relay,
+        Part::ExactlyOnce,
+    ] {
         let of_part: Vec<&Drained> = runs.iter().filter(|run| run.part == part).collect();
         if let Some(summary) = of_one_part(&of_part) {
             parts.insert(part, summary);
@@ -89,6 +96,9 @@ pub(super) fn summarise(runs: &[Drained], cores: usize) -> Option<Drain> {
         relay_to_ceiling: per_round(&|round| Some(speed(round.get(&Part::Relay)?) / ceiling(round, cores)?)),
         relay_to_pipe: per_round(&|round| {
             Some(speed(round.get(&Part::Relay)?) / speed(round.get(&Part::Pipe)?))
+        }),
+        exactly_once_to_relay: per_round(&|round| {
+            Some(speed(round.get(&Part::ExactlyOnce)?) / speed(round.get(&Part::Relay)?))
         }),
         relay: of_relay(runs),
         parts,
@@ -127,7 +137,10 @@ fn of_one_part(runs: &[&Drained]) -> Option<PartSummary> {
 }
 
 fn of_relay(runs: &[Drained]) -> Option<Relay> {
-    let drains = || runs.iter().filter_map(|run| Some((run, run.relay.as_ref()?)));
+    let drains = || {
+        let runs = runs.iter().filter(|run| run.part == Part::Relay);
+        runs.filter_map(|run| Some((run, run.relay.as_ref()?)))
+    };
     Some(Relay {
         events_per_second_by_offsets: Spread::of(
             drains().map(|(run, relay)| run.events as f64 / relay.seconds_by_offsets),
@@ -193,12 +206,14 @@ mod tests {
             ),
             run(Part::Pipe, 8.0, &[("self", 5.0)]),
             run(Part::Relay, 10.0, &[("relay", 8.0)]),
+            run(Part::ExactlyOnce, 12.5, &[("relay", 8.0)]),
         ];
         let drain = summarise(&runs, 2).unwrap();
         let median = |spread: Option<Spread>| spread.unwrap().median;
         assert_eq!(median(drain.ceiling), 200_000.0);
         assert_eq!(median(drain.relay_to_ceiling), 0.5);
         assert_eq!(median(drain.relay_to_pipe), 0.8);
+        assert_eq!(median(drain.exactly_once_to_relay), 0.8);
         let relay = &drain.parts[&Part::Relay];
         assert_eq!(relay.events_per_second.median, 100_000.0);
         assert_eq!(relay.cpu_per_event["relay"].median, 8.0);

@@ -37,7 +37,7 @@ pub async fn delete(cluster: &Cluster, name: &str) -> Result<(), BenchError> {
     }
 }
 
-/// Counts the messages of a topic, which must be free of transactions.
+/// Counts the messages of a topic. The ends of transactions count as such.
 pub struct EndOffsets {
     consumer: BaseConsumer,
     topic: String,

@@ -66,6 +66,9 @@ pub(crate) struct DrainArgs {
     /// The relay's /metrics.
     #[arg(long, value_name = "URL")]
     metrics: String,
+    /// The relay delivers exactly once.
+    #[arg(long)]
+    exactly_once: bool,
     /// The relay's program and arguments.
     #[arg(last = true, required = true)]
     relay: Vec<String>,
@@ -76,6 +79,9 @@ pub(crate) struct SteadyArgs {
     /// The relay's /metrics.
     #[arg(long, value_name = "URL")]
     metrics: String,
+    /// The relay delivers exactly once.
+    #[arg(long)]
+    exactly_once: bool,
     /// The relay's process.
     #[arg(long)]
     pid: u32,
@@ -127,6 +133,9 @@ impl Bench {
                 Line::Drain(baseline::pipe(plan, session, to).await?)
             }
             Self::Drain(args) => Line::Drain(observe::drain(args.plan()).await?),
+            Self::Steady(args) if args.exactly_once => {
+                Line::SteadyExactlyOnce(observe::steady(args.plan()).await?)
+            }
             Self::Steady(args) => Line::Steady(observe::steady(args.plan()).await?),
             Self::DeleteTopic(kafka) => return Ok(topic::delete(&kafka.cluster(), &kafka.topic).await?),
             Self::Report(args) => return args.report(),
@@ -167,6 +176,7 @@ impl DrainArgs {
             metrics: self.metrics,
             cluster: self.kafka.cluster(),
             topic: self.kafka.topic,
+            exactly_once: self.exactly_once,
             relay: self.relay,
         }
     }

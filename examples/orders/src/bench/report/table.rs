@@ -24,6 +24,13 @@ impl Display for Report {
         if let Some(steady) = &self.steady {
             show_steady(f, steady)?;
         }
+        if let Some(steady) = &self.steady_exactly_once {
+            writeln!(
+                f,
+                "{:<44}{:>10.1}{:>10.1}",
+                "exactly once: cdc$time to commit (relay)", steady.end_to_end_p50, steady.end_to_end_p99
+            )?;
+        }
         if !self.goals.is_empty() {
             writeln!(f, "\n{:<58}{:>10}{:>12}", "goals", "goal", "measured")?;
         }
@@ -57,6 +64,7 @@ fn show_drain(f: &mut Formatter<'_>, drain: &Drain, cores: usize) -> fmt::Result
         ("B bare driver", Part::Read),
         ("C read to produce", Part::Pipe),
         ("relay", Part::Relay),
+        ("relay, exactly once", Part::ExactlyOnce),
     ] {
         if let Some(summary) = drain.parts.get(&part) {
             show_part(f, name, summary)?;
@@ -67,6 +75,7 @@ fn show_drain(f: &mut Formatter<'_>, drain: &Drain, cores: usize) -> fmt::Result
         (ceiling.as_str(), drain.ceiling),
         ("relay / ceiling", drain.relay_to_ceiling),
         ("relay / C", drain.relay_to_pipe),
+        ("exactly / at least once", drain.exactly_once_to_relay),
     ] {
         if let Some(spread) = spread {
             writeln!(f, "{name:<28}{:>30}", spread.to_string())?;
