@@ -1,23 +1,28 @@
 #!/usr/bin/env bash
 # The control plane of Kubernetes on 127.0.0.1: etcd, kube-apiserver, kube-controller-manager and kube-scheduler, built
 # from the Go module proxy, without Docker and without root. There is no kubelet: pods are made and scheduled, and run
-# nowhere.
+# nowhere; scripts/host-cluster.sh adds one.
 #
-#   kubernetes.sh install              build the programs into the cache (start does it too); once, some 5 to 9 minutes
-#   kubernetes.sh start [dir] [--owner PID]   start a new cluster with its data in dir and print the path of the
-#                                      administrator's kubeconfig; --owner ends it when the process PID is gone
+#   kubernetes.sh install [part...]    build programs into the cache, once: control-plane (start does it too; some 5
+#                                      minutes), helm, node, coredns
+#   kubernetes.sh start [dir] [option]   start a new cluster with its data in dir and print the path of the
+#                                      administrator's kubeconfig
+#       --owner PID                    end it when the process PID is gone
+#       --node NAME=ADDRESS            for a kubelet of that name on this machine: the API server listens on ADDRESS
 #   kubernetes.sh stop|kill [dir] [part]      end all parts, or one of etcd, apiserver, controller-manager, scheduler:
 #                                      stop is SIGTERM, kill SIGKILL
 #   kubernetes.sh restart [dir]        start again what does not run, same ports and data
 #   kubernetes.sh kubectl [dir] ...    kubectl with the administrator's rights
+#   kubernetes.sh helm ...             Helm, for any cluster
 #
 # dir defaults to $OUTBOX_CACHE/run/kubernetes.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$ROOT/scripts/kubernetes/paths.sh"
 
-BIN=$CACHE/kubernetes-$KUBERNETES_VERSION
-PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubectl)
+BIN=$(home_of control-plane)
 PARTS=(etcd apiserver controller-manager scheduler)
 # Starts take 4 s on a quiet machine; a busy build machine needs far longer.
 START_SECONDS=120
@@ -26,51 +31,40 @@ main() {
   local command=${1:-}
   shift || true
   case $command in
-    install) install ;;
+    install) install "$@" ;;
     start) start "$@" ;;
     stop) end TERM "$@" ;;
     kill) end KILL "$@" ;;
     restart) run_parts "$(directory "${1:-}")" ;;
     kubectl) KUBECONFIG=$(directory "$1")/admin.kubeconfig "$BIN/kubectl" "${@:2}" ;;
+    helm) install helm && "$(home_of helm)/helm" "$@" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
   esac
 }
 
 directory() { realpath -m "${1:-$CACHE/run/kubernetes}"; }
 
-install() { [[ -d $BIN ]] || with_cache_lock build; }
-
-# All or nothing. The caches of Go are some 4 GB and of no use afterwards.
-build() {
-  [[ ! -d $BIN ]] || return 0
-  command -v go >/dev/null || die "Kubernetes $KUBERNETES_VERSION is not in $CACHE yet and Go is missing to build it; on Debian or Ubuntu: apt-get install -y golang-go"
-  echo "building Kubernetes $KUBERNETES_VERSION into $BIN (once)" >&2
-  rm -rf "$BIN".partial.*
-  local partial=$BIN.partial.$$ work=$CACHE/kubernetes-go.$$ package version
-  trap 'rm -rf "$partial" "$work"' EXIT
-  mkdir -p "$partial" "$work"
-  version=k8s.io/component-base/version
-  local -a names=(
-    -X "$version.gitVersion=v$KUBERNETES_VERSION" -X "$version.gitTreeState=clean"
-    -X "$version.gitMajor=1" -X "$version.gitMinor=$(cut -d. -f2 <<<"$KUBERNETES_VERSION")"
-    -X "k8s.io/client-go/pkg/version.gitVersion=v$KUBERNETES_VERSION"
-  )
-  (
-    cd "$ROOT/scripts/kubernetes"
-    export GOMODCACHE=$work/mod GOCACHE=$work/build GOFLAGS='-buildvcs=false -modcacherw -mod=readonly' CGO_ENABLED=0
-    local -a packages=()
-    for package in "${PROGRAMS[@]}"; do packages+=("k8s.io/kubernetes/cmd/$package"); done
-    go build -trimpath -ldflags "-s -w ${names[*]}" -o "$partial/" "${packages[@]}"
-    go build -trimpath -ldflags "-s -w" -o "$partial/etcd" go.etcd.io/etcd/server/v3
-  ) >&2 || die "Kubernetes could not be built (the message of Go stands above); nothing was left behind in $BIN"
-  mv "$partial" "$BIN"
+# install PART...: without one, the control plane.
+install() {
+  local part
+  for part in "${@:-control-plane}"; do
+    [[ -d $(home_of "$part") ]] || { with_cache_lock "$ROOT/scripts/kubernetes/build.sh" "${@:-control-plane}" && return; }
+  done
 }
 
 start() {
-  local dir='' owner=''
+  local dir='' owner='' node=''
   if [[ ${1:-} && $1 != --* ]]; then dir=$1 && shift; fi
   dir=$(directory "$dir")
-  if [[ ${1:-} == --owner ]]; then owner=${2:-} && [[ $owner ]] || die "--owner needs a value"; fi
+  while (($#)); do
+    [[ ${2:-} ]] || die "$1 needs a value"
+    case $1 in
+      --owner) owner=$2 ;;
+      --node) [[ $2 == *=* ]] && node=$2 || die "--node $2: NAME=ADDRESS is expected" ;;
+      *) die "unknown option $1" ;;
+    esac
+    shift 2
+  done
   install
   [[ ! -e $dir/admin.kubeconfig ]] || die "$dir holds a cluster; end it with 'kubernetes.sh stop $dir' and remove the directory"
   mkdir -p "$dir"
@@ -79,7 +73,9 @@ start() {
     mkdir -p "$dir/$port"
     free_port >"$dir/$port/port"
   done
-  credentials "$dir"
+  echo "${node#*=}" >"$dir/address"
+  [[ $node ]] || echo 127.0.0.1 >"$dir/address"
+  credentials "$dir" "${node%%=*}"
   run_parts "$dir"
   local -a folders=()
   for port in "${PARTS[@]}"; do folders=("$dir/$port" "${folders[@]}"); done
@@ -87,10 +83,12 @@ start() {
   echo "$dir/admin.kubeconfig"
 }
 
-# An authority of its own, certificates of the parts and of the administrator, and a kubeconfig each.
+# credentials DIR NODE: an authority of its own, certificates of the parts, of the node if there is one, and of the
+# administrator, and a kubeconfig each.
 credentials() {
   command -v openssl >/dev/null || die "no openssl found; on Debian or Ubuntu: apt-get install -y openssl"
-  local dir=$1
+  local dir=$1 node=$2 address
+  address=$(cat "$dir/address")
   mkdir -p "$dir/pki"
   (
     cd "$dir/pki"
@@ -98,12 +96,18 @@ credentials() {
       -keyout ca.key -out ca.crt
     openssl genrsa -out accounts.key 2048
     openssl rsa -in accounts.key -pubout -out accounts.pub
-    certificate apiserver /CN=kube-apiserver serverAuth 'DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1'
+    certificate apiserver /CN=kube-apiserver serverAuth "DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1,IP:$address"
     certificate admin /O=system:masters/CN=admin clientAuth
     certificate scheduler /CN=system:kube-scheduler clientAuth
+    if [[ $node ]]; then
+      certificate kubelet "/O=system:nodes/CN=system:node:$node" clientAuth
+      certificate kubelet-server "/O=system:nodes/CN=system:node:$node" serverAuth "DNS:$node,IP:$address"
+      certificate proxy /CN=system:kube-proxy clientAuth
+    fi
   ) >"$dir/pki/log" 2>&1 || die "the certificates could not be made; see $dir/pki/log"
   kubeconfig "$dir" admin
   kubeconfig "$dir" scheduler
+  [[ ! $node ]] || { kubeconfig "$dir" kubelet && kubeconfig "$dir" proxy; }
 }
 
 # certificate NAME SUBJECT USAGE [ALTERNATIVE NAMES]
@@ -121,7 +125,7 @@ kind: Config
 clusters:
   - name: test
     cluster:
-      server: https://127.0.0.1:$(cat "$dir/apiserver/port")
+      server: https://$(cat "$dir/address"):$(cat "$dir/apiserver/port")
       certificate-authority-data: $(base64 -w0 "$pki/ca.crt")
 users:
   - name: $name
@@ -151,7 +155,9 @@ run_parts() {
 
 run_part() {
   local dir=$1 part=$2 pki=$1/pki
-  local own=$dir/$part
+  local own=$dir/$part address
+  address=$(cat "$dir/address")
+  local -a more=()
   case $part in
     etcd)
       local url peers
@@ -161,9 +167,15 @@ run_part() {
         --unsafe-no-fsync --log-level=warn
       ;;
     apiserver)
-      # No endpoints of its own are kept: the address of a loopback interface is none.
+      # The address of a loopback interface is no endpoint, so then none is kept.
+      if [[ $address == 127.0.0.1 ]]; then
+        more=(--endpoint-reconciler-type=none)
+      else
+        more=(--allow-privileged=true "--kubelet-client-certificate=$pki/admin.crt" "--kubelet-client-key=$pki/admin.key"
+          "--kubelet-certificate-authority=$pki/ca.crt" --kubelet-preferred-address-types=InternalIP)
+      fi
       launch "$own" "$BIN/kube-apiserver" "--etcd-servers=http://127.0.0.1:$(cat "$dir/etcd/port")" \
-        --bind-address=127.0.0.1 --advertise-address=127.0.0.1 --endpoint-reconciler-type=none \
+        "--bind-address=$address" "--advertise-address=$address" "${more[@]}" \
         "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" \
         "--tls-cert-file=$pki/apiserver.crt" "--tls-private-key-file=$pki/apiserver.key" "--client-ca-file=$pki/ca.crt" \
         --service-account-issuer=https://kubernetes.default.svc "--service-account-key-file=$pki/accounts.pub" \
@@ -171,11 +183,12 @@ run_part() {
         --authorization-mode=Node,RBAC --enable-admission-plugins=OwnerReferencesPermissionEnforcement
       ;;
     controller-manager)
-      # Nodes have no kubelet that renews them, so they count as alive for a day.
+      # Without a kubelet nobody renews nodes, so they count as alive for a day.
+      [[ $address != 127.0.0.1 ]] || more=(--node-monitor-grace-period=24h)
       launch "$own" "$BIN/kube-controller-manager" "--kubeconfig=$dir/admin.kubeconfig" \
         "--authentication-kubeconfig=$dir/admin.kubeconfig" "--authorization-kubeconfig=$dir/admin.kubeconfig" \
         --bind-address=127.0.0.1 "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" --leader-elect=false \
-        "--service-account-private-key-file=$pki/accounts.key" "--root-ca-file=$pki/ca.crt" --node-monitor-grace-period=24h
+        "--service-account-private-key-file=$pki/accounts.key" "--root-ca-file=$pki/ca.crt" "${more[@]}"
       ;;
     scheduler)
       launch "$own" "$BIN/kube-scheduler" "--kubeconfig=$dir/scheduler.kubeconfig" \
@@ -191,7 +204,7 @@ ready() {
   port=$(cat "$dir/$part/port")
   case $part in
     etcd) curl -fs "http://127.0.0.1:$port/health" ;;
-    apiserver) curl -fs --cacert "$pki/ca.crt" --cert "$pki/admin.crt" --key "$pki/admin.key" "https://127.0.0.1:$port/readyz" ;;
+    apiserver) curl -fs --cacert "$pki/ca.crt" --cert "$pki/admin.crt" --key "$pki/admin.key" "https://$(cat "$dir/address"):$port/readyz" ;;
     # The first namespace has its default account: controllers work.
     controller-manager) KUBECONFIG=$dir/admin.kubeconfig "$BIN/kubectl" -n default get serviceaccount default ;;
     scheduler) curl -fsk "https://127.0.0.1:$port/readyz" || curl -fsk "https://127.0.0.1:$port/healthz" ;;

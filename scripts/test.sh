@@ -15,7 +15,7 @@ step "tools" scripts/need.sh rust build java maven python go
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --workspace --all-targets --all-features -- -D warnings
 step "Kafka" scripts/kafka.sh install
-step "Kubernetes" scripts/kubernetes.sh install
+step "Kubernetes" scripts/kubernetes.sh install control-plane helm
 step "build" cargo test --workspace --all-features --no-run
 step "tests" cargo test --workspace --all-features
 

@@ -22,6 +22,9 @@ use tracing::{info, warn};
 /// Passes that run get this long to end: less than the Lease, which is not renewed meanwhile, may have left.
 const END: Duration = Duration::from_secs(4);
 
+/// Far more than an answer takes, name resolution included.
+const PROBE: Duration = Duration::from_secs(10);
+
 /// Turns OutboxRelay resources into relays, and tells what the relays do.
 #[derive(Debug, Parser)]
 #[command(name = "outbox-relay-operator", version, max_term_width = 110)]
@@ -53,6 +56,9 @@ pub struct Cli {
     /// Address and port for /metrics, /livez and /readyz.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
+    /// Ask this URL once and end, instead: exit code 0 if the answer is a success. For `helm test`.
+    #[arg(long, value_name = "URL")]
+    pub probe: Option<String>,
     /// Form of log lines; RUST_LOG chooses which there are.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -72,6 +78,9 @@ pub enum LogFormat {
 /// # Errors
 /// When there is no way to the API server, or the lead was lost: the process must end, and starts anew.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(url) = &cli.probe {
+        return probe(url).await;
+    }
     log_lines(cli.log_format)?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -113,6 +122,17 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     end_of_http.cancel();
     tasks.shutdown().await;
     led
+}
+
+async fn probe(url: &str) -> anyhow::Result<()> {
+    let http = reqwest::Client::builder().timeout(PROBE).no_proxy().build()?;
+    let answer = http
+        .get(url)
+        .send()
+        .await
+        .with_context(|| format!("--probe {url}"))?;
+    anyhow::ensure!(answer.status().is_success(), "--probe {url}: {}", answer.status());
+    Ok(())
 }
 
 /// Works as long as it leads.

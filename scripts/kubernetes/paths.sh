@@ -1,0 +1,13 @@
+# shellcheck shell=bash
+# Sourced after jvm.sh: where the parts of Kubernetes lie in the cache.
+
+home_of() {
+  case $1 in
+    control-plane) echo "$CACHE/kubernetes-$KUBERNETES_VERSION" ;;
+    node) echo "$CACHE/kubernetes-node-$KUBERNETES_VERSION" ;;
+    coredns) echo "$CACHE/coredns-$COREDNS_VERSION" ;;
+    helm) echo "$CACHE/helm-$HELM_VERSION" ;;
+    kind) echo "$CACHE/kind-$KIND_VERSION" ;;
+    *) die "unknown part $1; there are control-plane, node, coredns, helm, kind" ;;
+  esac
+}
