@@ -41,6 +41,7 @@ conformance: ## CDC cases, clients, drivers against a ScyllaDB node: SCYLLA=host
 generate: ## rewrite what is generated from the types: resource definition, reference, error texts, children
 	UPDATE_GENERATED=1 cargo test -p outbox-relay-crds --features kubernetes --test contract
 	UPDATE_GENERATED=1 cargo test -p outbox-relay-operator --test desired
+	UPDATE_GENERATED=1 cargo test -p outbox-relay-operator --test chart
 
 .PHONY: demo
 demo: ## orders through sandbox, relay and real Kafka for 30 s; ends with the verifier's table
@@ -57,6 +58,18 @@ demo-failures: ## broker outages, refused batches, kill -9, poison events; the v
 .PHONY: integration-test
 integration-test: ## each part of the flow once: PASS or FAIL
 	@scripts/integration.sh
+
+.PHONY: images
+images: ## container images of relay, operator, orders and sandbox, with Docker
+	@scripts/images.sh
+
+.PHONY: e2e
+e2e: ## everything as pods of a real cluster, the verifier after each change and failure: CLUSTER=kind or CLUSTER=host (root)
+	@scripts/e2e.sh
+
+.PHONY: kind
+kind: ## a cluster in Docker with operator, relay and orders, to try things
+	@scripts/kind.sh up
 
 .PHONY: fuzz
 fuzz: ## the fuzz targets, a minute each (FUZZ_SECONDS); needs cargo-fuzz

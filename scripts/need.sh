@@ -3,7 +3,7 @@
 # distribution's packages; others get the one line that does, and exit code 1.
 #
 # Tools: rust, build (C and C++ compilers, make, perl: librdkafka and OpenSSL are built from source), java, maven,
-# python, go.
+# python, go, node (what a Kubernetes node is made of: containerd, runc, network plugins, iptables; busybox for images).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../versions.env"
 
@@ -19,6 +19,14 @@ main() {
       java) new_java || packages+=("openjdk-$JAVA_MIN_VERSION-jre-headless") ;;
       maven) have mvn || packages+=(maven) ;;
       python) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
+      node)
+        have containerd && have ctr && have runc || packages+=(containerd runc)
+        [[ -x /usr/lib/cni/bridge || -x /opt/cni/bin/bridge ]] || packages+=(containernetworking-plugins)
+        have iptables || packages+=(iptables)
+        have busybox || packages+=(busybox-static)
+        have ip || packages+=(iproute2)
+        have objcopy || packages+=(binutils)
+        ;;
       go) have go || packages+=(golang-go) ;;
       *) echo "need.sh: unknown tool $tool" >&2; exit 2 ;;
     esac
