@@ -85,7 +85,7 @@ fn every_make_target_that_is_named_exists() {
             .filter(|(at, _)| text[..*at].ends_with(['`', '\n']))
             .filter_map(|(at, word)| {
                 text[at + word.len()..]
-                    .split(|c: char| !c.is_ascii_lowercase() && c != '-')
+                    .split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-')
                     .next()
             })
             .collect();
