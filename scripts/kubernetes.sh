@@ -46,10 +46,10 @@ directory() { realpath -m "${1:-$CACHE/run/kubernetes}"; }
 
 # install PART...: without one, the control plane.
 install() {
-  local part
-  for part in "${@:-control-plane}"; do
-    [[ -d $(home_of "$part") ]] || { with_cache_lock "$ROOT/scripts/kubernetes/build.sh" "${@:-control-plane}" && return; }
-  done
+  (($#)) || set -- control-plane
+  local part missing=''
+  for part in "$@"; do [[ -d $(home_of "$part") ]] || missing=yes; done
+  [[ ! $missing ]] || with_cache_lock "$ROOT/scripts/kubernetes/build.sh" "$@"
 }
 
 start() {
