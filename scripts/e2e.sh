@@ -16,7 +16,7 @@ export LOGS=$CACHE/run/e2e-logs
 main() {
   case $CLUSTER in
     host)
-      [[ $(id -u) != 0 ]] || "$ROOT/scripts/need.sh" rust build java maven python go node
+      [[ $(id -u) != 0 ]] || "$ROOT/scripts/need.sh" go node images python
       "$ROOT/scripts/host-cluster.sh" check
       ;;
     kind) "$ROOT/scripts/kind.sh" check ;;
@@ -29,6 +29,7 @@ main() {
   rm -rf "$LOGS"
   mkdir -p "$LOGS"
   if [[ $CLUSTER != none ]]; then
+    "$ROOT/scripts/need.sh" rust build java maven python images
     if [[ ! ${BUILT:-} ]]; then (cd "$ROOT" && cargo build --quiet --workspace --all-features --bins); fi
     "$ROOT/scripts/e2e/images.sh" "$IMAGES"
     "start_$CLUSTER"

@@ -50,7 +50,7 @@ check() {
   [[ $(uname -s) == Linux ]] || missing+=("Linux")
   [[ $(id -u) == 0 ]] || missing+=("root: kubelet and containerd make mounts, network namespaces and cgroups")
   for program in "${PROGRAMS[@]}"; do
-    command -v "$program" >/dev/null || missing+=("the program $program; on Debian or Ubuntu: scripts/need.sh node")
+    command -v "$program" >/dev/null || missing+=("the program $program; on Debian or Ubuntu: scripts/need.sh node images")
   done
   plugins >/dev/null || missing+=("network plugins in /usr/lib/cni or /opt/cni/bin; on Debian or Ubuntu: scripts/need.sh node")
   if [[ $(id -u) == 0 ]]; then

@@ -74,7 +74,7 @@ load() {
 
 up() {
   check
-  "$ROOT/scripts/need.sh" java maven python node
+  "$ROOT/scripts/need.sh" go java maven python images
   "$ROOT/scripts/kubernetes.sh" install control-plane helm
   "$ROOT/scripts/images.sh"
   local version image

@@ -3,7 +3,8 @@
 # distribution's packages; others get the one line that does, and exit code 1.
 #
 # Tools: rust, build (C and C++ compilers, make, perl: librdkafka and OpenSSL are built from source), java, maven,
-# python, go, node (what a Kubernetes node is made of: containerd, runc, network plugins, iptables; busybox for images).
+# python, go, images (what scripts/image.py and its callers take), node (what a Kubernetes node is made of:
+# containerd, runc, network plugins, iptables).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../versions.env"
 
@@ -23,8 +24,10 @@ main() {
         have containerd && have ctr && have runc || packages+=(containerd runc)
         [[ -x /usr/lib/cni/bridge || -x /opt/cni/bin/bridge ]] || packages+=(containernetworking-plugins)
         have iptables || packages+=(iptables)
-        have busybox || packages+=(busybox-static)
         have ip || packages+=(iproute2)
+        ;;
+      images)
+        have busybox || packages+=(busybox-static)
         have objcopy || packages+=(binutils)
         ;;
       go) have go || packages+=(golang-go) ;;
