@@ -107,46 +107,56 @@ async fn a_log_filter_that_cannot_be_read_is_refused_with_exit_code_2() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn check_finds_what_is_unfit_and_names_the_fix() {
+/// What `check` says of a node after these statements, and after `setup` if that is asked for.
+async fn check(statements: &[&str], setup: bool, expected: &[&str]) {
     let (node, session) = node().await;
     let config = config(node.addr());
-    let check = async |expected: &[&str]| {
-        let found = output(relay(&["check", "-f", config.path().to_str().unwrap()])).await;
-        let said = String::from_utf8_lossy(&found.stdout);
-        assert_eq!(
-            found.status.code(),
-            Some(1),
-            "{said}{}",
-            String::from_utf8_lossy(&found.stderr)
-        );
-        for part in expected {
-            assert!(said.contains(part), "should say {part}: {said}");
-        }
-    };
-    check(&[
+    let path = config.path().to_str().unwrap();
+    for statement in statements {
+        session.query_unpaged(*statement, ()).await.unwrap();
+    }
+    if setup {
+        let made = output(relay(&["setup", "-f", path])).await;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let found = output(relay(&["check", "-f", path])).await;
+    let said = String::from_utf8_lossy(&found.stdout);
+    assert_eq!(
+        found.status.code(),
+        Some(1),
+        "{said}{}",
+        String::from_utf8_lossy(&found.stderr)
+    );
+    for part in expected {
+        assert!(said.contains(part), "should say {part}: {said}");
+    }
+}
+
+/// Side by side: each waits long enough for a broker that is slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_what_is_unfit_and_names_the_fix() {
+    let hidden = "ALTER TABLE app.outbox WITH cdc = {'enabled': true, 'delta': 'keys'}";
+    let shown = "ALTER TABLE app.outbox WITH cdc = {'enabled': true, 'delta': 'full'}";
+    let (keys_only, whole) = ([OUTBOX, hidden], [OUTBOX, hidden, shown]);
+    let no_table = [
         "there is no table app.outbox",
         "state.keyspace",
         "topic events",
         "fix:",
-    ])
-    .await;
-    session.query_unpaged(OUTBOX, ()).await.unwrap();
-    check(&["CDC is not enabled", "ALTER TABLE app.outbox WITH cdc"]).await;
-    let hidden = "ALTER TABLE app.outbox WITH cdc = {'enabled': true, 'delta': 'keys'}";
-    session.query_unpaged(hidden, ()).await.unwrap();
-    check(&["hides column payload"]).await;
-    let shown = "ALTER TABLE app.outbox WITH cdc = {'enabled': true, 'delta': 'full'}";
-    session.query_unpaged(shown, ()).await.unwrap();
-    let made = output(relay(&["setup", "-f", config.path().to_str().unwrap()])).await;
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    check(&[
+    ];
+    let no_cdc = ["CDC is not enabled", "ALTER TABLE app.outbox WITH cdc"];
+    let fit = [
         "ok       state.keyspace",
         "ok       deadLetter.table",
         "keep their order",
         "error    sink.topic",
-    ])
-    .await;
+    ];
+    tokio::join!(
+        check(&[], false, &no_table),
+        check(&[OUTBOX], false, &no_cdc),
+        check(&keys_only, false, &["hides column payload"]),
+        check(&whole, true, &fit),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

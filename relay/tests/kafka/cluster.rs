@@ -1,6 +1,9 @@
-//! A broker of one's own, and what is in its topics.
+//! Brokers, and what is in their topics.
+//!
+//! A start takes seconds, so tests share a broker and keep to topics of their own. A test that makes its broker fail
+//! has one to itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,48 +12,74 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::messages::Messages;
 
-/// One broker at a time: several would have to share two cores with the tests.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// Brokers that fail at a time: each start keeps a core busy for seconds.
+static FAILING: Semaphore = Semaphore::const_new(2);
+
+/// End with the process of the tests.
+static SHARED: OnceCell<Broker> = OnceCell::const_new();
+static SECURE: OnceCell<Broker> = OnceCell::const_new();
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A broker as one test sees it.
 pub(crate) struct Cluster {
     pub(crate) bootstrap: String,
+    folder: PathBuf,
+    own: Option<Own>,
+}
+
+struct Own {
     folder: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: SemaphorePermit<'static>,
+}
+
+struct Broker {
+    bootstrap: String,
+    folder: PathBuf,
 }
 
 impl Cluster {
-    pub(crate) async fn start() -> Self {
-        Self::start_with(&[]).await
+    /// The broker of all tests that let it be.
+    pub(crate) async fn shared() -> Self {
+        Self::of(SHARED.get_or_init(|| shared_broker("plain", &[])).await)
     }
 
-    /// Also with TLS, SASL and authorisation; see [`Self::listener`].
-    pub(crate) async fn start_secure() -> Self {
-        Self::start_with(&["--secure"]).await
+    /// Another one, also with TLS, SASL and authorisation; see [`Self::listener`].
+    pub(crate) async fn shared_secure() -> Self {
+        Self::of(
+            SECURE
+                .get_or_init(|| shared_broker("secure", &["--secure"]))
+                .await,
+        )
     }
 
-    async fn start_with(options: &[&str]) -> Self {
-        let turn = ONE_AT_A_TIME.lock().await;
+    /// A broker of one's own, for [`Self::script`].
+    pub(crate) async fn own() -> Self {
+        let turn = FAILING.acquire().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_str().unwrap().to_owned();
-        let owner = std::process::id().to_string();
-        let arguments = ["start", "1", &path, "--owner", &owner];
-        let output = run(&[&arguments, options].concat());
+        let broker = start(folder.path().to_owned(), &[]).await;
         Self {
-            bootstrap: output.lines().last().expect("the bootstrap address").to_owned(),
-            folder,
-            _turn: turn,
+            bootstrap: broker.bootstrap,
+            folder: broker.folder,
+            own: Some(Own { folder, _turn: turn }),
+        }
+    }
+
+    fn of(broker: &Broker) -> Self {
+        Self {
+            bootstrap: broker.bootstrap.clone(),
+            folder: broker.folder.clone(),
+            own: None,
         }
     }
 
     /// What the script says of its secure listeners: `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`, and the authority's `CA`.
     pub(crate) fn listener(&self, name: &str) -> String {
-        let listeners = std::fs::read_to_string(self.folder.path().join("secure")).unwrap();
+        let listeners = std::fs::read_to_string(self.folder.join("secure")).unwrap();
         let value = listeners
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -59,7 +88,8 @@ impl Cluster {
 
     /// `kill`, `pause`, `resume`, or `start` again with the same port and data.
     pub(crate) async fn script(&self, command: &'static str) {
-        let path = self.folder.path().to_str().unwrap().to_owned();
+        assert!(self.own.is_some(), "others share the broker");
+        let path = self.folder.to_str().unwrap().to_owned();
         tokio::task::spawn_blocking(move || match command {
             "start" => run(&["start", "1", &path]),
             command => run(&[command, &path]),
@@ -110,10 +140,39 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for Own {
     fn drop(&mut self) {
         run(&["kill", self.folder.path().to_str().unwrap()]);
     }
+}
+
+async fn start(folder: PathBuf, options: &'static [&'static str]) -> Broker {
+    let starting = tokio::task::spawn_blocking(move || {
+        let (path, owner) = (
+            folder.to_str().unwrap().to_owned(),
+            std::process::id().to_string(),
+        );
+        let arguments = ["start", "1", &path, "--owner", &owner];
+        let output = run(&[&arguments, options].concat());
+        Broker {
+            bootstrap: output.lines().last().expect("the bootstrap address").to_owned(),
+            folder,
+        }
+    });
+    starting.await.unwrap()
+}
+
+/// Nothing is left at the end of the process that could remove its folder: the next one does.
+async fn shared_broker(name: &str, options: &'static [&'static str]) -> Broker {
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka").join(name);
+    for folder in std::fs::read_dir(&all).into_iter().flatten().map(Result::unwrap) {
+        if !Path::new("/proc").join(folder.file_name()).exists() {
+            std::fs::remove_dir_all(folder.path()).unwrap();
+        }
+    }
+    let folder = all.join(std::process::id().to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    start(folder, options).await
 }
 
 fn read(config: &ClientConfig, topic: &str) -> Messages {

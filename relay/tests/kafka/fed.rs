@@ -115,7 +115,7 @@ impl Row {
 }
 
 impl Relay {
-    /// With a breaker that opens for a second, and attempts that time out after two.
+    /// With a breaker that opens for a second.
     pub(crate) fn start(cluster: &Cluster, topic: &str) -> Self {
         Self::start_with(Sink {
             bootstrap_servers: vec![cluster.bootstrap.clone()],
@@ -138,7 +138,6 @@ impl Relay {
 
     pub(crate) fn start_into(mut config: RelayConfig, letters: Target) -> Self {
         config.circuit_breaker.open_seconds = 1;
-        config.retry.attempt_timeout_milliseconds = 2_000;
         let clock = SystemClock::start();
         let settings = KafkaSettings::new(&config.sink, &config.memory, "test").unwrap();
         let preparer = Preparer::new(&config.source, &config.sink, |_| false).unwrap();

@@ -20,7 +20,10 @@ use crate::cluster::Cluster;
 use crate::fed::{Relay, Target, incompressible, wait_until};
 use crate::{A_WHILE, rows};
 
-const LETTERS: &str = "letters";
+/// Where the dead letters of a topic go.
+pub(crate) fn letters_of(topic: &str) -> String {
+    format!("{topic}-letters")
+}
 
 pub(crate) fn config(cluster: &Cluster, topic: &str, target: DeadLetterTarget) -> RelayConfig {
     let mut config = RelayConfig {
@@ -30,7 +33,7 @@ pub(crate) fn config(cluster: &Cluster, topic: &str, target: DeadLetterTarget) -
     config.sink.bootstrap_servers = vec![cluster.bootstrap.clone()];
     config.sink.topic = topic.to_owned();
     config.dead_letter.target = target;
-    config.dead_letter.topic = (target != DeadLetterTarget::Table).then(|| LETTERS.to_owned());
+    config.dead_letter.topic = (target != DeadLetterTarget::Table).then(|| letters_of(topic));
     config
 }
 
@@ -82,9 +85,9 @@ impl Tables {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_targets_have_every_letter_of_a_load_with_an_outage() {
-    let (cluster, tables) = (Cluster::start().await, Tables::start().await);
+    let (cluster, tables) = (Cluster::own().await, Tables::start().await);
     let topic = cluster.topic("poisoned", 3, &[]).await;
-    cluster.topic(LETTERS, 1, &[]).await;
+    cluster.topic(&letters_of(&topic), 1, &[]).await;
     let config = config(&cluster, &topic, DeadLetterTarget::Both);
     let target = targets(&config, Some(&tables.session)).await;
     let relay = Relay::start_into(config, target);
@@ -112,7 +115,7 @@ async fn both_targets_have_every_letter_of_a_load_with_an_outage() {
     let expected: BTreeSet<_> = (0..total).filter(|number| unacceptable(*number)).collect();
     let messages = cluster.read(&topic).await;
     messages.in_order_exactly(30, (0..total).filter(|number| !unacceptable(*number)));
-    assert_eq!(cluster.read(LETTERS).await.numbers(), expected);
+    assert_eq!(cluster.read(&letters_of(&topic)).await.numbers(), expected);
     let in_table = tables.letters().await;
     assert!(
         in_table
@@ -135,9 +138,9 @@ async fn both_targets_have_every_letter_of_a_load_with_an_outage() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_are_no_messages_go_to_the_topic_with_what_is_known_of_them() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("json", 2, &[]).await;
-    cluster.topic(LETTERS, 1, &[]).await;
+    cluster.topic(&letters_of(&topic), 1, &[]).await;
     let mut config = config(&cluster, &topic, DeadLetterTarget::Topic);
     config.sink.payload_format = PayloadFormat::Json;
     let target = targets(&config, None).await;
@@ -149,7 +152,7 @@ async fn rows_that_are_no_messages_go_to_the_topic_with_what_is_known_of_them() 
     relay.resolved(12).await;
     let messages = cluster.read(&topic).await;
     messages.in_order_exactly(2, (0..12).filter(|number| ![3, 6].contains(number)));
-    let letters = cluster.read(LETTERS).await;
+    let letters = cluster.read(&letters_of(&topic)).await;
     let [null, broken] = letters.all() else {
         panic!("{letters:?}")
     };
@@ -172,10 +175,10 @@ async fn rows_that_are_no_messages_go_to_the_topic_with_what_is_known_of_them() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_too_large_for_its_topic_is_whole_in_the_table_or_waits_until_the_topic_takes_it() {
-    let (cluster, tables) = (Cluster::start().await, Tables::start().await);
+    let (cluster, tables) = (Cluster::shared().await, Tables::start().await);
     let limit = [("max.message.bytes", "3000")];
     let topic = cluster.topic("narrow", 1, &limit).await;
-    cluster.topic(LETTERS, 1, &limit).await;
+    cluster.topic(&letters_of(&topic), 1, &limit).await;
     let mut rows = rows(0..3, 1);
     rows[1].payload = Some(incompressible(1, 5_000));
 
@@ -184,7 +187,7 @@ async fn a_letter_too_large_for_its_topic_is_whole_in_the_table_or_waits_until_t
     let relay = Relay::start_into(both, target);
     relay.offer(rows.clone()).await;
     relay.resolved(3).await;
-    let letters = cluster.read(LETTERS).await;
+    let letters = cluster.read(&letters_of(&topic)).await;
     assert_eq!((letters.len(), letters.all()[0].payload), (1, None));
     assert_eq!(letters.all()[0].header(headers::PAYLOAD_OMITTED), Some("5000"));
     let whole = (1, "message".to_owned(), Some(5_000));
@@ -203,9 +206,14 @@ async fn a_letter_too_large_for_its_topic_is_whole_in_the_table_or_waits_until_t
     assert_eq!(said.health, Health::Failed);
     let reason = said.message.unwrap();
     assert!(reason.contains("raise max.message.bytes"), "{reason}");
-    cluster.alter(LETTERS, "max.message.bytes", "10000").await;
+    cluster
+        .alter(&letters_of(&topic), "max.message.bytes", "10000")
+        .await;
     relay.resolved(3).await;
-    assert_eq!(cluster.read(LETTERS).await.all()[1].payload, Some(5_000));
+    assert_eq!(
+        cluster.read(&letters_of(&topic)).await.all()[1].payload,
+        Some(5_000)
+    );
     wait_until("health", A_WHILE, || {
         relay.letters_health().health == Health::Healthy
     })
@@ -215,7 +223,7 @@ async fn a_letter_too_large_for_its_topic_is_whole_in_the_table_or_waits_until_t
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_stays_held_by_the_next_process() {
-    let (cluster, tables) = (Cluster::start().await, Tables::start().await);
+    let (cluster, tables) = (Cluster::shared().await, Tables::start().await);
     let topic = cluster.topic("held", 2, &[]).await;
     let mut config = config(&cluster, &topic, DeadLetterTarget::Table);
     config.dead_letter.on_aggregate = OnAggregate::Hold;

@@ -8,6 +8,7 @@
 mod acl;
 mod cluster;
 mod fed;
+mod hazards;
 mod letters;
 mod messages;
 mod security;
@@ -36,7 +37,7 @@ fn rows(numbers: std::ops::Range<u64>, aggregates: u64) -> Vec<Row> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_acknowledged_is_in_the_topic_with_its_headers() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("acknowledged", 4, &[]).await;
     let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..2_000, 7)).await;
@@ -54,7 +55,7 @@ async fn what_is_acknowledged_is_in_the_topic_with_its_headers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_keeps_its_order() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("small", 2, &[("max.message.bytes", "3000")]).await;
     let relay = Relay::start(&cluster, &topic);
     let mut rows = rows(0..100, 5);
@@ -81,7 +82,7 @@ async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_ke
 /// The limit shrinks after the relay has read it, so that the broker itself refuses whole batches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_that_the_broker_refuses_are_isolated() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("shrinking", 1, &[]).await;
     let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..10, 5)).await;
@@ -111,7 +112,7 @@ async fn batches_that_the_broker_refuses_are_isolated() {
 /// The answer to the first request never comes; librdkafka sends it again, and that is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_says_nothing_of_what_was_sent_before_it() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::own().await;
     let topic = cluster.topic("timed-out", 1, &[]).await;
     let relay = Relay::start_with(crds::Sink {
         bootstrap_servers: vec![cluster.bootstrap.clone()],
@@ -140,9 +141,13 @@ async fn a_refusal_says_nothing_of_what_was_sent_before_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_broker_delays_and_repeats_nothing() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::own().await;
     let topic = cluster.topic("paused", 4, &[]).await;
-    let relay = Relay::start(&cluster, &topic);
+    let mut config = RelayConfig::default();
+    config.sink.bootstrap_servers = vec![cluster.bootstrap.clone()];
+    config.sink.topic = topic.clone();
+    config.retry.attempt_timeout_milliseconds = 2_000;
+    let relay = Relay::start_configured(config);
     relay.offer(rows(0..500, 5)).await;
     relay.delivered(500).await;
     cluster.script("pause").await;
@@ -171,7 +176,7 @@ async fn a_paused_broker_delays_and_repeats_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_broker_opens_the_breaker_and_everything_is_delivered_after_its_return() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::own().await;
     let topic = cluster.topic("killed", 4, &[]).await;
     let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..50, 5)).await;
@@ -200,7 +205,7 @@ async fn a_killed_broker_opens_the_breaker_and_everything_is_delivered_after_its
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_exhausted_a_long_outage_makes_dead_letters_and_the_rest_is_delivered() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::own().await;
     let topic = cluster.topic("exhausted", 4, &[]).await;
     let mut config = RelayConfig::default();
     config.sink.bootstrap_servers = vec![cluster.bootstrap.clone()];
@@ -229,7 +234,7 @@ async fn with_exhausted_a_long_outage_makes_dead_letters_and_the_rest_is_deliver
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_an_event_names_and_nobody_made_concerns_that_event_only() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("T-events", 2, &[]).await;
     let relay = Relay::start(&cluster, "${event_type}-events");
     let mut rows = rows(0..20, 2);
@@ -252,7 +257,7 @@ async fn a_topic_that_an_event_names_and_nobody_made_concerns_that_event_only() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_killed_under_load_loses_and_reorders_nothing() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::own().await;
     let topic = cluster.topic("load", 8, &[]).await;
     let relay = Relay::start(&cluster, &topic);
     let total = 60_000;
@@ -273,7 +278,7 @@ async fn a_broker_killed_under_load_loses_and_reorders_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_goes_missing_keeps_its_events_until_it_is_back() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("vanishing", 2, &[]).await;
     let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..10, 2)).await;
@@ -296,7 +301,7 @@ async fn a_topic_that_goes_missing_keeps_its_events_until_it_is_back() {
 /// Isolation on several partitions, again and again, while events go on coming.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unacceptable_events_in_a_steady_load_leave_every_aggregate_in_order() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("steady", 4, &[]).await;
     let relay = Relay::start(&cluster, &topic);
     relay.offer(rows(0..10, 40)).await;
@@ -333,7 +338,7 @@ async fn unacceptable_events_in_a_steady_load_leave_every_aggregate_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_types_that_nobody_has_heard_of_are_delivered_like_any_other() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("types", 2, &[]).await;
     let relay = Relay::start(&cluster, &topic);
     let mut rows = rows(0..300, 3);

@@ -18,9 +18,9 @@ struct Secure {
 }
 
 impl Secure {
-    async fn start() -> Self {
-        let cluster = Cluster::start_secure().await;
-        let topic = cluster.topic("secured", 2, &[]).await;
+    async fn start(topic: &str) -> Self {
+        let cluster = Cluster::shared_secure().await;
+        let topic = cluster.topic(topic, 2, &[]).await;
         Self {
             cluster,
             topic,
@@ -82,7 +82,7 @@ impl Secure {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_configured_right_delivers_and_what_is_wrong_says_so() {
     use SaslMechanism::{Plain, ScramSha256, ScramSha512};
-    let secure = Secure::start().await;
+    let secure = Secure::start("secured").await;
     let relay = |mechanism| secure.sasl(mechanism, "relay", "relay-secret");
     secure
         .delivers(secure.sink("SASL_SSL", secure.tls(), relay(ScramSha256)))
@@ -118,10 +118,10 @@ async fn what_is_configured_right_delivers_and_what_is_wrong_says_so() {
 /// A user that may look at topics, and write to none until it is allowed to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_written_waits_until_it_may() {
-    let secure = Secure::start().await;
+    let secure = Secure::start("forbidden").await;
     let cluster = &secure.cluster;
-    cluster.topic("letters", 1, &[]).await;
-    for topic in [&secure.topic, "letters"] {
+    let letters = cluster.topic(&letters::letters_of(&secure.topic), 1, &[]).await;
+    for topic in [&secure.topic, &letters] {
         allow(cluster, "stranger", May::Describe, topic).await;
     }
     let stranger = secure.sasl(SaslMechanism::Plain, "stranger", "stranger-secret");
@@ -150,7 +150,7 @@ async fn what_may_not_be_written_waits_until_it_may() {
     })
     .await;
     assert_eq!(relay.view().totals.dead_lettered, 0);
-    allow(cluster, "stranger", May::Write, "letters").await;
+    allow(cluster, "stranger", May::Write, &letters).await;
     relay.resolved(20).await;
     let closed = || relay.view().breaker == BreakerState::Closed;
     relay.offer(crate::rows(20..30, 3)).await;
@@ -158,6 +158,6 @@ async fn what_may_not_be_written_waits_until_it_may() {
     relay.resolved(30).await;
     let messages = cluster.read(&secure.topic).await;
     messages.in_order_exactly(3, (0..30).filter(|number| *number != 11));
-    assert_eq!(cluster.read("letters").await.numbers(), [11].into());
+    assert_eq!(cluster.read(&letters).await.numbers(), [11].into());
     relay.stop().await;
 }

@@ -30,7 +30,7 @@ fn compressible(length: usize) -> String {
 /// The broker's limit applies to what it is sent, which is compressed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_fits_once_it_is_compressed_is_delivered() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster
         .topic("compressed", 1, &[("max.message.bytes", "1048576")])
         .await;
@@ -71,7 +71,7 @@ async fn an_event_that_fits_once_it_is_compressed_is_delivered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_topic_takes_is_the_topics_own_matter() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let large = cluster
         .topic("large-events", 1, &[("max.message.bytes", "4000000")])
         .await;
@@ -107,7 +107,7 @@ async fn what_a_topic_takes_is_the_topics_own_matter() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_that_was_raised_holds_for_what_comes_a_while_later() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("raised", 1, &[]).await;
     let relay = Relay::start_with(uncompressed(&cluster, &topic));
     relay.offer(rows(0..3, 1)).await;

@@ -10,7 +10,7 @@ use crate::{A_WHILE, rows};
 /// for before its first event; both have to be done by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_event_is_as_fast_as_the_others() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("first", 1, &[]).await;
     // The fastest of some starts: the machine may be busy.
     let (mut first, mut other) = (Duration::MAX, Duration::MAX);

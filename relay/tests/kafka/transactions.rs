@@ -18,22 +18,22 @@ use uuid::Uuid;
 use crate::A_WHILE;
 use crate::cluster::Cluster;
 use crate::fed::incompressible;
-use ground::{Ground, ID, IDENTITY, INCARNATION, JOURNAL, found, slot};
+use ground::{Ground, INCARNATION, found, slot};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_was_fenced_commits_nothing_and_its_taker_knows_what_it_did() {
-    let ground = Ground::start().await;
-    let zombie = ground.owner(ID).await;
+    let ground = Ground::start(Cluster::shared().await, "fenced").await;
+    let zombie = ground.owner(1).await;
     zombie.commits(1, 1, &[1, 2]).await;
     zombie.transaction(1, 2, &[3, 4]);
     assert_eq!(zombie.reported().await, [], "written, not committed");
 
-    ground.broker.fence(ID).await.unwrap();
+    ground.broker.fence(&ground.id(1)).await.unwrap();
     let mark = found(ground.replay(2, Mark::default()).await, 1, &[1, 2]);
     assert_eq!(zombie.commit().await.unwrap_err().verdict, Verdict::Ended);
     assert_eq!(zombie.abort().await.unwrap_err().verdict, Verdict::Ended);
 
-    let taker = ground.owner("shop.orders/relay-2/0").await;
+    let taker = ground.owner(2).await;
     taker.commits(2, 2, &[3, 4]).await;
     ground.comes_to_hold(&[1, 2, 3, 4]).await;
     found(ground.replay(3, mark).await, 2, &[3, 4]);
@@ -46,10 +46,10 @@ async fn an_owner_that_was_fenced_commits_nothing_and_its_taker_knows_what_it_di
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_was_fenced_while_idle_writes_nothing_that_is_seen() {
-    let ground = Ground::start().await;
-    let zombie = ground.owner(ID).await;
+    let ground = Ground::start(Cluster::shared().await, "idle").await;
+    let zombie = ground.owner(1).await;
     zombie.commits(1, 1, &[1]).await;
-    ground.broker.fence(ID).await.unwrap();
+    ground.broker.fence(&ground.id(1)).await.unwrap();
     zombie.transaction(1, 2, &[2]);
     let failures = zombie.reported().await;
     assert_eq!(failures.len(), 2, "{failures:?}");
@@ -63,15 +63,15 @@ async fn an_owner_that_was_fenced_while_idle_writes_nothing_that_is_seen() {
     found(ground.replay(2, Mark::default()).await, 1, &[1]);
     ground.comes_to_hold(&[1]).await;
 
-    let again = ground.owner(ID).await;
+    let again = ground.owner(1).await;
     again.commits(1, 2, &[2]).await;
     ground.comes_to_hold(&[1, 2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_aborted_is_seen_by_nobody_and_may_be_sent_again() {
-    let ground = Ground::start().await;
-    let owner = ground.owner(ID).await;
+    let ground = Ground::start(Cluster::shared().await, "aborted").await;
+    let owner = ground.owner(1).await;
     owner.commit().await.unwrap();
     owner.transaction(1, 1, &[1, 2]);
     assert_eq!(owner.reported().await, []);
@@ -95,8 +95,8 @@ async fn what_is_aborted_is_seen_by_nobody_and_may_be_sent_again() {
 /// The limit shrinks after the client has learnt it, so that the broker itself refuses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_refused_ends_its_transaction_and_no_more() {
-    let ground = Ground::start().await;
-    let owner = ground.owner(ID).await;
+    let ground = Ground::start(Cluster::shared().await, "refused").await;
+    let owner = ground.owner(1).await;
     owner.commits(1, 1, &[1]).await;
     ground
         .cluster
@@ -135,13 +135,13 @@ async fn a_message_that_is_refused_ends_its_transaction_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_behind_somebody_elses_open_transaction_are_waited_for() {
-    let ground = Ground::start().await;
-    let other = ground.owner("shop.orders/relay-9/0").await;
+    let ground = Ground::start(Cluster::shared().await, "behind").await;
+    let other = ground.owner(9).await;
     other.note(9, 1, 1, &[100]);
     assert_eq!(other.reported().await, []);
-    let owner = ground.owner(ID).await;
+    let owner = ground.owner(1).await;
     owner.commits(1, 1, &[1]).await;
-    ground.broker.fence(ID).await.unwrap();
+    ground.broker.fence(&ground.id(1)).await.unwrap();
     let replay = ground.replay(2, Mark::default());
     tokio::pin!(replay);
     let early = tokio::time::timeout(Duration::from_millis(500), &mut replay).await;
@@ -155,12 +155,12 @@ async fn records_behind_somebody_elses_open_transaction_are_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_that_lost_its_records_or_is_not_ours_is_refused() {
-    let ground = Ground::start().await;
+    let ground = Ground::start(Cluster::shared().await, "lost").await;
     let refused = |replayed: Result<Replayed, JournalError>| match replayed {
         Err(JournalError::Refused { refusal, .. }) => refusal,
         other => panic!("{other:?}"),
     };
-    let owner = ground.owner(ID).await;
+    let owner = ground.owner(1).await;
     owner.commits(1, 1, &[1]).await;
     owner.commits(1, 2, &[2]).await;
     let mark = found(ground.replay(2, Mark::default()).await, 2, &[1, 2]);
@@ -186,16 +186,16 @@ async fn a_journal_that_lost_its_records_or_is_not_ours_is_refused() {
     );
 
     let another = Replay::new(
-        IDENTITY,
+        &ground.identity,
         Incarnation(Uuid::from_u128(2)),
         [(slot(), Epoch(2), mark)],
     );
     let another = ground.journal.replay(another).await.unwrap_err();
     assert_eq!(another.category(), "JournalRefused");
-    let others = KafkaJournal::new(ground.broker.clone(), "shop.other", JOURNAL);
-    let replay = Replay::new("shop.other", INCARNATION, [(slot(), Epoch(2), mark)]);
+    let others = KafkaJournal::new(ground.broker.clone(), "another", &ground.journal_topic);
+    let replay = Replay::new("another", INCARNATION, [(slot(), Epoch(2), mark)]);
     let foreign = refused(others.replay(replay).await.map(|_| Replayed::Superseded));
-    assert_eq!(foreign, Refusal::AnotherIdentity(IDENTITY.to_owned()));
+    assert_eq!(foreign, Refusal::AnotherIdentity(ground.identity.clone()));
 
     empty(&ground).await;
     assert_eq!(
@@ -203,7 +203,7 @@ async fn a_journal_that_lost_its_records_or_is_not_ours_is_refused() {
         Refusal::Headless,
         "emptied"
     );
-    ground.cluster.delete(JOURNAL).await;
+    ground.cluster.delete(&ground.journal_topic).await;
     ground.journal.prepare().await.unwrap();
     assert_eq!(
         refused(ground.replay(2, mark).await),
@@ -224,17 +224,18 @@ async fn empty(ground: &Ground) {
     let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
     ground
         .cluster
-        .alter(JOURNAL, "cleanup.policy", "compact,delete")
+        .alter(&ground.journal_topic, "cleanup.policy", "compact,delete")
         .await;
     let mut all = TopicPartitionList::new();
-    all.add_partition_offset(JOURNAL, 0, Offset::End).unwrap();
+    all.add_partition_offset(&ground.journal_topic, 0, Offset::End)
+        .unwrap();
     let options = AdminOptions::new().operation_timeout(Some(A_WHILE));
     admin.delete_records(&all, &options).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_could_lose_records_is_no_journal() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let sink = Sink {
         bootstrap_servers: vec![cluster.bootstrap.clone()],
         ..Sink::default()
@@ -254,7 +255,7 @@ async fn a_topic_that_could_lose_records_is_no_journal() {
         cluster
             .topic(name, partitions, &[("cleanup.policy", policy)])
             .await;
-        let error = KafkaJournal::new(broker.clone(), IDENTITY, name)
+        let error = KafkaJournal::new(broker.clone(), "any", name)
             .prepare()
             .await
             .unwrap_err();
@@ -266,7 +267,7 @@ async fn a_topic_that_could_lose_records_is_no_journal() {
 /// Delivers batches one after the other as a lane would, whatever the coordinator does meanwhile.
 async fn deliver_all(ground: &Ground, batches: &[Vec<u64>]) -> BTreeMap<Verdict, usize> {
     let mut verdicts = BTreeMap::new();
-    let mut owner = ground.owner(ID).await;
+    let mut owner = ground.owner(1).await;
     for (number, batch) in batches.iter().enumerate() {
         let sequence = number as Sequence + 1;
         loop {
@@ -281,7 +282,7 @@ async fn deliver_all(ground: &Ground, batches: &[Vec<u64>]) -> BTreeMap<Verdict,
             if aborted {
                 continue;
             }
-            owner = ground.owner(ID).await;
+            owner = ground.owner(1).await;
             let replayed = loop {
                 match ground.replay(1, Mark::default()).await {
                     Err(JournalError::Unavailable { .. }) => {}
@@ -301,7 +302,7 @@ async fn deliver_all(ground: &Ground, batches: &[Vec<u64>]) -> BTreeMap<Verdict,
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_dies_and_comes_back_loses_and_repeats_nothing() {
-    let ground = Ground::start().await;
+    let ground = Ground::start(Cluster::own().await, "dying").await;
     let batches: Vec<Vec<u64>> = (0..150).map(|n| (n * 20..n * 20 + 20).collect()).collect();
     let faults = async {
         for _ in 0..2 {

@@ -24,24 +24,23 @@ use crate::A_WHILE;
 use crate::cluster::Cluster;
 use crate::fed::wait_until;
 
-pub(super) const IDENTITY: &str = "shop.orders";
-pub(super) const ID: &str = "shop.orders/relay-1/0";
-pub(super) const JOURNAL: &str = "shop.orders-journal";
 pub(super) const INCARNATION: Incarnation = Incarnation(Uuid::from_u128(1));
 pub(super) const SLOT: u8 = 3;
 
 pub(super) struct Ground {
     pub(super) cluster: Cluster,
+    pub(super) identity: String,
     pub(super) broker: KafkaBroker,
     pub(super) journal: KafkaJournal,
     pub(super) topic: String,
+    pub(super) journal_topic: String,
 }
 
 impl Ground {
-    /// With a topic for events and a journal that has been begun.
-    pub(super) async fn start() -> Self {
-        let cluster = Cluster::start().await;
-        let topic = cluster.topic("events", 1, &[]).await;
+    /// With a topic for events and a journal that has been begun, both named after the identity.
+    pub(super) async fn start(cluster: Cluster, identity: &str) -> Self {
+        let topic = cluster.topic(&format!("{identity}-events"), 1, &[]).await;
+        let journal_topic = format!("{identity}-journal");
         let sink = Sink {
             bootstrap_servers: vec![cluster.bootstrap.clone()],
             topic: topic.clone(),
@@ -49,22 +48,30 @@ impl Ground {
         };
         let settings = KafkaSettings::new(&sink, &Memory::default(), "test").unwrap();
         let broker = KafkaBroker::new(settings, false).unwrap();
-        let journal = KafkaJournal::new(broker.clone(), IDENTITY, JOURNAL);
+        let journal = KafkaJournal::new(broker.clone(), identity, &journal_topic);
         journal.prepare().await.unwrap();
         let survey = journal.survey().await.unwrap();
-        assert_eq!(opening(IDENTITY, None, &survey), Ok(Opening::Begin));
-        journal.write_head(&head(IDENTITY, INCARNATION)).await.unwrap();
+        assert_eq!(opening(identity, None, &survey), Ok(Opening::Begin));
+        journal.write_head(&head(identity, INCARNATION)).await.unwrap();
         let survey = journal.survey().await.unwrap();
-        assert_eq!(opening(IDENTITY, None, &survey), Ok(Opening::Adopt(INCARNATION)));
+        assert_eq!(opening(identity, None, &survey), Ok(Opening::Adopt(INCARNATION)));
         Self {
             cluster,
+            identity: identity.to_owned(),
             broker,
             journal,
             topic,
+            journal_topic,
         }
     }
 
-    pub(super) async fn owner(&self, id: &str) -> Owner {
+    /// The transactional id of a process.
+    pub(super) fn id(&self, process: u32) -> String {
+        format!("{}/relay-{process}/0", self.identity)
+    }
+
+    pub(super) async fn owner(&self, process: u32) -> Owner {
+        let id = self.id(process);
         let reports = Reports::default();
         let heard = reports.clone();
         let signals = Signals::new(move |signal| {
@@ -73,14 +80,16 @@ impl Ground {
             }
         });
         let producer = loop {
-            match self.broker.transactional(id, signals.clone()).await {
+            match self.broker.transactional(&id, signals.clone()).await {
                 Ok(producer) => break producer,
                 Err(failure) => assert_eq!(failure.verdict, Verdict::Again, "{failure}"),
             }
         };
         Owner {
             producer,
+            identity: self.identity.clone(),
             topic: self.topic.clone(),
+            journal_topic: self.journal_topic.clone(),
             reports,
             sent: AtomicU64::new(0),
         }
@@ -88,7 +97,7 @@ impl Ground {
 
     /// What a taker of the slot with this epoch learns beyond a checkpoint.
     pub(super) async fn replay(&self, epoch: i64, mark: Mark) -> Result<Replayed, JournalError> {
-        let replay = Replay::new(IDENTITY, INCARNATION, [(slot(), Epoch(epoch), mark)]);
+        let replay = Replay::new(&self.identity, INCARNATION, [(slot(), Epoch(epoch), mark)]);
         Ok(self.journal.replay(replay).await?.remove(&slot()).unwrap())
     }
 
@@ -119,7 +128,9 @@ struct Reports(Arc<Mutex<Vec<Result<Delivered, DeliveryError>>>>);
 /// A process that holds the slot, as far as Kafka can tell.
 pub(super) struct Owner {
     pub(super) producer: KafkaTransactionalProducer,
+    identity: String,
     topic: String,
+    journal_topic: String,
     reports: Reports,
     sent: AtomicU64,
 }
@@ -160,9 +171,9 @@ impl Owner {
             resolved: vec![(7, events.iter().map(|number| RowId(*number)).collect())],
         };
         self.send(&Message {
-            topic: JOURNAL.into(),
+            topic: self.journal_topic.as_str().into(),
             key: Some(record.key().into()),
-            payload: Some(record.encode(IDENTITY).into()),
+            payload: Some(record.encode(&self.identity).into()),
             headers: Vec::new(),
             timestamp: 0,
         });

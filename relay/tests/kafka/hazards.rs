@@ -1,23 +1,10 @@
 //! The whole relay between the sandbox and a real broker, where the log itself loses rows or changes them.
 
-#![allow(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    reason = "a test that cannot go on has failed"
-)]
-#![allow(dead_code, reason = "the shared helpers serve another test program too")]
-
-#[path = "kafka/cluster.rs"]
-mod cluster;
-#[path = "kafka/messages.rs"]
-mod messages;
-
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cluster::Cluster;
 use crds::source::{OnChange, OnRetentionGap};
 use crds::{RelayConfig, Sink, Source, Timestamp};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -28,6 +15,8 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -216,7 +205,7 @@ fn said(status: &Value) -> Option<(u128, u128)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_expired_unread_stop_the_relay_or_are_told_and_left() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("gap", 3, &[]).await;
     let (sandbox, session) = database(&format!("'ttl': '{}'", RETENTION.as_secs())).await;
     let base = config(&sandbox, &cluster, &topic);
@@ -275,7 +264,7 @@ async fn rows_that_expired_unread_stop_the_relay_or_are_told_and_left() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forwarded_updates_and_deletes_reach_the_topic_in_order() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::shared().await;
     let topic = cluster.topic("changes", 1, &[]).await;
     let (sandbox, session) = database("'postimage': true").await;
     let mut config = config(&sandbox, &cluster, &topic);
