@@ -183,7 +183,6 @@ sink:
   bootstrapServers: ["${KAFKA//,/\", \"}"]
   topic: $TOPIC
   guarantee: ${GUARANTEE:-AtLeastOnce}
-  properties: {${SINK_PROPERTIES:-}}
 deadLetter:
   when: ${DEAD_LETTER_WHEN:-Rejected}
   table: orders_ks.dead_letter_queue

@@ -4,7 +4,8 @@
 //! Events stand in a ring in the order in which they were handed over. The *flow* producer sends them in that order;
 //! it is gapless, so behind a failed message nothing is written. After a failure the lane sends no more, waits until
 //! every message of that generation has its report, and starts the next one from the oldest unresolved event. What
-//! failed with a message error goes through `isolation` first, on a second producer.
+//! failed with a message error goes through `isolation` first, on a second producer, and what comes after it follows
+//! there until it seems that no more is refused; meanwhile the next generation of the flow connects.
 //!
 //! With a `transaction` (exactly-once) there is one producer and no isolation: a failure takes the whole transaction
 //! back, and suspects are found by shorter transactions.

@@ -76,6 +76,9 @@ async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_ke
     let messages = cluster.read(&topic).await;
     assert_eq!(messages.len(), 50);
     messages.in_order_once(5);
+    // Each would cost half a second, and there would be one for every refused message.
+    let ended = relay.metric("outbox_relay_producer_generations_total");
+    assert!(ended <= Some(2.0), "{ended:?} producers ended");
     relay.stop().await;
 }
 

@@ -4,19 +4,29 @@
 //! again in *groups*, on a producer that survives failures, and a group that fails is halved until a message fails
 //! alone. No group holds two messages of one aggregate, so whatever part of a group gets through, no aggregate's
 //! order suffers; later suspects of an aggregate wait for the next round.
+//!
+//! Where one message was refused others are often near, and each would end another generation of the flow. So what
+//! comes after the suspects is sent in groups too, until [`CLEAN_GROUPS`] in a row were accepted.
 
 use std::collections::{HashSet, VecDeque};
 
 use super::ring::Seq;
 
-/// The suspects of one failed generation.
+/// Accepted groups in a row after which the flow goes on. A group takes a round trip and the linger, 5 ms and more;
+/// another generation of the flow takes up to half a second until it has its producer id. So all the care that turns
+/// out to be needless costs less than one refusal in the flow would have.
+const CLEAN_GROUPS: u32 = 32;
+
+/// The suspects of one failed generation, and what follows them.
 #[derive(Debug)]
 pub(super) struct Isolation {
-    /// Suspects and their aggregates, oldest first, that no group holds yet.
+    /// Messages and their aggregates, oldest first, that no group holds yet.
     pending: VecDeque<(Seq, u64)>,
     /// Groups that wait for their turn; the last one is next.
     groups: Vec<Vec<Seq>>,
     current: Group,
+    /// Groups accepted since the last one that was not.
+    clean: u32,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +50,13 @@ impl Isolation {
             pending: suspects.into_iter().collect(),
             groups: Vec::new(),
             current: Group::default(),
+            clean: 0,
         }
+    }
+
+    /// Goes on with these.
+    pub(super) fn follow(&mut self, messages: Vec<(Seq, u64)>) {
+        self.pending.extend(messages);
     }
 
     /// The next message to send; None while a group waits for its reports, and when all is done. `waits` says
@@ -88,6 +104,7 @@ impl Isolation {
         }
         let Group { size, mut failed, .. } = std::mem::take(&mut self.current);
         failed.sort_unstable();
+        self.clean = if failed.is_empty() { self.clean + 1 } else { 0 };
         Some(Finished { size, failed })
     }
 
@@ -121,7 +138,12 @@ impl Isolation {
         self.current.size == 0 && self.groups.is_empty() && self.pending.is_empty()
     }
 
-    /// The oldest pending suspect of each aggregate.
+    /// Nothing was refused for so long that the flow can go on.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_done() && self.clean >= CLEAN_GROUPS
+    }
+
+    /// The oldest pending message of each aggregate.
     fn round(&mut self) -> Option<Vec<Seq>> {
         let mut taken = HashSet::new();
         let mut group = Vec::new();
@@ -195,6 +217,24 @@ mod tests {
         assert_eq!((delivered.len(), convicted), (0, vec![0, 1, 2, 3, 4]));
         let (groups, delivered, _) = run(&suspects, &[]);
         assert_eq!((groups.len(), delivered.len()), (1, 5));
+    }
+
+    #[test]
+    fn it_is_over_once_nothing_was_refused_for_long_enough() {
+        let mut isolation = Isolation::new([]);
+        let mut over_after = |accepted| {
+            isolation.follow(vec![(0, 0)]);
+            let seq = isolation.next(|_| true).unwrap();
+            isolation.sent(seq);
+            isolation.reported(seq, accepted);
+            isolation.finished().unwrap();
+            isolation.is_over()
+        };
+        let before = CLEAN_GROUPS - 1;
+        assert!((0..before).all(|_| !over_after(true)));
+        assert!(!over_after(false), "it begins anew");
+        assert!((0..before).all(|_| !over_after(true)));
+        assert!(over_after(true));
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! What becomes of what was sent: reports, failures, the end of a generation, what counts as an attempt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::isolation::{Finished, Isolation};
 use super::ring::{Seq, State};
 use super::{Generation, Lane, Note, Now, Phase, Resolved};
 use crate::deliver::breaker::Transition;
 use crate::ports::{DeliveryError, ErrorClass, Outcome, Reason, Report, Role, Signal};
+
+/// Waiting events among which a group after the suspects is chosen: enough that with many aggregates groups are large,
+/// few enough to be looked at once per group, some 20 microseconds.
+const GROUP_WINDOW: usize = 1_000;
 
 impl Lane {
     /// A producer said something.
@@ -166,12 +170,48 @@ impl Lane {
         if self.isolator.is_spent() && self.outstanding == 0 {
             self.close(Role::Isolation);
         }
-        if matches!(&self.phase, Phase::Isolate(isolation) if isolation.is_done()) {
+        self.go_on() || moved
+    }
+
+    /// Once all suspects are judged: the flow goes on or, as long as more refusals are likely, the next group. False if
+    /// nothing has changed.
+    fn go_on(&mut self) -> bool {
+        let over = match &self.phase {
+            Phase::Isolate(isolation) if isolation.is_done() => isolation.is_over(),
+            _ => return false,
+        };
+        if over {
             self.phase = Phase::Flow;
             self.cursor = self.ring.first();
             return true;
         }
-        moved
+        let group = self.next_group();
+        let any = !group.is_empty();
+        if let Phase::Isolate(isolation) = &mut self.phase {
+            isolation.follow(group);
+        }
+        any
+    }
+
+    /// The oldest waiting event of each aggregate, among the oldest that wait.
+    fn next_group(&mut self) -> Vec<(Seq, u64)> {
+        let (mut group, mut held, mut aggregates) = (Vec::new(), Vec::new(), HashSet::new());
+        let waiting = (self.ring.first()..self.ring.end())
+            .filter_map(|seq| Some((seq, self.ring.get(seq)?)))
+            .filter(|(_, entry)| entry.state == State::Waiting)
+            .take(GROUP_WINDOW);
+        for (seq, entry) in waiting {
+            let aggregate = entry.event.aggregate;
+            if self.held.holds(aggregate, seq) {
+                held.push(seq);
+            } else if aggregates.insert(aggregate) {
+                group.push((seq, aggregate));
+            }
+        }
+        for seq in held {
+            self.condemn(seq, Reason::Held);
+        }
+        group
     }
 
     fn judge(&mut self, size: usize, refused: Vec<Seq>, again: Vec<Seq>) {

@@ -10,6 +10,9 @@ use super::{Generation, Lane, Now, Phase};
 use crate::encode::Message;
 use crate::ports::{ErrorClass, Reason, Refused, Role};
 
+/// How long a producer is left alone that takes nothing although nothing is with it.
+const QUEUE_PAUSE: Duration = Duration::from_millis(10);
+
 impl Lane {
     /// The next message to hand to a producer, if there is one and `lease_until` has not come. Answer with
     /// [`Self::sent`] or [`Self::refused`].
@@ -66,6 +69,10 @@ impl Lane {
         let error = match refused {
             Refused::QueueFull => {
                 self.full = true;
+                if self.outstanding == 0 {
+                    // No report will say that there is room again.
+                    self.not_before = self.not_before.max(now.elapsed + QUEUE_PAUSE);
+                }
                 return;
             }
             Refused::Error(error) => error,
@@ -73,13 +80,23 @@ impl Lane {
         if Self::is_record(seq) {
             return self.record_refused(error, now);
         }
-        if matches!(self.phase, Phase::Flow) && error.class == ErrorClass::Message {
-            // Refused by the client before it met any other message: that is the confirming attempt.
-            self.cursor = seq + 1;
-            self.reject(seq, error, now);
-        } else {
-            self.sent(seq, now);
-            self.failed(seq, error, now);
+        // Refused by the client before it met any other message: that is the confirming attempt.
+        let alone = error.class == ErrorClass::Message;
+        match &mut self.phase {
+            Phase::Flow if alone => {
+                self.cursor = seq + 1;
+                self.reject(seq, error, now);
+            }
+            Phase::Isolate(isolation) if alone => {
+                isolation.sent(seq);
+                isolation.reported(seq, true);
+                self.reject(seq, error, now);
+                self.finish_group(now);
+            }
+            Phase::Flow | Phase::Isolate(_) | Phase::Drain => {
+                self.sent(seq, now);
+                self.failed(seq, error, now);
+            }
         }
     }
 

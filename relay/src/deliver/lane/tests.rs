@@ -5,6 +5,8 @@ mod samples;
 mod schedules;
 mod transactions;
 
+use std::collections::HashSet;
+
 use BreakerState::{Closed, HalfOpen, Open};
 use crds::dead_letter::{DeadLetterWhen, OnAggregate};
 use model::{Id, Model, failure, policy};
@@ -236,7 +238,35 @@ fn fifty_of_a_hundred_are_refused_and_order_is_kept() {
         assert!(model.unknown.is_empty());
         let topic_size: usize = model.log.values().map(Vec::len).sum();
         assert_eq!(topic_size, 50, "nothing twice");
+        let generations = model.opened.iter().filter(|role| **role == Role::Flow).count();
+        assert_eq!(generations, 2, "the first refusal ends one, the others none");
     }
+}
+
+/// While refusals may be near, events go on one by one per aggregate; afterwards in a flow again.
+#[test]
+fn the_flow_goes_on_once_nothing_more_is_refused() {
+    let mut model = Model::new(policy(), 1);
+    model.faults.poison = HashSet::from([3]);
+    model.offer_all([0; 100]);
+    model.turn();
+    let mut widest = 0;
+    while !model.lane.is_empty() {
+        assert!(model.broker_step());
+        model.turn();
+        if !model.letters.is_empty() {
+            widest = model.lane.outstanding.max(widest);
+        }
+    }
+    assert_eq!(
+        model.first_appearances(0),
+        ids(0..3).into_iter().chain(4..100).collect::<Vec<_>>()
+    );
+    assert_eq!(model.opened, [Role::Flow, Role::Isolation, Role::Flow]);
+    assert!(widest > 8, "{widest} at once at the end");
+    model.offer_all([0; 20]);
+    model.run(MINUTE);
+    assert_eq!(model.opened.len(), 3);
 }
 
 #[test]
@@ -271,6 +301,22 @@ fn a_full_queue_is_back_pressure() {
     assert_eq!(
         (model.first_appearances(0), model.failed_attempts()),
         (ids(0..20), vec![])
+    );
+}
+
+#[test]
+fn a_queue_that_is_full_of_nothing_is_asked_again_after_a_pause() {
+    let mut model = Model::new(policy(), 1);
+    model.faults.queue_limit = Some(0);
+    model.offer_all([0]);
+    model.turn();
+    let due = model.lane.next_deadline(model.now);
+    assert_eq!(due, Some(model.now.elapsed + Duration::from_millis(10)));
+    model.faults.queue_limit = None;
+    model.run(MINUTE);
+    assert_eq!(
+        (model.first_appearances(0), model.failed_attempts()),
+        (ids(0..1), vec![])
     );
 }
 

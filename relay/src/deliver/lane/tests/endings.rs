@@ -109,7 +109,7 @@ fn an_idle_producer_that_loses_its_connections_fails_no_attempt() {
     assert_eq!(model.opened, [Role::Flow, Role::Isolation, Role::Flow]);
     model.offer_all([1]);
     model.turn();
-    model.disconnect(Role::Isolation);
+    model.disconnect(Role::Flow);
     model.run(MINUTE);
     assert_eq!((model.failed_attempts(), model.resolved.len()), (vec![], 2));
 }
