@@ -19,6 +19,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::OnceCell;
 use tracing::debug;
 
 use crate::deliver::classify::delivery_error;
@@ -45,6 +46,8 @@ struct Inner {
     templated: bool,
     /// Asks for metadata only.
     inquirer: ThreadedProducer<Context>,
+    /// Asks for what metadata does not tell; made for the first such question.
+    admin: OnceCell<AdminClient<DefaultClientContext>>,
     /// The smallest `max.message.bytes` of the topics asked about, which bounds batches.
     smallest_limit: AtomicUsize,
     /// The topic that was found last: what a new producer connects for.
@@ -73,6 +76,7 @@ impl KafkaBroker {
             settings,
             templated,
             inquirer,
+            admin: OnceCell::new(),
             smallest_limit: AtomicUsize::new(usize::MAX),
             found: Mutex::new(None),
         })))
@@ -95,7 +99,6 @@ impl KafkaBroker {
             .request_timeout(Some(timeout))
             .operation_timeout(Some(timeout));
         let created = admin.create_topics([&topic], &options).await;
-        drop_blocking(admin).await;
         match created
             .map_err(|error| self.0.inquirer.client().context().explain(&error))?
             .pop()
@@ -106,12 +109,15 @@ impl KafkaBroker {
         }
     }
 
-    async fn admin(&self) -> Result<AdminClient<DefaultClientContext>, DeliveryError> {
-        let config = self.0.settings.client();
-        let created = blocking(move || config.create())
-            .await
-            .map_err(|error| internal(&error))?;
-        created.map_err(|error: KafkaError| not_created(&error))
+    async fn admin(&self) -> Result<&AdminClient<DefaultClientContext>, DeliveryError> {
+        let create = async || {
+            let config = self.0.settings.client();
+            let created = blocking(move || config.create())
+                .await
+                .map_err(|error| internal(&error))?;
+            created.map_err(|error: KafkaError| not_created(&error))
+        };
+        self.0.admin.get_or_try_init(create).await
     }
 
     /// A client with these settings, and the connections that its first message needs.
@@ -139,7 +145,6 @@ impl KafkaBroker {
         let described = admin
             .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
             .await;
-        drop_blocking(admin).await;
         let limit = match described.ok()?.pop()? {
             Ok(resource) => resource.get(MAX_MESSAGE_BYTES)?.value.as_deref()?.parse().ok()?,
             Err(code) => {

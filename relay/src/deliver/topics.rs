@@ -1,6 +1,6 @@
 //! What is known of the topics that events go to, and when to ask again. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +15,24 @@ const EXISTING_FOR: Duration = Duration::from_secs(300);
 /// How long a topic may be said to be missing, or too small for an event: somebody may be mending that right now.
 const REFUSING_FOR: Duration = Duration::from_secs(10);
 
+/// A topic that was made a moment ago is not known to every broker yet, and one that has just started may know none; so
+/// a second answer, that much later, has to say the same. The event and what is behind it wait.
+const CONFIRMED_AFTER: Duration = Duration::from_secs(1);
+
+/// Names that are waited for like that per minute: a column full of names that nobody made delays the others by no more
+/// than a sixth of the time.
+const CONFIRMATIONS_PER_MINUTE: usize = 10;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Not to be asked with every event while nobody answers.
 const UNASKED_FOR: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     known: HashMap<Arc<str>, Entry>,
+    /// When names were suspected to be missing, within the last minute.
+    suspected_at: VecDeque<Duration>,
 }
 
 #[derive(Debug)]
@@ -32,6 +44,8 @@ struct Entry {
     refuses_until: Duration,
     /// The last question had no answer.
     unanswered: bool,
+    /// Said to be missing once; then it is asked again, and nothing is refused before.
+    confirmed_at: Option<Duration>,
 }
 
 /// What to do before an event for a topic goes on.
@@ -39,6 +53,8 @@ struct Entry {
 pub(super) enum Advice<'a> {
     /// Nothing is known: ask, and wait for the answer.
     Ask,
+    /// It is too soon to ask again.
+    Wait,
     /// Ask again, but go on with this.
     Refresh(&'a TopicKnowledge),
     Known(&'a TopicKnowledge),
@@ -50,6 +66,9 @@ impl Topics {
         let Some(entry) = self.known.get(topic) else {
             return Advice::Ask;
         };
+        if let Some(at) = entry.confirmed_at {
+            return if now < at { Advice::Wait } else { Advice::Ask };
+        }
         // Nothing becomes a dead letter for what was true a while ago.
         if entry.knowledge.refuses(size) && now >= entry.refuses_until {
             let vain = entry.unanswered && now < entry.until;
@@ -80,15 +99,41 @@ impl Topics {
         if let (TopicKnowledge::Unasked, Some(entry)) = (&knowledge, self.known.get_mut(&topic)) {
             entry.until = until;
             entry.unanswered = true;
+            if entry.confirmed_at.take().is_some() {
+                entry.refuses_until = now;
+            }
             return;
         }
         let entry = Entry {
+            confirmed_at: self
+                .suspects(&topic, &knowledge, now)
+                .then(|| now + CONFIRMED_AFTER),
             knowledge,
             until,
             refuses_until: now + REFUSING_FOR,
             unanswered: false,
         };
         self.known.insert(topic, entry);
+    }
+
+    /// Whether this is the first that is heard of the topic being missing, and somebody may wait for a second answer.
+    fn suspects(&mut self, topic: &str, knowledge: &TopicKnowledge, now: Duration) -> bool {
+        let missing = |knowledge: &TopicKnowledge| matches!(knowledge, TopicKnowledge::Missing(_));
+        let before = self
+            .known
+            .get(topic)
+            .is_some_and(|entry| missing(&entry.knowledge));
+        if !missing(knowledge) || before {
+            return false;
+        }
+        while self.suspected_at.front().is_some_and(|at| *at + MINUTE <= now) {
+            self.suspected_at.pop_front();
+        }
+        let waits = self.suspected_at.len() < CONFIRMATIONS_PER_MINUTE;
+        if waits {
+            self.suspected_at.push_back(now);
+        }
+        waits
     }
 }
 
@@ -114,6 +159,7 @@ mod tests {
         let check = |knowledge: &TopicKnowledge, at, expected: Advice<'_>| {
             let mut topics = Topics::default();
             topics.learn("t".into(), knowledge.clone(), Duration::ZERO);
+            topics.learn("t".into(), knowledge.clone(), Duration::ZERO);
             assert_eq!(topics.advice("t", 7, at), expected, "{knowledge:?} at {at:?}");
             assert_eq!(topics.advice("u", 7, at), Advice::Ask);
         };
@@ -127,6 +173,37 @@ mod tests {
         check(&small, REFUSING_FOR, Advice::Ask);
         check(&unasked, just_before(UNASKED_FOR), Advice::Known(&unasked));
         check(&unasked, UNASKED_FOR, Advice::Refresh(&unasked));
+    }
+
+    #[test]
+    fn a_topic_is_missing_once_a_second_answer_says_so() {
+        let unasked = TopicKnowledge::Unasked;
+        let exists = TopicKnowledge::Exists(None);
+        let missing = missing();
+        let check = |second: &TopicKnowledge, expected: &TopicKnowledge| {
+            let mut topics = Topics::default();
+            topics.learn("t".into(), missing.clone(), Duration::ZERO);
+            let early = CONFIRMED_AFTER - Duration::from_nanos(1);
+            assert_eq!(topics.advice("t", 7, early), Advice::Wait);
+            assert_eq!(topics.advice("t", 7, CONFIRMED_AFTER), Advice::Ask);
+            topics.learn("t".into(), second.clone(), CONFIRMED_AFTER);
+            assert_eq!(topics.advice("t", 7, CONFIRMED_AFTER), Advice::Known(expected));
+        };
+        check(&missing, &missing);
+        check(&exists, &exists);
+        check(&unasked, &unasked);
+    }
+
+    #[test]
+    fn many_missing_topics_delay_the_others_little() {
+        let mut topics = Topics::default();
+        let mut waits = |name: usize, at| {
+            topics.learn(name.to_string().into(), missing(), at);
+            topics.advice(&name.to_string(), 7, at) == Advice::Wait
+        };
+        let waited = (0..100).filter(|name| waits(*name, Duration::ZERO)).count();
+        assert_eq!(waited, CONFIRMATIONS_PER_MINUTE);
+        assert!(waits(100, MINUTE));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::settings::TRANSACTION_TIMEOUT;
 use super::signals::Context;
-use super::{KafkaBroker, blocking, drop_blocking, internal};
+use super::{KafkaBroker, blocking, internal};
 use crate::deliver::classify::class;
 use crate::encode::Message;
 use crate::journal::{Entry, Head, Replay, Replayed, Survey, decode};
@@ -124,7 +124,6 @@ impl KafkaJournal {
             .request_timeout(Some(ASK_TIMEOUT))
             .operation_timeout(Some(ASK_TIMEOUT));
         let created = admin.create_topics([&topic], &options).await;
-        drop_blocking(admin).await;
         let created = created.map_err(|error| JournalError::Unavailable {
             topic: self.topic.clone(),
             action,
@@ -145,7 +144,6 @@ impl KafkaJournal {
         let described = admin
             .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
             .await;
-        drop_blocking(admin).await;
         match described.ok()?.pop()? {
             Ok(resource) => resource.get(CLEANUP_POLICY)?.value.clone(),
             Err(code) => {

@@ -249,6 +249,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                         self.ask(&event.message.topic);
                         None
                     }
+                    Advice::Wait => None,
                 };
                 let Some(known) = known else {
                     self.next = Some(event);
