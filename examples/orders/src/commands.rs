@@ -1,6 +1,7 @@
 //! Commands on stored orders: read the events, decide, write the batch.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -23,8 +24,16 @@ pub struct Orders {
     stripes: Vec<Mutex<Uncertain>>,
 }
 
-/// Highest sequence number of an order whose write was not answered. It may surface later, so it is not used again.
-type Uncertain = HashMap<Uuid, i64>;
+/// Orders of a stripe with writes that were not answered, at most: 65,536 in all, about 3 MiB.
+const MAX_UNCERTAIN: usize = 64;
+
+/// How long a write without an answer is remembered at least: far longer than hints and batch log take to replay it.
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+
+/// Highest sequence number of an order whose write was not answered, and when that was. It may surface later, so it is
+/// not used again.
+#[derive(Default)]
+struct Uncertain(HashMap<Uuid, (i64, Instant)>);
 
 /// Answer to a command.
 #[derive(Debug, Clone)]
@@ -41,6 +50,8 @@ pub enum CommandError {
     Refused(#[from] Refusal),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("nothing was written: too many writes before this one have no answer yet")]
+    TooManyUncertain,
 }
 
 /// The id of the order that the event with this id creates: a repeated request finds the order it made.
@@ -73,7 +84,7 @@ impl Orders {
         let event = decide(before.as_ref(), command)?;
         let order = apply(before, &event);
         let stored = history.last().map_or(0, |last| last.sequence_number);
-        let sequence_number = stored.max(uncertain.get(&order_id).copied().unwrap_or(0)) + 1;
+        let sequence_number = stored.max(uncertain.highest(order_id).unwrap_or(0)) + 1;
         let recorded = Recorded {
             order_id,
             note,
@@ -87,10 +98,12 @@ impl Orders {
             order: &order,
         };
         // Before the write: a caller that hangs up ends this function in the middle of it, and nobody learns the outcome.
-        let before_this = uncertain.insert(order_id, sequence_number);
+        let Some(before_this) = uncertain.insert(order_id, sequence_number, Instant::now()) else {
+            return Err(CommandError::TooManyUncertain);
+        };
         match self.store.add(addition).await {
             Ok(()) => {
-                uncertain.remove(&order_id);
+                uncertain.restore(order_id, None);
                 Ok(Done {
                     order_id,
                     event_id,
@@ -100,10 +113,7 @@ impl Orders {
             }
             Err(error) => {
                 if !matches!(error, StoreError::Unknown(_)) {
-                    match before_this {
-                        Some(earlier) => uncertain.insert(order_id, earlier),
-                        None => uncertain.remove(&order_id),
-                    };
+                    uncertain.restore(order_id, before_this);
                 }
                 Err(error.into())
             }
@@ -122,6 +132,29 @@ impl Orders {
     }
 }
 
+impl Uncertain {
+    fn highest(&self, order_id: Uuid) -> Option<i64> {
+        self.0.get(&order_id).map(|(highest, _)| *highest)
+    }
+
+    /// Returns what stood there before; None if there is no room for one more.
+    fn insert(&mut self, order_id: Uuid, highest: i64, now: Instant) -> Option<Option<(i64, Instant)>> {
+        if self.0.len() >= MAX_UNCERTAIN && !self.0.contains_key(&order_id) {
+            self.0
+                .retain(|_, (_, since)| now.duration_since(*since) < REMEMBERED_FOR);
+        }
+        let room = self.0.len() < MAX_UNCERTAIN || self.0.contains_key(&order_id);
+        room.then(|| self.0.insert(order_id, (highest, now)))
+    }
+
+    fn restore(&mut self, order_id: Uuid, before: Option<(i64, Instant)>) {
+        match before {
+            Some(before) => self.0.insert(order_id, before),
+            None => self.0.remove(&order_id),
+        };
+    }
+}
+
 /// The answer that the last of these events once had.
 fn done_before(order_id: Uuid, history: &[Stored]) -> Option<Done> {
     let last = history.last()?;
@@ -132,4 +165,33 @@ fn done_before(order_id: Uuid, history: &[Stored]) -> Option<Done> {
         sequence_number: last.sequence_number,
         order,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_without_an_answer_are_remembered_long_enough_and_not_for_ever() {
+        let start = Instant::now();
+        let order = |number: usize| Uuid::from_u128(number as u128);
+        let mut uncertain = Uncertain::default();
+        for number in 0..MAX_UNCERTAIN {
+            assert_eq!(uncertain.insert(order(number), 1, start), Some(None));
+        }
+        let before = start + REMEMBERED_FOR - Duration::from_nanos(1);
+        assert_eq!(uncertain.insert(order(MAX_UNCERTAIN), 1, before), None, "no room");
+        assert_eq!(uncertain.insert(order(0), 2, before), Some(Some((1, start))));
+        assert_eq!(
+            uncertain.insert(order(MAX_UNCERTAIN), 1, start + REMEMBERED_FOR),
+            Some(None)
+        );
+        assert_eq!(
+            (uncertain.highest(order(0)), uncertain.highest(order(1))),
+            (Some(2), None)
+        );
+        uncertain.restore(order(0), Some((1, start)));
+        uncertain.restore(order(MAX_UNCERTAIN), None);
+        assert_eq!((uncertain.highest(order(0)), uncertain.0.len()), (Some(1), 1));
+    }
 }

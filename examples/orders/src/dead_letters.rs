@@ -1,5 +1,7 @@
 //! Event ids of the dead letters, from a table and from a topic.
 
+use std::collections::HashMap;
+
 use futures::TryStreamExt;
 use scylla::client::session::Session;
 use scylla::errors::{NextRowError, PagerExecutionError, TypeCheckError};
@@ -40,17 +42,34 @@ pub enum DeadLettersError {
 }
 
 impl DeadLetters {
-    /// All event ids; one that is in the table and in the topic comes twice.
+    /// All event ids, as often as the target says them that says them most: both targets hold the same letters, but
+    /// one that comes twice in a topic was written twice.
     pub async fn event_ids(&self) -> Result<Vec<Uuid>, DeadLettersError> {
-        let mut ids = match &self.table {
+        let table = match &self.table {
             Some((session, table)) => from_table(session, table).await?,
             None => Vec::new(),
         };
-        if let Some((cluster, topic)) = &self.topic {
-            ids.extend(from_topic(cluster, topic).await?);
-        }
-        Ok(ids)
+        let topic = match &self.topic {
+            Some((cluster, topic)) => from_topic(cluster, topic).await?,
+            None => Vec::new(),
+        };
+        Ok(joined(topic, table))
     }
+}
+
+/// The ids of one target, and what the other one says more often.
+fn joined(mut ids: Vec<Uuid>, others: Vec<Uuid>) -> Vec<Uuid> {
+    let mut counts: HashMap<Uuid, usize> = HashMap::new();
+    for id in &ids {
+        *counts.entry(*id).or_default() += 1;
+    }
+    for id in others {
+        match counts.get_mut(&id) {
+            Some(left) if *left > 0 => *left -= 1,
+            _ => ids.push(id),
+        }
+    }
+    ids
 }
 
 async fn from_table(session: &Session, table: &str) -> Result<Vec<Uuid>, DeadLettersError> {
@@ -91,4 +110,25 @@ async fn from_topic(cluster: &Cluster, topic: &str) -> Result<Vec<Uuid>, DeadLet
         ids.push(id);
     }
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_both_targets_hold_comes_once_and_what_one_holds_twice_comes_twice() {
+        let ids = |numbers: &[u128]| -> Vec<Uuid> { numbers.iter().copied().map(Uuid::from_u128).collect() };
+        let check = |topic: &[u128], table: &[u128], expected: &[u128]| {
+            assert_eq!(
+                joined(ids(topic), ids(table)),
+                ids(expected),
+                "{topic:?} {table:?}"
+            );
+        };
+        check(&[1, 2], &[2, 1], &[1, 2]);
+        check(&[1, 1], &[1], &[1, 1]);
+        check(&[1], &[1, 1, 3], &[1, 1, 3]);
+        check(&[], &[4], &[4]);
+    }
 }

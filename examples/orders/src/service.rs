@@ -218,7 +218,9 @@ fn classify(error: &CommandError) -> (StatusCode, &'static str) {
         CommandError::Store(StoreError::Event { .. } | StoreError::Encode(_)) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "Internal")
         }
-        CommandError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "NotWritten"),
+        CommandError::Store(_) | CommandError::TooManyUncertain => {
+            (StatusCode::SERVICE_UNAVAILABLE, "NotWritten")
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Marks {
 pub struct Bounds {
     /// Events that have to be committed before anything is proven, at least 1.
     pub committed: u64,
-    /// Repeats of events, also those that are in the topic and among the dead letters.
+    /// Repeats of events, also of dead letters, and those that are in the topic and among the dead letters.
     pub duplicates: u64,
     /// Messages marked `late`, `replayed`, `reconciled`: a mark excuses disorder, so each has to be expected.
     pub late: u64,
@@ -104,10 +104,12 @@ pub fn verify(journal: &Journal, sightings: &[Sighting], dead_letters: &[Uuid], 
     let entries = index(&journal.entries, &mut report);
     let mut dead: HashSet<Uuid> = HashSet::new();
     for id in dead_letters {
-        if entries.contains_key(id) {
-            dead.insert(*id);
-        } else {
+        if !entries.contains_key(id) {
             report.foreign.add(|| format!("dead letter {id}"));
+        } else if !dead.insert(*id) {
+            report
+                .duplicated
+                .add(|| format!("{id} is a dead letter more than once"));
         }
     }
 

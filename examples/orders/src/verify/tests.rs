@@ -245,6 +245,13 @@ fn dead_letters_are_neither_lost_nor_delivered() {
         ..clean("delivered and dead-lettered")
     });
     check(Case {
+        topic: without_last(),
+        dead_letters: vec![event(1, 3), event(1, 3)],
+        bounds: one.clone(),
+        violations: &["1 duplicated, at most 0 allowed"],
+        ..clean("dead-lettered twice")
+    });
+    check(Case {
         dead_letters: vec![event(9, 9)],
         violations: &["1 foreign, at most 0 allowed"],
         ..clean("a foreign dead letter")
