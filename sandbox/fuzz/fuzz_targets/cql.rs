@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run cql ../fuzz-corpus/cql`: no text may make the parser panic.
+//! No text may make the parser panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

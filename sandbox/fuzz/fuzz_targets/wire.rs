@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run wire ../fuzz-corpus/wire`: no bytes may make the frame and request readers panic.
+//! No bytes may make the frame and request readers panic.
 #![no_main]
 
 use bytes::BytesMut;
