@@ -12,6 +12,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/../jvm.sh"
 source "$ROOT/scripts/kubernetes/paths.sh"
 
 main() {
+  if [[ ${1:-} == --compile ]]; then
+    "compile_${2//-/_}" "$3"
+    return
+  fi
   local part
   local -a missing=()
   for part in "$@"; do [[ -d $(home_of "$part") ]] || missing+=("$part"); done
@@ -25,14 +29,14 @@ main() {
   for part in "${missing[@]}"; do build "$part"; done
 }
 
-# build PART: all or nothing.
+# build PART: all or nothing. In a process of its own, whose first failure ends it: as part of a condition, bash would go on.
 build() {
   local home partial=$WORK/out started=$SECONDS
   home=$(home_of "$1")
   echo "building $(basename "$home") into $CACHE (once)" >&2
   rm -rf "$partial"
   mkdir -p "$partial"
-  ("compile_${1//-/_}" "$partial") 2>&1 | sed -u '/^go: downloading/d' >&2 ||
+  "${BASH_SOURCE[0]}" --compile "$1" "$partial" 2>&1 | sed -u '/^go: downloading/d' >&2 ||
     die "$1 could not be built (the message of Go stands above); nothing was left behind in $home"
   mv "$partial" "$home"
   echo "$(basename "$home"): $((SECONDS - started)) s" >&2
