@@ -1,14 +1,24 @@
 #!/usr/bin/env bash
 # clients.sh CLIENT HOST PORT [USER PASSWORD]: runs the tests of a client that we did not write against a node.
+# clients.sh FORM: what software that we did not write makes of outbox rows or messages, a line of JSON each, on stdin.
 #
-# CLIENT is scylla-driver, cassandra-driver, cqlsh or gocql. Each is fetched into the cache once.
+# CLIENT is scylla-driver, cassandra-driver, cqlsh or gocql; FORM is debezium or cloudevents. Each is fetched into the cache
+# once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source versions.env
-CACHE=${OUTBOX_CACHE:-$HOME/.cache/outbox-relay}
+source scripts/jvm.sh
 TESTS=sandbox/tests/clients
+FORMS=relay/tests/formats
 
 main() {
+  case ${1:-}/$# in
+    debezium/1)
+      require_java
+      fetch_jars debezium "$CACHE/debezium-$DEBEZIUM_VERSION"
+      exec java -cp "$CACHE/debezium-$DEBEZIUM_VERSION/*" $FORMS/Router.java
+      ;;
+    cloudevents/1) in_venv "cloudevents==$CLOUDEVENTS_VERSION" python3 $FORMS/cloud_events.py && exit ;;
+  esac
   (($# == 3 || $# == 5)) || { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
   export NODE_HOST=$2 NODE_PORT=$3 NODE_USER=${4:-} NODE_PASSWORD=${5:-} PYTHONDONTWRITEBYTECODE=1
   case $1 in

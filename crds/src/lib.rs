@@ -7,6 +7,7 @@
 
 pub mod circuit_breaker;
 pub mod dead_letter;
+pub mod envelope;
 pub mod limits;
 mod load;
 pub mod memory;

@@ -84,6 +84,8 @@ pub const SIZES: &[Size] = &[
     // Kafka's 249 characters and room for the names of columns.
     size("sink.topic", 500),
     size("sink.keyColumn", NAME),
+    size("sink.cloudEvents.source", 500),
+    size("sink.cloudEvents.dataContentType", 200),
     size("sink.headers", 32),
     size("sink.headers[].name", 100),
     size("sink.headers[].column", NAME),

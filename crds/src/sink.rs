@@ -1,5 +1,6 @@
 //! The Kafka topic that events go to, and their form.
 
+use crate::envelope::{CloudEvents, Debezium, Envelope};
 use crate::secrets::{Credentials, CredentialsSecretRef, Tls};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,6 +60,15 @@ pub struct Sink {
     pub key_column: Option<String>,
     /// Raw: the payload column's bytes. Text: the same, checked to be UTF-8. Json: the same, checked to be JSON.
     pub payload_format: PayloadFormat,
+    /// None: the body is the payload. CloudEventsBinary, CloudEventsStructured: CloudEvents 1.0, by its Kafka binding.
+    /// Debezium: as Debezium's outbox event router makes messages. Headers and tombstones are the same in all of them.
+    pub envelope: Envelope,
+    /// Attributes of CloudEvents; only with such an envelope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud_events: Option<CloudEvents>,
+    /// The form that Debezium's consumers expect; only with envelope Debezium.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debezium: Option<Debezium>,
     /// Headers beside those that every message carries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<Header>,

@@ -10,9 +10,11 @@ use crate::decode::{Mapping, OutboxEvent, Unrenderable};
 use crate::event::EventOperation;
 use crate::route::Route;
 
+mod envelope;
 mod headers;
 mod message;
 
+use envelope::Envelope;
 use headers::Headers;
 pub use message::Message;
 
@@ -21,6 +23,7 @@ pub use message::Message;
 pub struct Encoder {
     format: PayloadFormat,
     headers: Headers,
+    envelope: Envelope,
 }
 
 /// What is known of an event besides its row.
@@ -43,6 +46,8 @@ pub enum EncodeError {
     NotText(usize),
     #[error("the payload is not JSON ({0}); sink.payloadFormat is Json")]
     NotJson(String),
+    #[error("the event type is empty or null; sink.envelope needs one")]
+    NoEventType,
     #[error("header {name}: {source}")]
     Header { name: String, source: Unrenderable },
     #[error("column {0} is not mapped")]
@@ -50,22 +55,25 @@ pub enum EncodeError {
 }
 
 impl Encoder {
-    /// `mapping` holds the columns of the sink's headers.
-    pub fn new(sink: &Sink, mapping: &Mapping) -> Result<Self, EncodeError> {
+    /// `mapping` holds the columns of the sink's headers; `outbox`, as in `/keyspace/table`, is the `source` of
+    /// CloudEvents unless another one is configured.
+    pub fn new(sink: &Sink, mapping: &Mapping, outbox: &str) -> Result<Self, EncodeError> {
         Ok(Self {
             format: sink.payload_format,
             headers: Headers::new(sink, mapping)?,
+            envelope: Envelope::new(sink, outbox),
         })
     }
 
     pub fn encode(&self, event: &OutboxEvent, route: Route, marks: Marks) -> Result<Message, EncodeError> {
         self.check_payload(event)?;
-        Ok(Message {
+        let message = Message {
             topic: route.topic,
             key: Some(route.key),
             headers: self.headers.all(event, marks)?,
             ..self.unrouted(event)
-        })
+        };
+        self.envelope.wrap(event, message)
     }
 
     /// The message of an event that cannot be sent: what a dead letter shows of it.
@@ -171,7 +179,7 @@ mod tests {
             topic: "t".into(),
             key: "a-1".into(),
         };
-        Encoder::new(&sink(format), &mapping)?.encode(&event, route, marks)
+        Encoder::new(&sink(format), &mapping, "/ks/outbox")?.encode(&event, route, marks)
     }
 
     fn blob(bytes: &[u8]) -> Option<CqlValue> {
@@ -263,14 +271,16 @@ mod tests {
         let mapping = Mapping::new(&Columns::default(), [], |_| false);
         let mut event = decoded(&mapping);
         event.created_at = None;
-        message = Encoder::new(&Sink::default(), &mapping).unwrap().unrouted(&event);
+        message = Encoder::new(&Sink::default(), &mapping, "")
+            .unwrap()
+            .unrouted(&event);
         assert_eq!(message.timestamp, 5_000);
     }
 
     #[test]
     fn an_event_that_cannot_be_sent_still_says_which_it_is() {
         let mapping = Mapping::new(&Columns::default(), [], |_| false);
-        let message = Encoder::new(&Sink::default(), &mapping)
+        let message = Encoder::new(&Sink::default(), &mapping, "")
             .unwrap()
             .unrouted(&decoded(&mapping));
         let names: Vec<_> = message.headers.iter().map(|(name, _)| &**name).collect();

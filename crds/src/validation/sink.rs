@@ -1,10 +1,11 @@
 //! The Kafka topic and the form of messages.
 
 use super::{Form, addresses, cql_name, secrets};
+use crate::envelope::{DebeziumConverter, DebeziumEventType, Envelope};
 use crate::names::CQL_NAME;
 use crate::problems::{Found, Problems};
 use crate::read::may_hold_a_secret;
-use crate::sink::{Header, Key, Sink, message_headers};
+use crate::sink::{Header, Key, PayloadFormat, Sink, message_headers};
 use crate::topic_template::{self, TopicTemplate};
 use std::collections::BTreeSet;
 
@@ -78,7 +79,8 @@ pub(super) fn check(sink: &Sink, form: Form, problems: &mut Problems) {
         problems.refuse_text("sink.topic", &sink.topic, error.to_string());
     }
     key(sink, problems);
-    headers(&sink.headers, problems);
+    envelope(sink, problems);
+    headers(&sink.headers, sink.envelope, problems);
     if let Some(tls) = &sink.tls {
         secrets::tls("sink.tls", tls, form, problems);
     }
@@ -97,7 +99,55 @@ fn key(sink: &Sink, problems: &mut Problems) {
     }
 }
 
-fn headers(headers: &[Header], problems: &mut Problems) {
+fn envelope(sink: &Sink, problems: &mut Problems) {
+    let misplaced = |section: bool, fits: bool| section && !fits && !problems.has("sink.envelope");
+    let (cloud_events, debezium) = (
+        misplaced(sink.cloud_events.is_some(), sink.envelope.is_cloud_events()),
+        misplaced(sink.debezium.is_some(), sink.envelope == Envelope::Debezium),
+    );
+    let section = || Found::Value("a section".to_owned());
+    if cloud_events {
+        let accepted = "nothing unless sink.envelope is CloudEventsBinary or CloudEventsStructured";
+        problems.add("sink.cloudEvents", section(), accepted);
+    }
+    if debezium {
+        problems.add(
+            "sink.debezium",
+            section(),
+            "nothing unless sink.envelope is Debezium",
+        );
+    }
+    let attributes = sink.cloud_events.clone().unwrap_or_default();
+    if let Some(source) = &attributes.source
+        && (source.is_empty() || !source.bytes().all(|b| b.is_ascii_graphic()))
+    {
+        let accepted = "a URI reference without blanks, as in /shop/orders";
+        problems.refuse_text("sink.cloudEvents.source", source, accepted);
+    }
+    if let Some(kind) = &attributes.data_content_type
+        && !is_media_type(kind)
+    {
+        let accepted = "a media type, as in application/json";
+        problems.refuse_text("sink.cloudEvents.dataContentType", kind, accepted);
+    }
+    let form = sink.debezium.clone().unwrap_or_default();
+    if form.converter == DebeziumConverter::JsonWithSchemas && sink.payload_format == PayloadFormat::Json {
+        let accepted = "Plain or Json with sink.payloadFormat Json; JsonWithSchemas takes Text and Raw";
+        problems.refuse_text("sink.debezium.converter", "JsonWithSchemas", accepted);
+    }
+    if form.event_type == DebeziumEventType::Envelope && form.converter != DebeziumConverter::Json {
+        let accepted = "Header, or sink.debezium.converter Json";
+        problems.refuse_text("sink.debezium.eventType", "Envelope", accepted);
+    }
+}
+
+fn is_media_type(text: &str) -> bool {
+    let printable = |part: &str| !part.is_empty() && part.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    text.split_once('/')
+        .is_some_and(|(kind, rest)| !kind.contains(' ') && printable(kind) && printable(rest))
+}
+
+fn headers(headers: &[Header], envelope: Envelope, problems: &mut Problems) {
     let mut names = BTreeSet::new();
     for (index, header) in headers.iter().enumerate() {
         let path = format!("sink.headers[{index}]");
@@ -109,6 +159,9 @@ fn headers(headers: &[Header], problems: &mut Problems) {
                 "a name other than those that the relay writes: {}",
                 message_headers::ALL.join(", ")
             );
+            problems.refuse_text(format!("{path}.name"), name, accepted);
+        } else if envelope.writes(name) {
+            let accepted = "a name other than those that sink.envelope writes";
             problems.refuse_text(format!("{path}.name"), name, accepted);
         } else if !names.insert(name) {
             problems.refuse_text(format!("{path}.name"), name, "a name that no other header has");

@@ -44,6 +44,40 @@ fn merge(into: &mut Value, change: &Value) {
 }
 
 #[tokio::test]
+async fn envelopes_that_do_not_fit_together_are_refused() {
+    let place = Place::new("refused-envelopes").await;
+    for (spec, expected) in [
+        (
+            json!({"sink": {"cloudEvents": {"source": "/orders"}}}),
+            "sink.cloudEvents must be given with sink.envelope CloudEventsBinary or CloudEventsStructured only",
+        ),
+        (
+            json!({"sink": {"envelope": "CloudEventsBinary", "debezium": {}}}),
+            "sink.debezium must be given with sink.envelope Debezium only",
+        ),
+        (
+            json!({"sink": {"envelope": "Debezium", "payloadFormat": "Json", "debezium": {"converter": "JsonWithSchemas"}}}),
+            "JsonWithSchemas needs sink.payloadFormat Text or Raw",
+        ),
+        (
+            json!({"sink": {"envelope": "Debezium", "debezium": {"eventType": "Envelope"}}}),
+            "sink.debezium.eventType Envelope needs sink.debezium.converter Json",
+        ),
+        (
+            json!({"sink": {"envelope": "Debezium", "headers": [{"name": "id", "value": "x"}]}}),
+            "a name other than id and eventType",
+        ),
+        (
+            json!({"sink": {"envelope": "CloudEventsBinary", "headers": [{"name": "ce_x", "value": "x"}]}}),
+            "a name other than content-type and those that begin with ce_",
+        ),
+    ] {
+        let message = refusal(&place, &json!({"spec": spec})).await;
+        assert!(message.contains(expected), "{spec}: {message}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_refused_with_what_would_be_right() {
     let place = Place::new("refused").await;
     for (spec, expected) in [

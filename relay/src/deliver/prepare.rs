@@ -61,9 +61,10 @@ impl Preparer {
     pub fn new(source: &Source, sink: &Sink, has: impl Fn(&str) -> bool) -> Result<Self, PrepareError> {
         let extra = extra_columns(sink);
         let mapping = Mapping::new(&source.columns, extra.iter().map(String::as_str), has);
+        let outbox = format!("/{}/{}", source.keyspace, source.table);
         Ok(Self {
             router: Router::new(sink, &mapping)?,
-            encoder: Encoder::new(sink, &mapping)?,
+            encoder: Encoder::new(sink, &mapping, &outbox)?,
             mapping,
         })
     }

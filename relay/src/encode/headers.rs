@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crds::Sink;
+use crds::envelope::Envelope;
 use crds::sink::message_headers as names;
 
 use super::{EncodeError, Marks};
@@ -17,6 +18,7 @@ type List = Vec<(Arc<str>, Bytes)>;
 pub(super) struct Headers {
     configured: Vec<(Arc<str>, HeaderValue)>,
     names: Names,
+    envelope: Envelope,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +58,7 @@ impl Headers {
         Ok(Self {
             configured,
             names: Names::new(),
+            envelope: sink.envelope,
         })
     }
 
@@ -76,14 +79,14 @@ impl Headers {
                 }
             }
         }
-        headers.extend(of_column(event));
+        headers.extend(self.of_column(event));
         Ok(headers)
     }
 
     /// Those that need no more than what could be read of the event: a dead letter has them too.
     pub(super) fn readable(&self, event: &OutboxEvent) -> List {
         let mut headers = self.own(event, Marks::default());
-        headers.extend(of_column(event));
+        headers.extend(self.of_column(event));
         headers
     }
 
@@ -118,6 +121,13 @@ impl Headers {
         }
         headers
     }
+
+    /// A name that the relay itself writes is dropped from the column: consumers rely on it.
+    fn of_column<'a>(&self, event: &'a OutboxEvent) -> impl Iterator<Item = (Arc<str>, Bytes)> + use<'a> {
+        let envelope = self.envelope;
+        let own = move |name: &str| names::ALL.contains(&name) || envelope.writes(name);
+        event.headers.iter().filter(move |(name, _)| !own(name)).cloned()
+    }
 }
 
 impl Names {
@@ -135,12 +145,6 @@ impl Names {
             reconciled: names::RECONCILED.into(),
         }
     }
-}
-
-/// A name that the relay itself writes is dropped from the column: consumers rely on it.
-fn of_column(event: &OutboxEvent) -> impl Iterator<Item = (Arc<str>, Bytes)> + '_ {
-    let others = event.headers.iter();
-    others.filter(|(name, _)| !names::ALL.contains(&&**name)).cloned()
 }
 
 fn rfc3339(at: Micros) -> String {

@@ -28,6 +28,8 @@ pub(super) const NOT_EMPTY: &[&str] = &[
     "sink.tls.caSecretRef.key",
     "sink.sasl.credentialsSecretRef.name",
     "sink.headers[].name",
+    "sink.cloudEvents.source",
+    "sink.cloudEvents.dataContentType",
     "template.image",
     "template.imagePullSecrets[]",
 ];
@@ -110,6 +112,36 @@ pub(super) const RULES: &[Rule] = &[
         message: "sink.keyColumn must be given with sink.key Column, and only then",
     },
     Rule {
+        at: "sink",
+        rule: "!has(self.cloudEvents) || (has(self.envelope) && self.envelope.startsWith('CloudEvents'))",
+        message: "sink.cloudEvents must be given with sink.envelope CloudEventsBinary or CloudEventsStructured only",
+    },
+    Rule {
+        at: "sink",
+        rule: "!has(self.debezium) || (has(self.envelope) && self.envelope == 'Debezium')",
+        message: "sink.debezium must be given with sink.envelope Debezium only",
+    },
+    Rule {
+        at: "sink",
+        rule: "!has(self.debezium) || self.debezium.converter != 'JsonWithSchemas' || self.payloadFormat != 'Json'",
+        message: "sink.debezium.converter JsonWithSchemas needs sink.payloadFormat Text or Raw",
+    },
+    Rule {
+        at: "sink",
+        rule: "!has(self.headers) || !has(self.envelope) || !self.envelope.startsWith('CloudEvents') || self.headers.all(header, !header.name.startsWith('ce_') && header.name != 'content-type')",
+        message: "a header of CloudEvents must have a name other than content-type and those that begin with ce_",
+    },
+    Rule {
+        at: "sink",
+        rule: "!has(self.headers) || !has(self.envelope) || self.envelope != 'Debezium' || self.headers.all(header, header.name != 'id' && header.name != 'eventType')",
+        message: "a header with sink.envelope Debezium must have a name other than id and eventType",
+    },
+    Rule {
+        at: "sink.debezium",
+        rule: "self.eventType != 'Envelope' || self.converter == 'Json'",
+        message: "sink.debezium.eventType Envelope needs sink.debezium.converter Json",
+    },
+    Rule {
         at: "sink.topic",
         rule: "self.matches('^([a-zA-Z0-9._-]|[$][{][a-zA-Z0-9_]+[}])+$') && self != '.' && self != '..'",
         message: "sink.topic must be letters, digits, dots, underscores and dashes, with columns as in ${aggregate_type}-events",
@@ -184,6 +216,8 @@ pub(super) const PATTERNS: &[(&str, &str)] = &[
     ("source.columns.traceContext", CQL_NAME_PATTERN),
     ("sink.keyColumn", CQL_NAME_PATTERN),
     ("sink.headers[].column", CQL_NAME_PATTERN),
+    ("sink.cloudEvents.source", "^[!-~]+$"),
+    ("sink.cloudEvents.dataContentType", "^[!-~]+/[ -~]+$"),
     ("deadLetter.table", "^([a-zA-Z0-9_]+[.])?[a-zA-Z0-9_]+$"),
     ("template.resources.requests{}", QUANTITY_PATTERN),
     ("template.resources.limits{}", QUANTITY_PATTERN),
