@@ -10,6 +10,7 @@ mod file;
 pub mod run;
 pub mod schema;
 pub mod setup;
+pub mod state;
 pub mod status;
 
 /// Publishes every event of a ScyllaDB outbox table to Kafka: never lost, in order per aggregate, within milliseconds.
@@ -30,6 +31,9 @@ pub enum Command {
     Setup(SetupArgs),
     /// Print the recommended outbox table and the relay's own tables as CQL.
     Schema(SchemaArgs),
+    /// What the relay keeps of its progress.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Print what a running relay says of itself.
     Status(StatusArgs),
 }
@@ -80,6 +84,22 @@ pub struct SchemaArgs {
     /// Keyspace of the relay's own tables.
     #[arg(long, default_value = "outbox_relay")]
     pub state_keyspace: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Delete checkpoints and ownership of the identity: a relay that is started afterwards begins at source.startFrom.
+    /// Refused while a relay of the identity runs. Dead letters stay.
+    Delete(StateDeleteArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StateDeleteArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    /// Do it; without this nothing is touched.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -192,6 +192,78 @@ async fn run_waits_for_what_is_not_there_and_readyz_says_what() {
     running.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn state_is_deleted_when_asked_twice_and_no_relay_runs() {
+    let (node, session) = node().await;
+    session
+        .query_unpaged(format!("{OUTBOX} WITH cdc = {{'enabled': true}}"), ())
+        .await
+        .unwrap();
+    let config = config(node.addr());
+    let path = config.path().to_str().unwrap();
+    let delete = async |arguments: &[&str], code: i32, expected: &str| {
+        let arguments = [&["state", "delete", "-f", path], arguments].concat();
+        let done = output(relay(&arguments)).await;
+        let said = [done.stdout, done.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(
+            done.status.code() == Some(code) && said.contains(expected),
+            "{said}"
+        );
+    };
+    delete(&["--yes"], 0, "keyspace outbox_relay has no state tables").await;
+    let listen = free_address();
+    let start = || {
+        let arguments = ["run", "-f", path, "--listen", &listen.to_string()].map(str::to_owned);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        Running(relay(&arguments).stderr(Stdio::null()).spawn().unwrap())
+    };
+    let owns_all = async || {
+        let answer = tokio::task::spawn_blocking(move || until(listen, "/status", "\"owned\":64"));
+        answer.await.unwrap()
+    };
+    let mut running = start();
+    owns_all().await;
+    delete(&[], 2, "--yes").await;
+    delete(&["--yes"], 1, "renews its heartbeat").await;
+    running.stop();
+    // What a relay leaves that was killed: an owner that beats no more, and a segment.
+    for left in [
+        "UPDATE outbox_relay.slots SET owner = 'gone' WHERE identity = 'test.relay' AND slot = 3 IF EXISTS",
+        "INSERT INTO outbox_relay.slots (identity, slot, second, revision, ids) VALUES ('test.relay', 3, 1, 1, 0x00) IF NOT EXISTS",
+    ] {
+        session.query_unpaged(left, ()).await.unwrap();
+    }
+    delete(
+        &["--yes"],
+        0,
+        "deleted the progress of identity test.relay: 64 slots",
+    )
+    .await;
+    let rows = session
+        .query_unpaged(
+            "SELECT owner, format, bound, second, epoch FROM outbox_relay.slots",
+            (),
+        )
+        .await
+        .unwrap()
+        .into_rows_result()
+        .unwrap();
+    type Row = (Option<String>, Option<i32>, Option<i64>, Option<i64>, Option<i64>);
+    let rows: Vec<_> = rows.rows::<Row>().unwrap().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), 64);
+    for (owner, format, bound, second, epoch) in rows {
+        assert_eq!((owner, format, bound, second), (None, None, None, None));
+        assert!(
+            epoch.is_some_and(|epoch| epoch >= 2),
+            "the epoch stays: {epoch:?}"
+        );
+    }
+    let mut again = start();
+    owns_all().await;
+    again.stop();
+}
+
 struct Running(Child);
 
 impl Running {

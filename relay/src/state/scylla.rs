@@ -18,6 +18,7 @@ use crate::ports::{
 use crate::state::checkpoint::{Base, FORMAT, base_checksum, encode_segment};
 
 mod errors;
+mod forget;
 mod partition;
 mod statements;
 
@@ -31,6 +32,7 @@ const NO_SLOT: i32 = -1;
 /// Keeps the state of one identity in one keyspace.
 pub struct ScyllaState {
     session: Arc<Session>,
+    keyspace: String,
     identity: String,
     statements: Statements,
 }
@@ -45,6 +47,7 @@ impl ScyllaState {
         let statements = Statements::prepare(&session, keyspace).await?;
         let state = Self {
             session,
+            keyspace: keyspace.to_owned(),
             identity: identity.to_owned(),
             statements,
         };

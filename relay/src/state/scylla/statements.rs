@@ -12,7 +12,7 @@ use crate::ports::StateError;
 
 /// Beyond ScyllaDB's own time-outs for a lightweight transaction (1 s of contention and 2 s for the write), so that its
 /// answer comes first: what was given up before it was answered may yet take place.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Statements {
     pub(super) slots: PreparedStatement,
