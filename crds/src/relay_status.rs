@@ -30,6 +30,9 @@ pub struct RelayStatus {
     pub share: String,
     /// Version of the program.
     pub version: String,
+    /// SHA-256 of the configuration that it runs with, written as YAML with all defaults: whether it is the wanted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// Random id of this process, so that a restart is seen.
     pub process: String,
     /// When the process started.
@@ -124,6 +127,9 @@ pub struct Component {
     pub name: String,
     /// How it does.
     pub health: Health,
+    /// Category of what is wrong, a stable CamelCase name: `SourceCredentials`, `TableUnfit`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Why it is not healthy. Never holds a secret or a payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

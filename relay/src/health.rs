@@ -39,6 +39,8 @@ impl Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartHealth {
     pub health: relay_status::Health,
+    /// Category of what is wrong.
+    pub reason: Option<&'static str>,
     pub message: Option<String>,
     pub restarts: u64,
     pub since: Micros,
@@ -60,6 +62,7 @@ impl Board {
     pub fn new(now: Micros) -> Self {
         let starting = || PartHealth {
             health: relay_status::Health::Starting,
+            reason: None,
             message: None,
             restarts: 0,
             since: now,
@@ -84,6 +87,14 @@ impl Board {
     /// `message` must hold neither secret nor payload.
     pub fn failed(&self, part: Part, message: impl Into<String>, now: Micros) {
         self.set(part, relay_status::Health::Failed, Some(message.into()), now);
+    }
+
+    /// The same with a category that stays what it is: conditions carry it. `message` must hold neither secret nor payload.
+    pub fn failed_because(&self, part: Part, reason: &'static str, message: impl Into<String>, now: Micros) {
+        self.failed(part, message, now);
+        if let Some(health) = self.0.lock().parts.get_mut(&part) {
+            health.reason = Some(reason);
+        }
     }
 
     pub fn restarted(&self, part: Part) {
@@ -128,7 +139,7 @@ impl Board {
         if current.health != health {
             current.since = now;
         }
-        (current.health, current.message) = (health, message);
+        (current.health, current.reason, current.message) = (health, None, message);
     }
 }
 

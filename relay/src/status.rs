@@ -23,6 +23,8 @@ pub struct About {
     pub share: Share,
     pub process: String,
     pub started: Micros,
+    /// SHA-256 of the configuration, written as YAML with all defaults.
+    pub configuration: Option<String>,
     /// Why order cannot be promised.
     pub order: Option<String>,
 }
@@ -90,6 +92,7 @@ pub fn document(about: &About, view: &View, progress: &Progress, board: &Board, 
         identity: about.identity.clone(),
         share: share_text(about.share),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        configuration: about.configuration.clone(),
         process: about.process.clone(),
         started: timestamp(about.started),
         time: timestamp(now),
@@ -233,6 +236,7 @@ fn components(board: &Board) -> Vec<Component> {
     let component = |(part, health): (Part, crate::health::PartHealth)| Component {
         name: part.name().to_owned(),
         health: health.health,
+        reason: health.reason.map(str::to_owned),
         message: health.message,
         restarts: health.restarts,
         since: timestamp(health.since),
@@ -288,6 +292,7 @@ mod tests {
             share: Share::Pinned { index: 1, count: 32 },
             process: "p".into(),
             started: 0,
+            configuration: None,
             order: None,
         }
     }

@@ -26,6 +26,12 @@ pub enum ConnectError {
     Secret(#[from] SecretError),
     #[error("source.tls: cannot use the authorities")]
     Tls(#[source] openssl::error::ErrorStack),
+    #[error("source.credentials: {contact_points} refuses the login")]
+    Login {
+        contact_points: String,
+        #[source]
+        source: Box<scylla::errors::NewSessionError>,
+    },
     #[error("source.contactPoints: no session to {contact_points}")]
     Unreachable {
         contact_points: String,
@@ -38,7 +44,7 @@ impl ConnectError {
     /// Stable name for metric labels, condition reasons and log fields.
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Secret(_) => "SourceCredentials",
+            Self::Secret(_) | Self::Login { .. } => "SourceCredentials",
             Self::Tls(_) => "SourceTls",
             Self::Unreachable { .. } => "SourceUnavailable",
         }
@@ -66,12 +72,33 @@ pub async fn connect(source: &Source) -> Result<Arc<Session>, ConnectError> {
         Ok(session) => Ok(Arc::new(session)),
         Err(error) => {
             let contact_points = source.contact_points.join(", ");
-            Err(ConnectError::Unreachable {
-                contact_points,
-                source: Box::new(error),
+            let source = Box::new(error);
+            Err(if is_about_login(&source) {
+                ConnectError::Login {
+                    contact_points,
+                    source,
+                }
+            } else {
+                ConnectError::Unreachable {
+                    contact_points,
+                    source,
+                }
             })
         }
     }
+}
+
+/// The driver has a variant for each place where this can come up, and more with each version; their texts all say it.
+fn is_about_login(error: &scylla::errors::NewSessionError) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if text.contains("Authentication failed") || text.contains("uthentication is required") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn profile(source: &Source) -> ExecutionProfile {

@@ -60,6 +60,7 @@ impl<C: Clock> Outlook<C> {
             share,
             process,
             started: clock.now(),
+            configuration: checksum(config),
             order: None,
         };
         Self {
@@ -263,6 +264,12 @@ impl<C: Clock> Telltale for Outlook<C> {
             self.clock.now(),
         )
     }
+}
+
+/// As whoever made the file can compute it: of the file as it is written with all defaults.
+fn checksum(config: &RelayConfig) -> Option<String> {
+    let file = serde_yaml::to_string(config).ok()?;
+    Some(hex::encode(openssl::sha::sha256(file.as_bytes())))
 }
 
 fn known_rows(ledger: &Ledger) -> i64 {

@@ -170,7 +170,11 @@ async fn session(
     let session = wait(outlook, stop, Part::Source, async || {
         match connect(&config.source).await {
             Ok(session) => Ok(Some(session)),
-            Err(error @ ConnectError::Unreachable { .. }) => Err(format!("{:#}", anyhow::Error::from(error))),
+            // Users and passwords are made and changed while relays run.
+            Err(error @ (ConnectError::Unreachable { .. } | ConnectError::Login { .. })) => Err(Why::new(
+                error.category(),
+                format!("{:#}", anyhow::Error::from(error)),
+            )),
             Err(error) => {
                 fatal = Some(error);
                 Ok(None)
@@ -185,16 +189,18 @@ async fn session(
 }
 
 /// The outbox table, once nothing about it would lose or hide events.
-async fn fit_table(config: &RelayConfig, session: &Session) -> Result<OutboxTable, String> {
+async fn fit_table(config: &RelayConfig, session: &Session) -> Result<OutboxTable, Why> {
     let table = OutboxTable::read(session, &config.source.keyspace, &config.source.table).await;
-    let table = table.map_err(|error| error.to_string())?;
+    let table = table.map_err(|error| Why::new("SourceUnavailable", error.to_string()))?;
     let mut errors = fitness::of_source(config, table.as_ref());
     errors.retain(|finding| finding.severity == Severity::Error);
     let texts: Vec<_> = errors
         .iter()
         .map(|f| format!("{}: {}; {}", f.field, f.text, f.fix))
         .collect();
-    table.filter(|_| texts.is_empty()).ok_or_else(|| texts.join("\n"))
+    table
+        .filter(|_| texts.is_empty())
+        .ok_or_else(|| Why::new("TableUnfit", texts.join("\n")))
 }
 
 async fn open_log(
@@ -202,36 +208,51 @@ async fn open_log(
     session: &Arc<Session>,
     table: &OutboxTable,
     preparer: &Preparer,
-) -> Result<(ScyllaLog, Option<crate::model::Micros>), String> {
+) -> Result<(ScyllaLog, Option<crate::model::Micros>), Why> {
     let open = async || -> Result<_, LogError> {
         let consistency = consistency(config.source.consistency);
         let log = ScyllaLog::open(session.clone(), table, preparer.columns(), consistency).await?;
         let first_set = log.stream_sets().await?.first().map(|set| set.start);
         Ok((log, first_set))
     };
-    open().await.map_err(|error| error.to_string())
+    open()
+        .await
+        .map_err(|error| Why::new(error.category(), error.to_string()))
 }
 
 /// Opens the state tables, making first what is missing and may be made.
-async fn open_state(config: &RelayConfig, session: &Arc<Session>) -> Result<ScyllaState, String> {
+async fn open_state(config: &RelayConfig, session: &Arc<Session>) -> Result<ScyllaState, Why> {
     setup::create_tables(session, config, setup::replication(session))
         .await
-        .map_err(|error| format!("{error:#}"))?;
+        .map_err(|error| Why::new("StateTablesMissing", format!("{error:#}")))?;
     let opened = ScyllaState::open(session.clone(), &config.state.keyspace, &config.identity).await;
-    opened.map_err(|error| error.to_string())
+    opened.map_err(|error| Why::new(error.category(), error.to_string()))
 }
 
-async fn open_table(
-    config: &RelayConfig,
-    session: &Arc<Session>,
-) -> Result<Option<TableDeadLetters>, String> {
+async fn open_table(config: &RelayConfig, session: &Arc<Session>) -> Result<Option<TableDeadLetters>, Why> {
     if config.dead_letter.target == DeadLetterTarget::Topic {
         return Ok(None);
     }
     let opened = TableDeadLetters::open(session.clone(), config).await;
     opened
         .map(Some)
-        .map_err(|error| format!("{error}; run `outbox-relay setup`"))
+        .map_err(|error| Why::new("DeadLettersTable", format!("{error}; run `outbox-relay setup`")))
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Why {
+    category: &'static str,
+    text: String,
+}
+
+impl Why {
+    fn new(category: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            category,
+            text: text.into(),
+        }
+    }
 }
 
 /// Tries until it works or `stop` comes; says once why it waits.
@@ -239,7 +260,7 @@ async fn wait<T>(
     outlook: &Outlook,
     stop: &CancellationToken,
     part: Part,
-    mut attempt: impl AsyncFnMut() -> Result<T, String>,
+    mut attempt: impl AsyncFnMut() -> Result<T, Why>,
 ) -> Option<T> {
     let mut pause = FIRST_WAIT;
     let mut told = None;
@@ -248,20 +269,20 @@ async fn wait<T>(
             () = stop.cancelled() => return None,
             result = attempt() => result,
         };
-        let reason = match result {
+        let why = match result {
             Ok(value) => {
                 info!(part = part.name(), "available");
                 outlook.board().healthy(part, outlook.clock().now());
                 return Some(value);
             }
-            Err(reason) => reason,
+            Err(why) => why,
         };
-        if told.as_ref() != Some(&reason) {
-            warn!(part = part.name(), %reason, "waiting");
+        if told.as_ref() != Some(&why) {
+            warn!(part = part.name(), category = why.category, reason = %why.text, "waiting");
             outlook
                 .board()
-                .failed(part, reason.clone(), outlook.clock().now());
-            told = Some(reason);
+                .failed_because(part, why.category, why.text.clone(), outlook.clock().now());
+            told = Some(why);
         }
         tokio::select! {
             () = stop.cancelled() => return None,
