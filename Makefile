@@ -85,6 +85,11 @@ audit: ## dependencies: licences, sources, bans, but not advisories, whose datab
 bench: ## speed and memory of the relay beside bare librdkafka and driver; some 15 minutes on a quiet machine
 	@scripts/bench.sh
 
+.PHONY: bench-operator
+bench-operator: ## a thousand OutboxRelays on a real API server: time, memory and requests of the operator; some 6 minutes
+	@scripts/kubernetes.sh install
+	cargo test --workspace --all-features --test kubernetes -- --ignored --nocapture bench::
+
 .PHONY: metrics
 metrics: ## what the relay of `make dev` counts
 	@scripts/metrics.sh

@@ -99,12 +99,24 @@ credentials() {
     certificate apiserver /CN=kube-apiserver serverAuth "DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1,IP:$address"
     certificate admin /O=system:masters/CN=admin clientAuth
     certificate scheduler /CN=system:kube-scheduler clientAuth
+    # The aggregator proves with this one that it speaks for the API server.
+    certificate aggregator /CN=aggregator clientAuth
     if [[ $node ]]; then
       certificate kubelet "/O=system:nodes/CN=system:node:$node" clientAuth
       certificate kubelet-server "/O=system:nodes/CN=system:node:$node" serverAuth "DNS:$node,IP:$address"
       certificate proxy /CN=system:kube-proxy clientAuth
     fi
   ) >"$dir/pki/log" 2>&1 || die "the certificates could not be made; see $dir/pki/log"
+  # Of the operators alone, and what they do rather than what they send.
+  cat >"$dir/apiserver/audit-policy.yaml" <<YAML
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    userGroups: [system:serviceaccounts]
+  - level: None
+YAML
   kubeconfig "$dir" admin
   kubeconfig "$dir" scheduler
   [[ ! $node ]] || { kubeconfig "$dir" kubelet && kubeconfig "$dir" proxy; }
@@ -180,20 +192,28 @@ run_part() {
         "--tls-cert-file=$pki/apiserver.crt" "--tls-private-key-file=$pki/apiserver.key" "--client-ca-file=$pki/ca.crt" \
         --service-account-issuer=https://kubernetes.default.svc "--service-account-key-file=$pki/accounts.pub" \
         "--service-account-signing-key-file=$pki/accounts.key" --service-cluster-ip-range=10.96.0.0/16 \
+        "--requestheader-client-ca-file=$pki/ca.crt" --requestheader-allowed-names=aggregator \
+        --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group \
+        --requestheader-extra-headers-prefix=X-Remote-Extra- \
+        "--proxy-client-cert-file=$pki/aggregator.crt" "--proxy-client-key-file=$pki/aggregator.key" \
+        "--audit-policy-file=$own/audit-policy.yaml" "--audit-log-path=$own/audit.log" \
         --authorization-mode=Node,RBAC --enable-admission-plugins=OwnerReferencesPermissionEnforcement
       ;;
     controller-manager)
-      # Without a kubelet nobody renews nodes, so they count as alive for a day.
+      # Without a kubelet nobody renews nodes, so they count as alive for a day. Autoscalers are asked often, and nothing
+      # waits for the controllers' own limits.
       [[ $address != 127.0.0.1 ]] || more=(--node-monitor-grace-period=24h)
       launch "$own" "$BIN/kube-controller-manager" "--kubeconfig=$dir/admin.kubeconfig" \
         "--authentication-kubeconfig=$dir/admin.kubeconfig" "--authorization-kubeconfig=$dir/admin.kubeconfig" \
         --bind-address=127.0.0.1 "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" --leader-elect=false \
-        "--service-account-private-key-file=$pki/accounts.key" "--root-ca-file=$pki/ca.crt" "${more[@]}"
+        "--service-account-private-key-file=$pki/accounts.key" "--root-ca-file=$pki/ca.crt" \
+        --horizontal-pod-autoscaler-sync-period=2s --kube-api-qps=500 --kube-api-burst=1000 "${more[@]}"
       ;;
     scheduler)
       launch "$own" "$BIN/kube-scheduler" "--kubeconfig=$dir/scheduler.kubeconfig" \
         "--authentication-kubeconfig=$dir/admin.kubeconfig" "--authorization-kubeconfig=$dir/admin.kubeconfig" \
-        --bind-address=127.0.0.1 "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" --leader-elect=false
+        --bind-address=127.0.0.1 "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" --leader-elect=false \
+        --kube-api-qps=500 --kube-api-burst=1000
       ;;
   esac
 }

@@ -1,6 +1,6 @@
 //! The custom resource: an `OutboxRelay` declares one relay from one table to Kafka.
 
-use crate::pods::{Monitoring, Template};
+use crate::pods::{DeletionPolicy, Monitoring, Placement, Template};
 use crate::problems::Problems;
 use crate::secrets::{Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
 use crate::validation::{Form, check};
@@ -52,8 +52,11 @@ pub struct OutboxRelaySpec {
     pub source: Source,
     /// The Kafka topic that events go to, and the form of messages.
     pub sink: Sink,
-    /// How many shares the work is cut into, each read and delivered by a process of its own.
+    /// How many shares the work is cut into, each read and delivered by a process of its own. With placement Sidecar
+    /// there are as many processes as the application has pods, and this is 1.
     pub shares: u32,
+    /// Where the relays run.
+    pub placement: Placement,
     /// How often and how fast a failed publish is tried again.
     pub retry: Retry,
     /// When the relay stops trying for a while.
@@ -64,12 +67,15 @@ pub struct OutboxRelaySpec {
     pub state: State,
     /// How much one relay process may hold.
     pub memory: Memory,
-    /// True: no relay runs. Progress is kept, and delivery goes on from there.
+    /// True: no relay runs. Progress is kept, and delivery goes on from there. Sidecars end with their application, so
+    /// they cannot be paused.
     pub paused: bool,
-    /// Settings of the relays' pods.
+    /// Settings of the relays' pods. The pods of sidecars are the application's own, and these settings are not used.
     pub template: Template,
     /// How the relays are found by Prometheus.
     pub monitoring: Monitoring,
+    /// What becomes of the progress in the state keyspace when the resource is deleted.
+    pub deletion_policy: DeletionPolicy,
 }
 
 impl OutboxRelaySpec {
@@ -121,6 +127,17 @@ impl OutboxRelaySpec {
     pub(crate) fn check_pods(&self, problems: &mut Problems) {
         let parts = serde_json::json!({"template": self.template, "monitoring": self.monitoring});
         crate::limits::check(&parts, problems);
+        if self.placement == Placement::Sidecar {
+            if self.shares != 1 {
+                let accepted =
+                    "1 with placement Sidecar: the application's pods divide the work among themselves";
+                problems.refuse("shares", self.shares, accepted);
+            }
+            if self.paused {
+                let accepted = "false with placement Sidecar: relays end with their application's pods";
+                problems.refuse("paused", true, accepted);
+            }
+        }
     }
 
     /// The same as a configuration that still names Secrets.
@@ -214,9 +231,11 @@ impl Default for OutboxRelaySpec {
             dead_letter,
             state,
             memory,
+            placement: Placement::default(),
             paused: false,
             template: Template::default(),
             monitoring: Monitoring::default(),
+            deletion_policy: DeletionPolicy::default(),
         }
     }
 }

@@ -3,6 +3,30 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Where the relays run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum Placement {
+    /// In pods of their own: the operator makes a Deployment per share.
+    #[default]
+    Deployments,
+    /// In the application's own pods, as native sidecars that run with `--share auto`. The operator finds these pods by
+    /// their label `outboxrelay.dev/relay`, which is the name of the OutboxRelay.
+    Sidecar,
+}
+
+/// What becomes of the progress when the resource is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum DeletionPolicy {
+    /// It stays: a resource of the same identity that is made later goes on from there.
+    #[default]
+    Retain,
+    /// When the relays have stopped, a Job of the relay's image deletes it; the resource goes when that is done. Dead
+    /// letters stay.
+    Delete,
+}
+
 /// Settings of the relays' pods, beside those that the operator sets itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]

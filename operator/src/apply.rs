@@ -5,6 +5,7 @@ use crate::child::{Child, Kind};
 use crate::names::MANAGER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, ValidationDirective};
+use kube::core::Status;
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -29,6 +30,14 @@ pub enum ApplyError {
         name: String,
         /// What the API server says.
         message: String,
+    },
+    /// The namespace is being deleted: nothing can be made in it any more.
+    #[error("{kind} {name:?} cannot be made: the namespace is being deleted", kind = .kind.name())]
+    NamespaceEnds {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its name.
+        name: String,
     },
     /// The API server could not be asked, or had no time.
     #[error("{kind} {name:?}: {source}", kind = .kind.name())]
@@ -89,6 +98,8 @@ pub fn controller_of(
 pub struct Owner<'a> {
     /// Namespace of the resource and its children.
     pub namespace: &'a str,
+    /// Name of the resource.
+    pub name: &'a str,
     /// UID of the resource.
     pub uid: &'a str,
 }
@@ -247,7 +258,8 @@ impl Applier {
             return false;
         };
         // What is not watched is nobody else's business.
-        let unchanged = seen.map_or(key.0 == Kind::ServiceMonitor, |seen| seen.version <= *version);
+        let unwatched = matches!(key.0, Kind::ServiceMonitor | Kind::Job);
+        let unchanged = seen.map_or(unwatched, |seen| seen.version <= *version);
         known == checksum && unchanged
     }
 
@@ -260,10 +272,20 @@ fn key(owner: Owner<'_>, kind: Kind, name: &str) -> Key {
     (kind, owner.namespace.to_owned(), name.to_owned())
 }
 
+/// Whether the API server refuses something because its namespace is being deleted.
+pub fn namespace_ends(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_forbidden()
+        && causes
+            .into_iter()
+            .any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// What the API server understood and refused stays refused until something changes.
 fn refused_or_failed(kind: Kind, name: &str, error: kube::Error) -> ApplyError {
     let name = name.to_owned();
     match error {
+        kube::Error::Api(status) if namespace_ends(&status) => ApplyError::NamespaceEnds { kind, name },
         kube::Error::Api(status) if status.is_invalid() || status.is_forbidden() || status.code == 400 => {
             ApplyError::Refused {
                 kind,

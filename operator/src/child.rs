@@ -19,6 +19,8 @@ pub enum Kind {
     ServiceMonitor,
     /// One share.
     Deployment,
+    /// Deletes the state of a resource that is deleted.
+    Job,
 }
 
 impl Kind {
@@ -31,6 +33,7 @@ impl Kind {
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::ServiceMonitor => "ServiceMonitor",
             Self::Deployment => "Deployment",
+            Self::Job => "Job",
         }
     }
 
@@ -41,6 +44,7 @@ impl Kind {
             Self::PodDisruptionBudget => "policy/v1",
             Self::ServiceMonitor => "monitoring.coreos.com/v1",
             Self::Deployment => "apps/v1",
+            Self::Job => "batch/v1",
         }
     }
 

@@ -5,7 +5,7 @@ use crate::desired::Settings;
 use crate::http::{Telltale, serve};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
-use crate::watches;
+use crate::{external_metrics, watches};
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use kube::Client;
@@ -24,6 +24,14 @@ const END: Duration = Duration::from_secs(4);
 
 /// Far more than an answer takes, name resolution included.
 const PROBE: Duration = Duration::from_secs(10);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For an answer of the API server, which itself gives up a request after at most 60 s, and an ordinary one far earlier.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A watch is ended by the API server after 290 s, and says something more often; in between silence is normal.
+const WATCH_READ_TIMEOUT: Duration = Duration::from_secs(320);
 
 /// Turns OutboxRelay resources into relays, and tells what the relays do.
 #[derive(Debug, Parser)]
@@ -53,12 +61,22 @@ pub struct Cli {
     /// Time after which Secrets are read again: a rotated one restarts relays within this time.
     #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub secret_refresh_seconds: u16,
+    /// Time between two looks at the relays of a resource that is ready.
+    #[arg(long, default_value_t = 10_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(100..=300_000))]
+    pub look_milliseconds: u32,
     /// Address and port for /metrics, /livez and /readyz.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// Ask this URL once and end, instead: exit code 0 if the answer is a success. For `helm test`.
     #[arg(long, value_name = "URL")]
     pub probe: Option<String>,
+    /// Address and port for external metrics, over TLS: serves the relays' lag to HorizontalPodAutoscalers, behind an
+    /// APIService. Not served unless given.
+    #[arg(long, env = "EXTERNAL_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub external_metrics_listen: Option<SocketAddr>,
+    /// Service in front of it, in the namespace of the Lease; the Secret with its certificate has the same name.
+    #[arg(long, default_value = "outbox-relay-external-metrics", value_name = "NAME")]
+    pub external_metrics_service: String,
     /// Form of log lines; RUST_LOG chooses which there are.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -87,7 +105,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     stop_on_signals(&stop, &mut tasks)?;
     let mut config = kube::Config::infer().await.context("no way to an API server")?;
     // Of 16 passes and a handful of watches each may wait for an answer; a stuck one must not wait for ever.
-    config.connect_timeout = Some(Duration::from_secs(5));
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(WATCH_READ_TIMEOUT);
+    config.write_timeout = Some(READ_TIMEOUT);
+    let watching = Client::try_from(config.clone()).context("no way to the API server")?;
+    config.read_timeout = Some(READ_TIMEOUT);
     let lease_namespace = cli
         .lease_namespace
         .clone()
@@ -113,9 +135,18 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     });
     let instance = cli.instance.clone().unwrap_or_else(random_name);
     let mut candidate = Candidate::new(client.clone(), &lease_namespace, &cli.lease, &instance);
+    serve_external_metrics(
+        &cli,
+        &client,
+        &lease_namespace,
+        &candidate,
+        &end_of_http,
+        &mut tasks,
+    );
     let reached = || telltale.ready.store(true, Ordering::Relaxed);
     let led = if candidate.elected(&stop, reached).await {
-        lead(&cli, client, metrics, instance, &mut candidate, &stop).await
+        let clients = Clients { client, watching };
+        lead(&cli, clients, metrics, instance, &mut candidate, &stop).await
     } else {
         Ok(())
     };
@@ -135,10 +166,41 @@ async fn probe(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ways to the API server, which differ in how long an answer may take.
+struct Clients {
+    client: Client,
+    watching: Client,
+}
+
+/// Beside the election: every replica answers.
+fn serve_external_metrics(
+    cli: &Cli,
+    client: &Client,
+    namespace: &str,
+    candidate: &Candidate,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) {
+    let Some(listen) = cli.external_metrics_listen else {
+        return;
+    };
+    let settings = external_metrics::Settings {
+        listen,
+        namespace: namespace.to_owned(),
+        service: cli.external_metrics_service.clone(),
+    };
+    let serve = external_metrics::serve(client.clone(), settings, candidate.led(), stop.clone());
+    tasks.spawn(async move {
+        if let Err(error) = serve.await {
+            warn!(%error, "external metrics are not served");
+        }
+    });
+}
+
 /// Works as long as it leads.
 async fn lead(
     cli: &Cli,
-    client: Client,
+    Clients { client, watching }: Clients,
     metrics: Arc<Metrics>,
     instance: String,
     candidate: &mut Candidate,
@@ -146,10 +208,11 @@ async fn lead(
 ) -> anyhow::Result<()> {
     metrics.leader.set(1);
     let mut tasks = JoinSet::new();
-    let (world, triggers) = watches::start(&client, cli.namespace.as_deref(), &mut tasks);
+    let (world, triggers) = watches::start(&watching, cli.namespace.as_deref(), &mut tasks);
     let settings = Settings {
         image: cli.relay_image.clone(),
         port: cli.relay_port,
+        look_every: Duration::from_millis(cli.look_milliseconds.into()),
     };
     let fresh = Duration::from_secs(cli.secret_refresh_seconds.into());
     let operator = Arc::new(Operator::new(
@@ -165,7 +228,11 @@ async fn lead(
     let leads = tokio::select! {
         biased;
         leads = candidate.lead(stop) => leads,
-        ended = &mut passes => anyhow::bail!("the passes ended: {ended:?}"),
+        ended = &mut passes => {
+            // They end when they are told to, and may be quicker than a renewal that is under way.
+            anyhow::ensure!(stop.is_cancelled(), "the passes ended: {ended:?}");
+            true
+        }
     };
     metrics.leader.set(0);
     if !leads {
@@ -173,7 +240,7 @@ async fn lead(
         passes.abort();
         anyhow::bail!("the lead was lost");
     }
-    if tokio::time::timeout(END, passes).await.is_err() {
+    if !passes.is_finished() && tokio::time::timeout(END, passes).await.is_err() {
         warn!("passes did not end in time");
     }
     tasks.shutdown().await;

@@ -2,16 +2,18 @@
 //! [`crate::validate`], [`crate::desired`], [`crate::plan`] and [`crate::status`].
 
 mod children;
+mod deletion;
 mod shares;
 
-use crate::apply::Applier;
+use crate::apply::{Applier, Owner};
 use crate::desired::Settings;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::references::Secrets;
-use crate::status::{Outcome, ShareView, View, Write, roll_up, when_to_write};
+use crate::status::{Outcome, RelayView, ShareView, View, Write, roll_up, when_to_write};
 use crate::watches::{Triggers, World};
 use crate::{backoff, events, names};
+use children::Made;
 use crds::outbox_relay::OutboxRelay;
 use crds::outbox_relay::status::{OutboxRelayStatus, condition};
 use futures::{StreamExt, stream};
@@ -21,7 +23,7 @@ use kube::runtime::controller::{self, Action};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use rand::random;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,10 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// Time between two looks at the relays of a resource that is ready. Half of what a person takes for "now".
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-
-/// The same while it is not ready: somebody waits for it. It costs the API server nothing.
+/// Time between two looks at relays that are not ready: somebody waits for them. It costs the API server nothing.
 const LOOK_WHILE_NOT_READY: Duration = Duration::from_secs(2);
 
 /// A burst of triggers of one resource becomes one pass.
@@ -48,6 +47,9 @@ pub enum PassError {
     /// Status or Events could not be written.
     #[error("the status cannot be reported: {0}")]
     Report(#[source] Box<kube::Error>),
+    /// The finalizer could not be set or removed.
+    #[error("the finalizer cannot be changed: {0}")]
+    Finalizer(#[source] Box<kube::Error>),
     /// A bug.
     #[error("the pass panicked: {0}")]
     Panic(String),
@@ -58,6 +60,7 @@ impl PassError {
         match self {
             Self::Child(_) => "child",
             Self::Report(_) => "report",
+            Self::Finalizer(_) => "finalizer",
             Self::Panic(_) => "panic",
         }
     }
@@ -84,6 +87,31 @@ pub struct Operator {
     /// Whether the cluster knows ServiceMonitors.
     pub service_monitors: AtomicBool,
     memory: Mutex<HashMap<String, Memory>>,
+}
+
+/// Whose children are looked at.
+struct Identity {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Identity {
+    fn of(relay: &OutboxRelay) -> Self {
+        Self {
+            namespace: relay.namespace().unwrap_or_default(),
+            name: relay.name_any(),
+            uid: relay.uid().unwrap_or_default(),
+        }
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner {
+            namespace: &self.namespace,
+            name: &self.name,
+            uid: &self.uid,
+        }
+    }
 }
 
 /// What is remembered of a resource between passes, by UID. None of it is needed after a restart.
@@ -187,7 +215,7 @@ impl Operator {
 
     /// The resource is gone, and Kubernetes removes its children.
     fn forget(&self, name: &str, namespace: Option<&str>) {
-        let known: Vec<_> = self
+        let known: HashSet<_> = self
             .world
             .relays
             .state()
@@ -202,32 +230,44 @@ impl Operator {
 
     /// One pass; how long until the next one if nothing happens.
     async fn pass(&self, relay: &OutboxRelay) -> Result<Duration, PassError> {
-        if relay.metadata.deletion_timestamp.is_some() {
-            // Kubernetes removes the children; the relays drain as they are stopped.
-            return Ok(LOOK_EVERY);
-        }
-        let outcome = self.make_children(relay).await;
+        let made = if relay.metadata.deletion_timestamp.is_some() {
+            match self.end(relay).await? {
+                Some(outcome) => Made {
+                    outcome,
+                    configuration: None,
+                },
+                // Kubernetes removes the children; the relays drain as they are stopped.
+                None => return Ok(self.settings.look_every),
+            }
+        } else {
+            self.keep_finalizer(relay).await?;
+            self.make_children(relay).await
+        };
         let shares = self.look_at_shares(relay).await;
         let previous = self.remember(relay, |memory| memory.written.clone().map(|(_, status)| status));
         let previous = previous.or_else(|| relay.status.clone()).unwrap_or_default();
         let status = roll_up(&View {
             generation: relay.metadata.generation,
             paused: relay.spec.paused,
+            placement: relay.spec.placement,
             count: relay.spec.shares,
-            selector: &names::selector_text(&relay.name_any()),
-            outcome: &outcome,
+            configuration: made.configuration.as_deref(),
+            selector: &names::selector_text(&relay.name_any(), relay.spec.placement),
+            outcome: &made.outcome,
             shares: &shares,
             previous: &previous,
             now: Timestamp::now(),
         });
         self.report(relay, &previous, &status, &shares).await?;
-        match outcome {
+        match made.outcome {
             Outcome::Failed(error) => Err(PassError::Child(error)),
-            Outcome::Applied(_) | Outcome::Stalled { .. } => Ok(if is_ready(&status) {
-                LOOK_EVERY
-            } else {
-                LOOK_WHILE_NOT_READY
-            }),
+            // Of pods that do not run yet a watch will tell; a thousand resources that start must not be looked at for it.
+            Outcome::Applied(_) if is_ready(&status) || nobody_to_ask(&shares) => {
+                Ok(self.settings.look_every)
+            }
+            Outcome::Applied(_) | Outcome::Deleting(_) | Outcome::Stalled { .. } => {
+                Ok(LOOK_WHILE_NOT_READY.min(self.settings.look_every))
+            }
         }
     }
 
@@ -281,6 +321,12 @@ impl Operator {
             Err(error) => Err(error),
         }
     }
+}
+
+fn nobody_to_ask(shares: &[ShareView]) -> bool {
+    shares
+        .iter()
+        .all(|share| matches!(share.relay, RelayView::Absent(_)))
 }
 
 fn is_ready(status: &OutboxRelayStatus) -> bool {

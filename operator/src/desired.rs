@@ -1,16 +1,18 @@
 //! The children that a resource wants: a pure function of the resource, what it refers to, and the operator's settings.
 //! All children are built before one is applied.
 
+mod deletion;
 mod share;
 
 use crate::child::{Child, Kind};
 use crate::names;
 use crds::RelayConfig;
 use crds::outbox_relay::OutboxRelay;
-use crds::pods::ServiceMonitor;
+use crds::pods::{Placement, ServiceMonitor};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What an operator is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Settings {
     pub image: String,
     /// Port that relays listen on.
     pub port: u16,
+    /// Time between two looks at the relays of a resource that is ready.
+    pub look_every: Duration,
 }
 
 /// What was found of the things that a resource refers to.
@@ -35,8 +39,10 @@ pub struct References {
 pub struct Children {
     /// What all shares have in common; applied first.
     pub shared: Vec<Child>,
-    /// The shares, first to last.
+    /// The shares, first to last; none with placement Sidecar.
     pub shares: Vec<Share>,
+    /// Checksum of the configuration that relays are to run with, as they report it.
+    pub configuration: String,
 }
 
 /// One share that is wanted.
@@ -68,26 +74,52 @@ pub fn children(
     settings: &Settings,
 ) -> Result<Children, NotWritable> {
     let file = serde_yaml::to_string(config)?;
-    let make = Make {
-        relay,
-        name: relay.name_any(),
-        config: names::config(&relay.name_any(), &names::checksum(file.as_bytes())),
-        config_checksum: names::checksum(file.as_bytes()),
-        references,
-        settings,
+    let make = Make::new(relay, &file, references, settings);
+    let (mut shared, shares) = match relay.spec.placement {
+        Placement::Deployments => {
+            let shared = vec![
+                make.config_map(&file),
+                make.service_account(),
+                make.service(names::selector(&make.name)),
+                make.disruption_budget(),
+            ];
+            let count = relay.spec.shares;
+            (
+                shared,
+                (1..=count).map(|index| make.share(index, count)).collect(),
+            )
+        }
+        Placement::Sidecar => {
+            let shared = vec![
+                make.config_map_of_sidecars(&file),
+                make.service(names::selector_of_sidecars(&make.name)),
+            ];
+            (shared, Vec::new())
+        }
     };
-    let mut shared = vec![
-        make.config_map(&file),
-        make.service_account(),
-        make.service(),
-        make.disruption_budget(),
-    ];
     if wants_service_monitor(relay) && references.service_monitors {
         shared.push(make.service_monitor());
     }
-    let count = relay.spec.shares;
-    let shares = (1..=count).map(|index| make.share(index, count)).collect();
-    Ok(Children { shared, shares })
+    Ok(Children {
+        shared,
+        shares,
+        configuration: make.config_checksum,
+    })
+}
+
+/// What deletes the state of a resource that is deleted: the last one is the Job, the others are what it needs.
+///
+/// # Errors
+/// See [`NotWritable`].
+pub fn deletion(
+    relay: &OutboxRelay,
+    config: &RelayConfig,
+    references: &References,
+    settings: &Settings,
+) -> Result<Vec<Child>, NotWritable> {
+    let file = serde_yaml::to_string(config)?;
+    let make = Make::new(relay, &file, references, settings);
+    Ok(vec![make.config_map(&file), make.service_account(), make.job()])
 }
 
 /// Whether the resource asks for a ServiceMonitor.
@@ -114,16 +146,35 @@ struct Make<'a> {
     settings: &'a Settings,
 }
 
-impl Make<'_> {
+impl<'a> Make<'a> {
+    fn new(relay: &'a OutboxRelay, file: &str, references: &'a References, settings: &'a Settings) -> Self {
+        let config_checksum = names::checksum(file.as_bytes());
+        Self {
+            relay,
+            name: relay.name_any(),
+            config: names::config(&relay.name_any(), &config_checksum),
+            config_checksum,
+            references,
+            settings,
+        }
+    }
+
     fn config_map(&self, file: &str) -> Child {
         let mut child = self.child(
             Kind::ConfigMap,
             self.config.clone(),
-            json!({"data": {"relay.yaml": file}}),
+            json!({"data": {names::CONFIG_FILE: file}}),
         );
         // What runs with it keeps it as it is; another configuration is another ConfigMap.
         child.object["immutable"] = json!(true);
         child
+    }
+
+    /// Pods of the application mount it by its name, which is documented. A sidecar reads it when it starts, so it changes
+    /// in its place.
+    fn config_map_of_sidecars(&self, file: &str) -> Child {
+        let name = names::shared(&self.name);
+        self.child(Kind::ConfigMap, name, json!({"data": {names::CONFIG_FILE: file}}))
     }
 
     fn service_account(&self) -> Child {
@@ -132,12 +183,13 @@ impl Make<'_> {
     }
 
     /// Headless, and also for relays that are not ready: their metrics and status matter most then.
-    fn service(&self) -> Child {
+    fn service(&self, selector: Value) -> Child {
         let spec = json!({
             "clusterIP": "None",
             "publishNotReadyAddresses": true,
-            "selector": names::selector(&self.name),
-            "ports": [{"name": names::PORT, "port": self.settings.port, "targetPort": names::PORT, "protocol": "TCP"}],
+            "selector": selector,
+            // By number: a port of the application may have the name.
+            "ports": [{"name": names::PORT, "port": self.settings.port, "targetPort": self.settings.port, "protocol": "TCP"}],
         });
         self.child(Kind::Service, names::shared(&self.name), json!({"spec": spec}))
     }
@@ -160,6 +212,7 @@ impl Make<'_> {
         let monitoring = &self.relay.spec.monitoring;
         let interval = format!("{}s", monitoring.interval_seconds);
         let spec = json!({
+            // Of Services, not of pods: that of the relays is labelled so in either placement.
             "selector": {"matchLabels": names::selector(&self.name)},
             "endpoints": [{"port": names::PORT, "path": "/metrics", "interval": interval}],
         });

@@ -2,8 +2,9 @@
 //! is kept in the status, and the name of an Event follows from what it reports, so that the API server refuses it a
 //! second time, also after a restart of the operator.
 
+use crate::apply::namespace_ends;
 use crate::names::{MANAGER, checksum};
-use crate::status::{RelayView, ShareView};
+use crate::status::{MAX_SHARES, RelayView, ShareView};
 use crds::outbox_relay::OutboxRelay;
 use crds::outbox_relay::status::{OutboxRelayStatus, condition};
 use crds::relay_status::{DataEvent, DataEventKind};
@@ -29,7 +30,7 @@ pub struct Due {
 /// What became due: data events that were not reported yet, and a change of what keeps the resource from being ready.
 pub fn due(previous: &OutboxRelayStatus, new: &OutboxRelayStatus, shares: &[ShareView]) -> Vec<Due> {
     let mut due = Vec::new();
-    for share in shares {
+    for share in shares.iter().take(MAX_SHARES) {
         let RelayView::Says(status) = &share.relay else {
             continue;
         };
@@ -39,7 +40,7 @@ pub fn due(previous: &OutboxRelayStatus, new: &OutboxRelayStatus, shares: &[Shar
             .find(|known| known.share == share.share && known.process.as_ref() == Some(&status.process));
         let seen = known.and_then(|known| known.event_sequence).unwrap_or(0);
         let fresh = status.data_events.iter().filter(|event| event.sequence > seen);
-        due.extend(fresh.filter_map(|event| of_data(&share.share, &status.process, event)));
+        due.extend(fresh.filter_map(|event| of_data(&share.title(), &status.process, event)));
     }
     for type_ in [condition::READY, condition::STALLED] {
         due.extend(of_condition(type_, previous, new));
@@ -68,7 +69,7 @@ fn of_data(share: &str, process: &str, event: &DataEvent) -> Option<Due> {
         key: format!("{process}/{}", event.sequence),
         warning,
         reason: reason.to_owned(),
-        note: note(&format!("share {share}, {}: {}", event.time, event.message)),
+        note: note(&format!("{share}, {}: {}", event.time, event.message)),
     })
 }
 
@@ -92,6 +93,8 @@ const WORTHY: &[(&str, bool)] = &[
     ("SecretKeyNotFound", true),
     ("NameConflict", true),
     ("ChildRefused", true),
+    ("StateInUse", true),
+    ("StateNotDeleted", true),
 ];
 
 fn of_condition(type_: &str, previous: &OutboxRelayStatus, new: &OutboxRelayStatus) -> Option<Due> {
@@ -139,15 +142,11 @@ pub async fn publish(
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_already_exists() => {}
             // A namespace that is being deleted takes no Events; nobody reads them any more.
-            Err(kube::Error::Api(status)) if status.is_forbidden() && relay_is_going(relay) => {}
+            Err(kube::Error::Api(status)) if namespace_ends(&status) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
-}
-
-fn relay_is_going(relay: &OutboxRelay) -> bool {
-    relay.metadata.deletion_timestamp.is_some()
 }
 
 fn event(relay: &OutboxRelay, due: &Due, instance: &str) -> Event {

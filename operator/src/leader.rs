@@ -7,6 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,12 +32,28 @@ struct Seen {
     at: Instant,
 }
 
+/// When it was last known that somebody leads.
+#[derive(Debug, Default)]
+pub struct Led(Mutex<Option<Instant>>);
+
+impl Led {
+    /// Whether somebody leads now, as far as can be known: what a leader keeps true is true.
+    pub fn is_fresh(&self) -> bool {
+        self.0.lock().is_some_and(|at| at.elapsed() < DURATION + RETRY)
+    }
+
+    fn at(&self, at: Instant) {
+        *self.0.lock() = Some(at);
+    }
+}
+
 /// One candidate.
 pub struct Candidate {
     api: Api<Lease>,
     name: String,
     me: String,
     seen: Option<Seen>,
+    led: Arc<Led>,
 }
 
 /// What a candidate may do with a Lease.
@@ -67,7 +85,13 @@ impl Candidate {
             name: name.to_owned(),
             me: me.to_owned(),
             seen: None,
+            led: Arc::default(),
         }
+    }
+
+    /// Shared: follows what this candidate sees of the Lease.
+    pub fn led(&self) -> Arc<Led> {
+        self.led.clone()
     }
 
     /// Waits until this candidate leads, or until `stop`; true if it leads. `reached` is called whenever the API server
@@ -137,6 +161,7 @@ impl Candidate {
         let seen = self.look(&lease);
         let verdict = judge(&seen, &self.me, Instant::now());
         if verdict == Verdict::Wait {
+            self.led.at(seen.at);
             return Ok(false);
         }
         let mut lease = lease;
@@ -149,7 +174,10 @@ impl Candidate {
         }
         lease.spec = Some(spec);
         match self.replace(&lease).await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.led.at(Instant::now());
+                Ok(true)
+            }
             // Somebody else was faster.
             Err(kube::Error::Api(status)) if status.is_conflict() => Ok(false),
             Err(error) => Err(error),
@@ -181,7 +209,10 @@ impl Candidate {
             spec: Some(self.spec()),
         };
         match self.api.create(&parameters(), &lease).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.led.at(Instant::now());
+                Ok(true)
+            }
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
             Err(error) => Err(error),
         }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod controller;
 pub mod desired;
 pub mod events;
+pub mod external_metrics;
 pub mod http;
 pub mod leader;
 pub mod metrics;

@@ -1,5 +1,6 @@
 //! Names, labels and annotations of everything that the operator makes.
 
+use crds::pods::Placement;
 use serde_json::{Value, json};
 
 /// Field manager of every server-side apply, and the value of `app.kubernetes.io/managed-by`.
@@ -26,6 +27,12 @@ pub const SECRETS_CHECKSUM: &str = "outboxrelay.dev/secrets-checksum";
 /// Annotation that a user sets on an OutboxRelay to restart its relays, one share after another.
 pub const RESTARTED_AT: &str = "outboxrelay.dev/restartedAt";
 
+/// Finalizer of resources whose state is deleted with them.
+pub const FINALIZER: &str = "outboxrelay.dev/state";
+
+/// Key of the ConfigMap under which the relay's configuration stands.
+pub const CONFIG_FILE: &str = "relay.yaml";
+
 /// Name of the port of a relay's container and Service.
 pub const PORT: &str = "http";
 
@@ -34,7 +41,7 @@ pub const MAX_NAME: usize = 63 - SUFFIX.len();
 
 const SUFFIX: &str = "-relay";
 
-/// Name of the children that all shares have in common.
+/// Name of the children that all shares have in common, and of the ConfigMap of sidecars.
 pub fn shared(relay: &str) -> String {
     format!("{relay}{SUFFIX}")
 }
@@ -66,9 +73,17 @@ pub fn selector(relay: &str) -> Value {
     json!({"app.kubernetes.io/name": "outbox-relay", RELAY: relay})
 }
 
-/// The same as text, for autoscalers.
-pub fn selector_text(relay: &str) -> String {
-    format!("app.kubernetes.io/name=outbox-relay,{RELAY}={relay}")
+/// What selects the application's pods that carry a sidecar of a resource.
+pub fn selector_of_sidecars(relay: &str) -> Value {
+    json!({RELAY: relay})
+}
+
+/// The selector of the pods as text, for autoscalers.
+pub fn selector_text(relay: &str, placement: Placement) -> String {
+    match placement {
+        Placement::Deployments => format!("app.kubernetes.io/name=outbox-relay,{RELAY}={relay}"),
+        Placement::Sidecar => format!("{RELAY}={relay}"),
+    }
 }
 
 /// Recommended labels of all children. That of the version is not among those of pods: a new operator alone is no

@@ -8,6 +8,7 @@
 //! - Pausing and resuming, and the first start, are for all shares at once.
 
 use crate::desired::Share;
+use crds::pods::Placement;
 
 /// A share Deployment that exists and belongs to the resource.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +32,8 @@ pub struct SeenShare {
 /// A pod of the resource that has not gone yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SeenPod {
+    /// Whether it is a pod of the application, and the relay its sidecar.
+    pub sidecar: bool,
     /// Its share, as in `2-of-4`; none if it carries no such label.
     pub share: Option<String>,
     /// Its name.
@@ -55,6 +58,16 @@ pub enum Waiting {
     Draining(Vec<String>),
     /// The share that must be ready before the next one is rolled.
     Rolling(String),
+}
+
+/// The pods that must be gone before shares start. Sidecars hold back shares that would start beside them; for shares
+/// that run they are no reason to stop, because the relays' claims keep a sidecar that comes later out.
+pub fn in_the_way(placement: Placement, seen: &[SeenShare], pods: Vec<SeenPod>) -> Vec<SeenPod> {
+    let runs = |share: &SeenShare| share.replicas > 0 && !share.deleting;
+    let bear_sidecars = placement == Placement::Sidecar || seen.iter().any(runs);
+    pods.into_iter()
+        .filter(|pod| !(pod.sidecar && bear_sidecars))
+        .collect()
 }
 
 /// What to do so that `wanted` becomes true.
@@ -173,6 +186,7 @@ mod tests {
 
     fn pods(shares: &[&str]) -> Vec<SeenPod> {
         let pod = |share: &&str| SeenPod {
+            sidecar: false,
             share: Some((*share).to_owned()),
             name: format!("p-{share}"),
         };
@@ -301,5 +315,37 @@ mod tests {
             &names,
             draining(&names),
         );
+    }
+
+    #[test]
+    fn sidecars_hold_back_what_would_start_and_nothing_that_runs() {
+        let sidecar = SeenPod {
+            sidecar: true,
+            share: None,
+            name: "app".to_owned(),
+        };
+        let of = |placement, shares: &[&str], wanted: &[Share]| {
+            let seen = seen(shares);
+            let pods = in_the_way(placement, &seen, vec![sidecar.clone()]);
+            let plan = plan(wanted, &seen, &pods);
+            (plan.apply, plan.delete.len(), plan.waiting)
+        };
+        let to = wanted(1, "a", 1);
+        // The application still has its sidecars.
+        assert_eq!(
+            of(Placement::Deployments, &[], &to),
+            (vec![], 0, draining(&["app"]))
+        );
+        assert_eq!(
+            of(Placement::Deployments, &["1-of-1 a ready"], &to),
+            (vec![0], 0, None)
+        );
+        // The shares drain, and sidecars may be there before they have.
+        let drains = draining(&["d-1-of-1"]);
+        assert_eq!(
+            of(Placement::Sidecar, &["1-of-1 a ready"], &[]),
+            (vec![], 1, drains)
+        );
+        assert_eq!(of(Placement::Sidecar, &[], &[]), (vec![], 0, None));
     }
 }

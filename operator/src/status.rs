@@ -1,17 +1,19 @@
 //! The status of a resource, from what was applied and what its relays say: a pure roll-up.
 
 mod conditions;
+mod sidecars;
 mod write;
 
 pub use write::{Write, when_to_write};
 
 use crate::plan::Waiting;
 use crds::outbox_relay::status::{OutboxRelayStatus, ShareStatus};
+use crds::pods::Placement;
 use crds::relay_status::{BreakerState, Phase, RelayStatus, Totals};
 use k8s_openapi::jiff::Timestamp;
 
 /// Entries of `shareStatuses`, as the resource's definition bounds them.
-const MAX_SHARES: usize = 64;
+pub const MAX_SHARES: usize = 64;
 
 /// Characters of a message; more is cut.
 pub const MAX_MESSAGE: usize = 1000;
@@ -28,6 +30,8 @@ pub enum Outcome {
         /// The fields, what is wrong with them, and what would be accepted.
         message: String,
     },
+    /// The resource is being deleted and its state is not gone yet: what is waited for.
+    Deleting(String),
     /// The API server could not be reached or had no time; it is tried again.
     Failed(String),
 }
@@ -35,8 +39,10 @@ pub enum Outcome {
 /// What is known of one share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShareView {
-    /// As in `2/4`.
+    /// As in `2/4`; of a sidecar the name of its pod.
     pub share: String,
+    /// Whether it is a sidecar.
+    pub sidecar: bool,
     /// Whether it is one of those that the resource asks for.
     pub wanted: bool,
     /// Whether its Deployment asks for a pod.
@@ -64,6 +70,17 @@ impl ShareView {
         }
     }
 
+    /// As messages call it.
+    pub fn title(&self) -> String {
+        let kind = if self.sidecar { "pod" } else { "share" };
+        format!("{kind} {}", self.share)
+    }
+
+    fn why_not_ready<'a>(&self, status: &'a RelayStatus) -> &'a str {
+        let why = status.not_ready_because.as_deref();
+        why.unwrap_or("it does not own all its slots")
+    }
+
     /// Its relay says that it is ready, and owns every slot of its share.
     fn is_ready(&self) -> bool {
         self.says()
@@ -78,8 +95,12 @@ pub struct View<'a> {
     pub generation: Option<i64>,
     /// Whether no relay is to run.
     pub paused: bool,
+    /// Where relays run.
+    pub placement: Placement,
     /// How many shares the resource asks for.
     pub count: u32,
+    /// Checksum of the configuration that relays are to run with; none while there is no valid one.
+    pub configuration: Option<&'a str>,
     /// Label selector of the relays' pods.
     pub selector: &'a str,
     /// What became of the children.

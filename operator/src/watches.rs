@@ -1,13 +1,19 @@
 //! What the operator keeps watching, and what of it belongs to a resource. Only objects with the operator's labels are
 //! watched; of those whose content does not matter only the metadata.
 
-use crate::apply::{SeenObject, controller_of};
+mod cache;
+mod pods;
+
+pub use pods::{RelayPod, last_words_of};
+
+use crate::apply::{Owner, SeenObject, controller_of};
 use crate::child::Kind;
 use crate::names::{self, CONFIG, MANAGER, RELAY, REVISION, SHARE};
-use crate::plan::{SeenPod, SeenShare};
+use crate::plan::SeenShare;
+use cache::{Cache, Index};
 use crds::outbox_relay::OutboxRelay;
-use futures::{Stream, StreamExt};
-use k8s_openapi::api::apps::v1::Deployment;
+use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,7 +24,7 @@ use kube::runtime::{WatchStreamExt, predicates, utils::Predicate};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -30,12 +36,12 @@ const TRIGGERS: usize = 1024;
 pub struct World {
     /// The resources.
     pub relays: Store<OutboxRelay>,
-    deployments: Store<Deployment>,
-    pods: Store<Pod>,
-    config_maps: Store<PartialObjectMeta<ConfigMap>>,
-    services: Store<PartialObjectMeta<Service>>,
-    service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
-    disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    deployments: Cache<Deployment>,
+    pods: Cache<Pod>,
+    config_maps: Cache<PartialObjectMeta<ConfigMap>>,
+    services: Cache<PartialObjectMeta<Service>>,
+    service_accounts: Cache<PartialObjectMeta<ServiceAccount>>,
+    disruption_budgets: Cache<PartialObjectMeta<PodDisruptionBudget>>,
 }
 
 /// References to resources that something happened to.
@@ -54,8 +60,8 @@ pub fn start(client: &Client, namespace: Option<&str>, tasks: &mut JoinSet<()>) 
     let world = World {
         relays: start.relays(),
         deployments: start.children(&ours, trim_deployment),
-        // Sidecars carry the label of their relay too, and are not the operator's.
-        pods: start.children(&format!("{RELAY},{ours}"), trim_pod),
+        // Those of applications with a sidecar carry the label of their relay too, and are not the operator's.
+        pods: start.children(RELAY, pods::trim),
         config_maps: start.children(&ours, |_| {}),
         services: start.children(&ours, |_| {}),
         service_accounts: start.children(&ours, |_| {}),
@@ -99,7 +105,7 @@ impl Start<'_> {
         reader
     }
 
-    fn children<K>(&mut self, labels: &str, trim: fn(&mut K)) -> Store<K>
+    fn children<K>(&mut self, labels: &str, trim: fn(&mut K)) -> Cache<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -110,6 +116,11 @@ impl Start<'_> {
             + 'static,
     {
         let (reader, writer) = store();
+        let index = Arc::<Index>::default();
+        let follow = {
+            let (index, reader) = (index.clone(), reader.clone());
+            move |event: &watcher::Event<K>| index.follow(event, &reader)
+        };
         let touched = watcher(self.api::<K>(), watcher::Config::default().labels(labels))
             .default_backoff()
             .modify(move |object| {
@@ -117,9 +128,10 @@ impl Start<'_> {
                 trim(object);
             })
             .reflect(writer)
+            .inspect_ok(follow)
             .touched_objects();
         self.spawn(touched, |object| relay_of(object.meta()));
-        reader
+        Cache { store: reader, index }
     }
 
     fn spawn<K: Send + 'static>(
@@ -157,27 +169,9 @@ fn trim_deployment(deployment: &mut Deployment) {
     if let Some(spec) = &mut deployment.spec {
         spec.template = k8s_openapi::api::core::v1::PodTemplateSpec::default();
     }
-}
-
-/// Of pods the metadata and the status are looked at.
-fn trim_pod(pod: &mut Pod) {
-    pod.spec = None;
-    pod.metadata.annotations = None;
-}
-
-/// A pod of a relay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RelayPod {
-    /// Its share, as in `2-of-4`.
-    pub share: Option<String>,
-    /// Its name.
-    pub name: String,
-    /// Its address, when it runs.
-    pub address: Option<IpAddr>,
-    /// Why it does not run.
-    pub why: String,
-    /// Whether it is stopping.
-    pub deleting: bool,
+    if let Some(DeploymentStatus { conditions, .. }) = &mut deployment.status {
+        *conditions = None;
+    }
 }
 
 impl World {
@@ -186,56 +180,54 @@ impl World {
         // An error means that the watch has ended, with the process.
         let _ = tokio::join!(
             self.relays.wait_until_ready(),
-            self.deployments.wait_until_ready(),
-            self.pods.wait_until_ready(),
-            self.config_maps.wait_until_ready(),
-            self.services.wait_until_ready(),
-            self.service_accounts.wait_until_ready(),
-            self.disruption_budgets.wait_until_ready(),
+            self.deployments.store.wait_until_ready(),
+            self.pods.store.wait_until_ready(),
+            self.config_maps.store.wait_until_ready(),
+            self.services.store.wait_until_ready(),
+            self.service_accounts.store.wait_until_ready(),
+            self.disruption_budgets.store.wait_until_ready(),
         );
     }
 
-    /// The share Deployments that belong to the resource with this UID.
-    pub fn shares(&self, namespace: &str, uid: &str) -> Vec<SeenShare> {
-        let ours = self
-            .deployments
-            .state_filter(|deployment| is_owned(&deployment.metadata, namespace, uid));
+    /// The share Deployments that belong to the resource.
+    pub fn shares(&self, owner: Owner<'_>) -> Vec<SeenShare> {
+        let ours = self.deployments_of(owner);
         let mut shares: Vec<_> = ours.iter().map(|deployment| seen_share(deployment)).collect();
         shares.sort_by_key(|share| order(&share.label));
         shares
     }
 
     /// Names of ConfigMaps that share Deployments of the resource were made with.
-    pub fn configs_in_use(&self, namespace: &str, uid: &str) -> Vec<String> {
-        self.deployments
-            .state_filter(|deployment| is_owned(&deployment.metadata, namespace, uid))
+    pub fn configs_in_use(&self, owner: Owner<'_>) -> Vec<String> {
+        self.deployments_of(owner)
             .iter()
             .filter_map(|deployment| annotation(&deployment.metadata, CONFIG))
             .collect()
     }
 
     /// ConfigMaps of the resource.
-    pub fn config_maps(&self, namespace: &str, uid: &str) -> Vec<(String, SeenObject)> {
+    pub fn config_maps(&self, owner: Owner<'_>) -> Vec<(String, SeenObject)> {
         self.config_maps
-            .state_filter(|object| is_owned(&object.metadata, namespace, uid))
+            .of(owner.namespace, owner.name)
             .iter()
+            .filter(|object| is_owned(&object.metadata, owner))
             .map(|object| (object.name_any(), SeenObject::of(&object.metadata)))
             .collect()
     }
 
-    /// Pods of the resource that have not gone, by name.
-    pub fn pods(&self, namespace: &str, relay: &str) -> Vec<RelayPod> {
-        let ours = self.pods.state_filter(|pod| {
-            pod.metadata.namespace.as_deref() == Some(namespace)
-                && pod.labels().get(RELAY).map(String::as_str) == Some(relay)
-        });
-        let mut pods: Vec<_> = ours
-            .iter()
-            .filter(|pod| !has_ended(pod))
-            .map(|pod| relay_pod(pod))
-            .collect();
-        pods.sort_by(|a, b| a.name.cmp(&b.name));
-        pods
+    /// Pods of the resource that have not gone, by name: the operator's, and those of the application with a sidecar.
+    pub fn pods(&self, owner: Owner<'_>) -> Vec<RelayPod> {
+        let ours = self.pods.of(owner.namespace, owner.name);
+        ours.iter()
+            .filter(|pod| !pods::has_ended(pod))
+            .map(|pod| pods::relay_pod(pod))
+            .collect()
+    }
+
+    fn deployments_of(&self, owner: Owner<'_>) -> Vec<Arc<Deployment>> {
+        let mut ours = self.deployments.of(owner.namespace, owner.name);
+        ours.retain(|deployment| is_owned(&deployment.metadata, owner));
+        ours
     }
 
     /// What is seen of a child, if it is watched and there.
@@ -246,32 +238,20 @@ impl World {
             Kind::Service => seen_in(&self.services, namespace, name),
             Kind::PodDisruptionBudget => seen_in(&self.disruption_budgets, namespace, name),
             Kind::Deployment => seen_in(&self.deployments, namespace, name),
-            Kind::ServiceMonitor => None,
+            Kind::ServiceMonitor | Kind::Job => None,
         }
     }
 }
 
-impl RelayPod {
-    /// For the plan.
-    pub fn seen(&self) -> SeenPod {
-        SeenPod {
-            share: self.share.clone(),
-            name: self.name.clone(),
-        }
-    }
-}
-
-fn seen_in<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<SeenObject>
+fn seen_in<K>(cache: &Cache<K>, namespace: &str, name: &str) -> Option<SeenObject>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let object = store.get(&ObjectRef::new(name).within(namespace))?;
-    Some(SeenObject::of(object.meta()))
+    Some(SeenObject::of(cache.get(namespace, name)?.meta()))
 }
 
-fn is_owned(metadata: &ObjectMeta, namespace: &str, uid: &str) -> bool {
-    metadata.namespace.as_deref() == Some(namespace)
-        && controller_of(metadata).is_some_and(|owner| owner.uid == uid)
+fn is_owned(metadata: &ObjectMeta, by: Owner<'_>) -> bool {
+    controller_of(metadata).is_some_and(|owner| owner.uid == by.uid)
 }
 
 fn annotation(metadata: &ObjectMeta, name: &str) -> Option<String> {
@@ -305,50 +285,6 @@ fn seen_share(deployment: &Deployment) -> SeenShare {
 pub fn order(label: &str) -> (u32, u32) {
     let (index, count) = label.split_once("-of-").unwrap_or((label, ""));
     (count.parse().unwrap_or(0), index.parse().unwrap_or(0))
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn relay_pod(pod: &Pod) -> RelayPod {
-    let status = pod.status.clone().unwrap_or_default();
-    let running = status.phase.as_deref() == Some("Running");
-    RelayPod {
-        share: pod.labels().get(SHARE).cloned(),
-        name: pod.name_any(),
-        address: status
-            .pod_ip
-            .as_ref()
-            .filter(|_| running)
-            .and_then(|address| address.parse().ok()),
-        why: why_not_running(&status),
-        deleting: pod.metadata.deletion_timestamp.is_some(),
-    }
-}
-
-/// What keeps a pod from running, as `kubectl describe` has it: an image that cannot be pulled, a node that is missing.
-fn why_not_running(status: &k8s_openapi::api::core::v1::PodStatus) -> String {
-    let waiting = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .filter_map(|container| container.state.as_ref()?.waiting.as_ref())
-        .find_map(|waiting| Some((waiting.reason.clone()?, waiting.message.clone())));
-    let unscheduled = || {
-        let scheduled = status
-            .conditions
-            .iter()
-            .flatten()
-            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-        Some((scheduled.reason.clone()?, scheduled.message.clone()))
-    };
-    match waiting.or_else(unscheduled) {
-        Some((reason, Some(message))) => format!("its pod waits: {reason}: {message}"),
-        Some((reason, None)) => format!("its pod waits: {reason}"),
-        None => "its pod starts".to_owned(),
-    }
 }
 
 /// The share as the relay names it.

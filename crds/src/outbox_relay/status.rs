@@ -40,7 +40,7 @@ pub struct OutboxRelayStatus {
     /// In one word, what the relays do: the least advanced of their phases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// Shares that exist.
+    /// Shares that exist; with placement Sidecar, pods with a sidecar.
     pub shares: u32,
     /// Shares whose relay is ready.
     pub ready_shares: u32,
@@ -61,7 +61,7 @@ pub struct OutboxRelayStatus {
     /// Dead letters that wait for a decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letters_pending: Option<u64>,
-    /// One entry per share.
+    /// One entry per share, or per sidecar; at most 64.
     pub share_statuses: Vec<ShareStatus>,
 }
 
@@ -69,7 +69,7 @@ pub struct OutboxRelayStatus {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ShareStatus {
-    /// The share as the relay names it, as in `2/4`.
+    /// The share as the relay names it, as in `2/4`; of a sidecar the name of its pod.
     pub share: String,
     /// What its relay does; absent when it cannot be reached.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@ use crds::RelayConfig;
 use crds::limits::{Number, SIZES};
 use crds::outbox_relay::OutboxRelaySpec;
 use crds::outbox_relay::definition::FILE_ONLY;
+use crds::outbox_relay::status::OutboxRelayStatus;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 use std::fmt::Write;
@@ -20,7 +21,7 @@ without `identity`. What is unknown or out of range is refused, with everything 
 ";
 
 /// Parts of the resource that only the operator looks at.
-const RESOURCE_ONLY: [&str; 3] = ["paused", "template", "monitoring"];
+const RESOURCE_ONLY: [&str; 5] = ["placement", "paused", "template", "monitoring", "deletionPolicy"];
 
 /// Lists that must not be empty; texts without a default are required anyway.
 const REQUIRED: &[&str] = &["source.contactPoints", "sink.bootstrapServers"];
@@ -43,6 +44,62 @@ fn the_committed_reference_is_the_types() {
         part(&mut text, name, field);
     }
     crate::matches_file(&crate::repository().join("docs/configuration.md"), &text);
+}
+
+const STATUS_HEADING: &str = "\
+<!-- Generated from the types in crds/src; `make generate` rewrites it. -->
+# Status of an OutboxRelay
+
+Every field of a resource's `status`, which the operator writes and nobody else. What a condition means and what to do
+about it stands in [operator.md](operator.md#conditions). A field that is absent is not known.
+";
+
+#[test]
+fn the_committed_reference_of_the_status_is_the_types() {
+    let schema = schema_of::<OutboxRelayStatus>();
+    let mut text = STATUS_HEADING.to_owned();
+    status_part(&mut text, "status", &schema);
+    crate::matches_file(&crate::repository().join("docs/status.md"), &text);
+}
+
+/// A section's fields, then the sections within it. Those of conditions are Kubernetes' own.
+fn status_part(text: &mut String, path: &str, part: &Value) {
+    let fields = part["properties"].as_object().unwrap();
+    writeln!(text, "\n## `{path}`\n\n{}\n", described(part)).unwrap();
+    text.push_str("| field | holds | meaning |\n|---|---|---|\n");
+    for (name, field) in fields {
+        writeln!(text, "| `{name}` | {} | {} |", holds(field), described(field)).unwrap();
+    }
+    for (name, field) in fields.iter().filter(|(name, _)| *name != "conditions") {
+        if section(field).is_some() {
+            status_part(text, &format!("{path}.{name}"), field);
+        }
+        if section(&field["items"]).is_some() {
+            status_part(text, &format!("{path}.{name}[]"), &field["items"]);
+        }
+    }
+}
+
+/// What a field of the status holds.
+fn holds(field: &Value) -> String {
+    let choices = field["anyOf"].as_array().into_iter().flatten();
+    let names: Vec<_> = choices
+        .chain([field])
+        .flat_map(|schema| schema["oneOf"].as_array().into_iter().flatten())
+        .filter_map(|one| one["const"].as_str())
+        .collect();
+    if !names.is_empty() {
+        return names.join(", ");
+    }
+    let kind = field["type"].as_str().or_else(|| field["type"][0].as_str());
+    match kind {
+        Some("integer") => "whole number",
+        Some("boolean") => "true, false",
+        Some("array") => "list",
+        Some("object") => "fields",
+        _ => "text",
+    }
+    .to_owned()
 }
 
 fn schema_of<T: schemars::JsonSchema>() -> Value {

@@ -1,47 +1,59 @@
 //! The first half of a pass: from the resource to its children.
 
-use super::Operator;
+use super::{Identity, Operator};
 use crate::apply::{ApplyError, Owner};
 use crate::child::{Child, Kind};
-use crate::desired::{Children, References, children, wants_service_monitor};
+use crate::desired::{Children, NotWritable, References, children, wants_service_monitor};
 use crate::names;
-use crate::plan::{SeenShare, Waiting, plan};
+use crate::plan::{SeenShare, Waiting, in_the_way, plan};
 use crate::references::Broken;
 use crate::status::Outcome;
 use crate::validate::validate;
 use crate::watches::RelayPod;
+use crds::RelayConfig;
 use crds::outbox_relay::OutboxRelay;
 use kube::ResourceExt;
 use std::sync::atomic::Ordering;
 
+/// What became of the children.
+pub(super) struct Made {
+    pub(super) outcome: Outcome,
+    /// Checksum of the configuration that relays are to run with, if there is a valid one.
+    pub(super) configuration: Option<String>,
+}
+
 impl Operator {
     /// Makes the children true as far as that can be done now. As long as the specification or a reference is broken
     /// nothing is applied: what runs, runs on.
-    pub(super) async fn make_children(&self, relay: &OutboxRelay) -> Outcome {
-        let (namespace, uid) = (
-            relay.namespace().unwrap_or_default(),
-            relay.uid().unwrap_or_default(),
-        );
-        let owner = Owner {
-            namespace: &namespace,
-            uid: &uid,
-        };
-        let shares = self.world.shares(&namespace, &uid);
+    pub(super) async fn make_children(&self, relay: &OutboxRelay) -> Made {
+        let identity = Identity::of(relay);
+        let owner = identity.owner();
+        let shares = self.world.shares(owner);
         let wanted = match self.wanted(relay).await {
             Ok(wanted) => wanted,
             Err(outcome) => {
                 let stopped = self.stop_if_paused(relay, owner, &shares).await;
-                return stopped.err().unwrap_or(outcome);
+                return Made {
+                    outcome: stopped.err().unwrap_or(outcome),
+                    configuration: None,
+                };
             }
         };
-        match self.make(relay, owner, &wanted, &shares).await {
-            Ok(waiting) => Outcome::Applied(waiting),
-            Err(error) => outcome_of(&error),
+        let made = self.make(relay, owner, &wanted, &shares).await;
+        Made {
+            outcome: made.map_or_else(|error| outcome_of(&error), Outcome::Applied),
+            configuration: Some(wanted.configuration),
         }
     }
 
     /// All children, built before one is applied.
     async fn wanted(&self, relay: &OutboxRelay) -> Result<Children, Outcome> {
+        let (config, references) = self.basis(relay).await?;
+        children(relay, &config, &references, &self.settings).map_err(|error| not_writable(&error))
+    }
+
+    /// What children are made from.
+    pub(super) async fn basis(&self, relay: &OutboxRelay) -> Result<(RelayConfig, References), Outcome> {
         let config = validate(relay, self.settings.port).map_err(|problems| Outcome::Stalled {
             reason: "InvalidSpec",
             message: problems.to_string(),
@@ -52,10 +64,7 @@ impl Operator {
             service_monitors: self.service_monitors.load(Ordering::Relaxed),
             ..found.map_err(|broken| of_broken(&broken))?
         };
-        children(relay, &config, &references, &self.settings).map_err(|error| Outcome::Stalled {
-            reason: "InvalidSpec",
-            message: error.to_string(),
-        })
+        Ok((config, references))
     }
 
     async fn make(
@@ -73,9 +82,11 @@ impl Operator {
         for child in &wanted.shared {
             self.apply(owner, child).await?;
         }
-        let pods = self.world.pods(owner.namespace, &relay.name_any());
+        let pods = self.world.pods(owner);
         let pods: Vec<_> = pods.iter().map(RelayPod::seen).collect();
-        let plan = plan(&wanted.shares, shares, &pods);
+        let has_sidecars = pods.iter().any(|pod| pod.sidecar);
+        let blocking = in_the_way(relay.spec.placement, shares, pods);
+        let plan = plan(&wanted.shares, shares, &blocking);
         for name in &plan.delete {
             if let Some(seen) = self.world.seen(Kind::Deployment, owner.namespace, name) {
                 self.applier.remove(owner, Kind::Deployment, name, &seen).await?;
@@ -85,12 +96,12 @@ impl Operator {
             self.apply(owner, &wanted.shares[*index].child).await?;
         }
         if plan.waiting.is_none() {
-            self.remove_orphans(relay, owner, wanted).await?;
+            self.remove_orphans(relay, owner, wanted, has_sidecars).await?;
         }
         Ok(plan.waiting)
     }
 
-    async fn apply(&self, owner: Owner<'_>, child: &Child) -> Result<(), ApplyError> {
+    pub(super) async fn apply(&self, owner: Owner<'_>, child: &Child) -> Result<(), ApplyError> {
         if self
             .applier
             .apply(owner, child, self.seen(owner, child).as_ref())
@@ -105,27 +116,44 @@ impl Operator {
         self.world.seen(child.kind, owner.namespace, &child.name)
     }
 
-    /// ConfigMaps that nothing was started with any more, and a ServiceMonitor that is not wanted any more.
+    /// ConfigMaps that nothing was started with any more, what the other placement needed, and a ServiceMonitor that is
+    /// not wanted any more.
     async fn remove_orphans(
         &self,
         relay: &OutboxRelay,
         owner: Owner<'_>,
         wanted: &Children,
+        has_sidecars: bool,
     ) -> Result<(), ApplyError> {
-        let in_use = self.world.configs_in_use(owner.namespace, owner.uid);
-        for (name, seen) in self.world.config_maps(owner.namespace, owner.uid) {
-            let is_wanted = wanted.shared.iter().any(|child| child.name == name);
-            if !is_wanted && !in_use.contains(&name) {
+        let is_wanted = |kind, name: &str| {
+            wanted
+                .iter()
+                .any(|child| child.kind == kind && child.name == name)
+        };
+        let shared = names::shared(&relay.name_any());
+        let mut in_use = self.world.configs_in_use(owner);
+        if has_sidecars {
+            // Without it no pod of the application would start.
+            in_use.push(shared.clone());
+        }
+        for (name, seen) in self.world.config_maps(owner) {
+            if !is_wanted(Kind::ConfigMap, &name) && !in_use.contains(&name) {
                 self.applier.remove(owner, Kind::ConfigMap, &name, &seen).await?;
+            }
+        }
+        for kind in [Kind::ServiceAccount, Kind::PodDisruptionBudget] {
+            if let Some(seen) = self.world.seen(kind, owner.namespace, &shared)
+                && !is_wanted(kind, &shared)
+            {
+                self.applier.remove(owner, kind, &shared, &seen).await?;
             }
         }
         if wants_service_monitor(relay) || !self.service_monitors.load(Ordering::Relaxed) {
             self.remember(relay, |memory| memory.unmonitored = false);
         } else if !self.remember(relay, |memory| memory.unmonitored) {
-            let name = names::shared(&relay.name_any());
-            if let Some(seen) = self.applier.look(owner, Kind::ServiceMonitor, &name).await? {
+            if let Some(seen) = self.applier.look(owner, Kind::ServiceMonitor, &shared).await? {
                 self.applier
-                    .remove(owner, Kind::ServiceMonitor, &name, &seen)
+                    .remove(owner, Kind::ServiceMonitor, &shared, &seen)
                     .await?;
             }
             self.remember(relay, |memory| memory.unmonitored = true);
@@ -150,6 +178,13 @@ impl Operator {
     }
 }
 
+pub(super) fn not_writable(error: &NotWritable) -> Outcome {
+    Outcome::Stalled {
+        reason: "InvalidSpec",
+        message: error.to_string(),
+    }
+}
+
 fn of_broken(broken: &[Broken]) -> Outcome {
     let lines: Vec<_> = broken.iter().map(Broken::to_string).collect();
     Outcome::Stalled {
@@ -158,11 +193,13 @@ fn of_broken(broken: &[Broken]) -> Outcome {
     }
 }
 
-fn outcome_of(error: &ApplyError) -> Outcome {
+pub(super) fn outcome_of(error: &ApplyError) -> Outcome {
     let reason = match error {
         ApplyError::Foreign { .. } => "NameConflict",
         ApplyError::Refused { .. } => "ChildRefused",
-        ApplyError::Api { .. } => return Outcome::Failed(error.to_string()),
+        ApplyError::NamespaceEnds { .. } | ApplyError::Api { .. } => {
+            return Outcome::Failed(error.to_string());
+        }
     };
     Outcome::Stalled {
         reason,

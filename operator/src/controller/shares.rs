@@ -1,22 +1,19 @@
 //! The second half of a pass: what there is of each share, and what its relay says.
 
-use super::Operator;
+use super::{Identity, Operator};
 use crate::names::share_label;
 use crate::plan::SeenShare;
 use crate::status::{RelayView, ShareView};
 use crate::watches::{RelayPod, order, share_name};
 use crds::outbox_relay::OutboxRelay;
-use kube::ResourceExt;
+use crds::pods::Placement;
 use std::collections::BTreeSet;
 
 impl Operator {
     pub(super) async fn look_at_shares(&self, relay: &OutboxRelay) -> Vec<ShareView> {
-        let (namespace, uid) = (
-            relay.namespace().unwrap_or_default(),
-            relay.uid().unwrap_or_default(),
-        );
-        let deployments = self.world.shares(&namespace, &uid);
-        let pods = self.world.pods(&namespace, &relay.name_any());
+        let identity = Identity::of(relay);
+        let deployments = self.world.shares(identity.owner());
+        let pods = self.world.pods(identity.owner());
         let mut shares = Vec::new();
         let mut asked = Vec::new();
         for label in labels(&deployments, &pods) {
@@ -32,11 +29,22 @@ impl Operator {
             }
             shares.push(ShareView {
                 share: share_name(&label),
-                wanted: is_wanted(relay, &label),
+                sidecar: false,
+                wanted: relay.spec.placement == Placement::Deployments && is_wanted(relay, &label),
                 exists,
                 relay: RelayView::Absent(
                     pod.map_or_else(|| "it has no pod yet".to_owned(), |pod| pod.why.clone()),
                 ),
+            });
+        }
+        for pod in sidecars(relay, &deployments, &pods) {
+            asked.extend(pod.address.map(|address| (shares.len(), address)));
+            shares.push(ShareView {
+                share: pod.name.clone(),
+                sidecar: true,
+                wanted: relay.spec.placement == Placement::Sidecar && !pod.deleting,
+                exists: true,
+                relay: RelayView::Absent(pod.why.clone()),
             });
         }
         let addresses: Vec<_> = asked.iter().map(|(_, address)| *address).collect();
@@ -51,6 +59,17 @@ impl Operator {
         }
         shares
     }
+}
+
+/// Sidecars that count: beside shares that run they stand by and own nothing.
+fn sidecars<'a>(
+    relay: &OutboxRelay,
+    deployments: &[SeenShare],
+    pods: &'a [RelayPod],
+) -> impl Iterator<Item = &'a RelayPod> {
+    let runs = |share: &SeenShare| share.replicas > 0 && !share.deleting;
+    let count = relay.spec.placement == Placement::Sidecar || !deployments.iter().any(runs);
+    pods.iter().filter(move |pod| pod.sidecar && count)
 }
 
 /// Shares that exist in any form, in order.

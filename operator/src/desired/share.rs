@@ -62,11 +62,24 @@ impl Make<'_> {
         {
             annotations.insert(names::RESTARTED_AT.to_owned(), json!(restarted));
         }
+        let mut spec = self.pod(&self.relay_container(share));
+        spec["terminationGracePeriodSeconds"] = json!(GRACE_SECONDS);
+        spec["topologySpreadConstraints"] = json!([{
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": names::selector(&self.name)},
+        }]);
+        json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec})
+    }
+
+    /// A pod with one container of the relay's image.
+    pub(super) fn pod(&self, container: &Value) -> Value {
+        let template = &self.relay.spec.template;
         let mut spec = json!({
             "serviceAccountName": names::shared(&self.name),
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
-            "terminationGracePeriodSeconds": GRACE_SECONDS,
             "securityContext": {
                 "runAsNonRoot": true,
                 "runAsUser": USER,
@@ -75,13 +88,7 @@ impl Make<'_> {
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "tolerations": tolerations(self.relay),
-            "topologySpreadConstraints": [{
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": names::selector(&self.name)},
-            }],
-            "containers": [self.container(share)],
+            "containers": [container],
             "volumes": self.volumes(),
         });
         if !template.image_pull_secrets.is_empty() {
@@ -97,7 +104,7 @@ impl Make<'_> {
         if let Some(class) = &template.priority_class_name {
             spec["priorityClassName"] = json!(class);
         }
-        json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec})
+        spec
     }
 
     fn checksums(&self) -> Map<String, Value> {
@@ -110,14 +117,24 @@ impl Make<'_> {
         checksums
     }
 
-    fn container(&self, share: &str) -> Value {
-        let template = &self.relay.spec.template;
+    fn relay_container(&self, share: &str) -> Value {
         let probe = |path: &str| json!({"httpGet": {"path": path, "port": names::PORT}, "timeoutSeconds": 5});
         let mut liveness = probe("/livez");
         liveness["periodSeconds"] = json!(10);
         liveness["failureThreshold"] = json!(6);
         let mut readiness = probe("/readyz");
         readiness["periodSeconds"] = json!(2);
+        let file = config_file();
+        let mut container = self.container(&["run", "--file", &file, "--share", share]);
+        container["ports"] =
+            json!([{"name": names::PORT, "containerPort": self.settings.port, "protocol": "TCP"}]);
+        container["livenessProbe"] = liveness;
+        container["readinessProbe"] = readiness;
+        container
+    }
+
+    pub(super) fn container(&self, args: &[&str]) -> Value {
+        let template = &self.relay.spec.template;
         let mut mounts = vec![json!({"name": "config", "mountPath": CONFIG_DIR, "readOnly": true})];
         for (index, secret) in self.relay.spec.secrets().keys().enumerate() {
             mounts.push(json!({
@@ -129,11 +146,10 @@ impl Make<'_> {
         json!({
             "name": "relay",
             "image": template.image.as_ref().unwrap_or(&self.settings.image),
-            "args": ["run", "--file", format!("{CONFIG_DIR}/relay.yaml"), "--share", share],
-            "ports": [{"name": names::PORT, "containerPort": self.settings.port, "protocol": "TCP"}],
-            "livenessProbe": liveness,
-            "readinessProbe": readiness,
+            "args": args,
             "resources": resources(self.relay),
+            // Why a relay ended is told in the resource.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,
@@ -158,6 +174,11 @@ impl Make<'_> {
         }
         volumes
     }
+}
+
+/// Where a container finds the relay's configuration.
+pub(super) fn config_file() -> String {
+    format!("{CONFIG_DIR}/{}", names::CONFIG_FILE)
 }
 
 /// A Secret's name may be longer than that of a volume.

@@ -1,15 +1,20 @@
 //! The conditions. All of them are there from the first visit on.
 
-use super::{Outcome, RelayView, ShareView, View, cut};
+use super::{Outcome, RelayView, View, cut, sidecars};
 use crate::plan::Waiting;
 use crds::outbox_relay::status::condition;
-use crds::relay_status::{BreakerState, Health, RelayStatus};
+use crds::pods::Placement;
+use crds::relay_status::{BreakerState, Component, Health, RelayStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use std::borrow::Cow;
+
+/// Characters of a reason; Kubernetes takes up to 1024.
+const MAX_REASON: usize = 64;
 
 /// What is found out about one condition.
-struct Verdict {
+pub(super) struct Verdict {
     status: Status,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
 }
 
@@ -30,26 +35,26 @@ impl Status {
     }
 }
 
-fn yes(reason: &'static str, message: impl Into<String>) -> Verdict {
+pub(super) fn yes(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Verdict {
     Verdict {
         status: Status::True,
-        reason,
+        reason: reason.into(),
         message: message.into(),
     }
 }
 
-fn no(reason: &'static str, message: impl Into<String>) -> Verdict {
+pub(super) fn no(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Verdict {
     Verdict {
         status: Status::False,
-        reason,
+        reason: reason.into(),
         message: message.into(),
     }
 }
 
-fn unknown(reason: &'static str, message: impl Into<String>) -> Verdict {
+pub(super) fn unknown(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Verdict {
     Verdict {
         status: Status::Unknown,
-        reason,
+        reason: reason.into(),
         message: message.into(),
     }
 }
@@ -88,7 +93,7 @@ fn condition_of(view: &View<'_>, type_: &str, verdict: &Verdict) -> Condition {
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
-        reason: verdict.reason.to_owned(),
+        reason: verdict.reason.clone().into_owned(),
         message: cut(&verdict.message),
         observed_generation: view.generation,
         // Whole seconds, as the API server keeps them: else the next pass would see a change.
@@ -101,13 +106,19 @@ fn condition_of(view: &View<'_>, type_: &str, verdict: &Verdict) -> Condition {
 
 /// Every slot is owned, read, and able to be delivered, by relays that run what the resource says.
 fn ready(view: &View<'_>) -> Verdict {
+    if let Outcome::Deleting(what) = view.outcome {
+        return no("Deleting", what);
+    }
     if view.paused {
         return no("Paused", "spec.paused is true: no relay runs; progress is kept");
     }
     match view.outcome {
-        Outcome::Stalled { reason, message } => return no(reason, still_running(view, message)),
+        Outcome::Stalled { reason, message } => return no(*reason, still_running(view, message)),
         Outcome::Applied(Some(Waiting::Draining(pods))) => return no("Draining", draining(pods)),
-        Outcome::Applied(_) | Outcome::Failed(_) => {}
+        Outcome::Applied(_) | Outcome::Deleting(_) | Outcome::Failed(_) => {}
+    }
+    if view.placement == Placement::Sidecar {
+        return sidecars::ready(view);
     }
     let wanted = || view.shares.iter().filter(|share| share.wanted);
     let missing = missing(view);
@@ -119,19 +130,18 @@ fn ready(view: &View<'_>) -> Verdict {
     }
     let mut doubt = None;
     for share in wanted() {
-        let name = &share.share;
+        let title = share.title();
         match &share.relay {
-            RelayView::Absent(why) => return no("Starting", format!("share {name}: {why}")),
+            RelayView::Absent(why) => return no("Starting", format!("{title}: {why}")),
             RelayView::Says(_) if share.is_ready() => {}
             RelayView::Says(status) => {
-                let why = status
-                    .not_ready_because
-                    .as_deref()
-                    .unwrap_or("it does not own all its slots");
-                return no("ShareNotReady", format!("share {name}: {why}"));
+                return no(
+                    "ShareNotReady",
+                    format!("{title}: {}", share.why_not_ready(status)),
+                );
             }
             RelayView::Unknown(why) => {
-                doubt.get_or_insert_with(|| unknown("ShareUnreachable", format!("share {name}: {why}")));
+                doubt.get_or_insert_with(|| unknown("ShareUnreachable", format!("{title}: {why}")));
             }
         }
     }
@@ -166,11 +176,12 @@ fn draining(pods: &[String]) -> String {
 
 /// The children are not yet as the resource wants them (kstatus).
 fn reconciling(view: &View<'_>) -> Verdict {
-    if view.paused {
+    if view.paused && !matches!(view.outcome, Outcome::Deleting(_)) {
         return no("Paused", "nothing is to be done");
     }
     match view.outcome {
-        Outcome::Stalled { reason, .. } => no(reason, "nothing more is done without a change; see Stalled"),
+        Outcome::Stalled { reason, .. } => no(*reason, "nothing more is done without a change; see Stalled"),
+        Outcome::Deleting(what) => yes("Deleting", what),
         Outcome::Failed(error) => yes("ApplyFailed", format!("it is tried again: {error}")),
         Outcome::Applied(Some(Waiting::Draining(pods))) => yes("Draining", draining(pods)),
         Outcome::Applied(Some(Waiting::Rolling(share))) => yes(
@@ -180,6 +191,7 @@ fn reconciling(view: &View<'_>) -> Verdict {
                 crate::names::share_of_label(share)
             ),
         ),
+        Outcome::Applied(None) if view.placement == Placement::Sidecar => sidecars::reconciling(view),
         Outcome::Applied(None) => {
             let missing = missing(view);
             let starting = view
@@ -199,8 +211,10 @@ fn reconciling(view: &View<'_>) -> Verdict {
 /// Nothing more will happen without a change by a person (kstatus).
 fn stalled(view: &View<'_>) -> Verdict {
     match view.outcome {
-        Outcome::Stalled { reason, message } => yes(reason, still_running(view, message)),
-        Outcome::Applied(_) | Outcome::Failed(_) => no("NotStalled", "nothing waits for a person"),
+        Outcome::Stalled { reason, message } => yes(*reason, still_running(view, message)),
+        Outcome::Applied(_) | Outcome::Deleting(_) | Outcome::Failed(_) => {
+            no("NotStalled", "nothing waits for a person")
+        }
     }
 }
 
@@ -219,8 +233,8 @@ fn of_all(view: &View<'_>, judge: impl Fn(&RelayStatus) -> Verdict) -> Verdict {
     match worst {
         None => unknown("NoRelay", "no relay runs"),
         Some((_, verdict)) if verdict.status == Status::True => verdict,
-        Some((ShareView { share, .. }, verdict)) => Verdict {
-            message: format!("share {share}: {}", verdict.message),
+        Some((share, verdict)) => Verdict {
+            message: format!("{}: {}", share.title(), verdict.message),
             ..verdict
         },
     }
@@ -235,7 +249,23 @@ fn component(relay: &RelayStatus, name: &str) -> Verdict {
         Health::Healthy => yes("Connected", "connected"),
         Health::Degraded => yes("Degraded", message.unwrap_or_else(|| "degraded".to_owned())),
         Health::Starting => unknown("Starting", message.unwrap_or_else(|| "connecting".to_owned())),
-        Health::Failed => no("Failed", message.unwrap_or_else(|| "failed".to_owned())),
+        Health::Failed => no(
+            category(component),
+            message.unwrap_or_else(|| "failed".to_owned()),
+        ),
+    }
+}
+
+/// The relay's own name for it, if it is one that a condition may have.
+fn category(component: &Component) -> Cow<'static, str> {
+    let is_name = |name: &&String| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.len() <= MAX_REASON
+            && name.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
+    match component.reason.as_ref().filter(is_name) {
+        Some(name) => Cow::Owned(name.clone()),
+        None => Cow::Borrowed("Failed"),
     }
 }
 

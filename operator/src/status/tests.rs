@@ -2,6 +2,7 @@
 
 use super::*;
 use crds::outbox_relay::status::condition;
+use mlua::{Lua, LuaSerdeExt as _, Table};
 use serde_json::{Value, json};
 
 /// What tools that wait for a resource make of it (kstatus): Stalled, then Reconciling, then Ready.
@@ -16,6 +17,38 @@ fn kstatus(status: &OutboxRelayStatus, generation: i64) -> &'static str {
     } else {
         "Current"
     }
+}
+
+/// What Argo CD makes of a resource, by its own language's interpreter.
+fn argo(status: &OutboxRelayStatus, generation: i64) -> String {
+    let lua = Lua::new();
+    let resource = json!({"metadata": {"generation": generation}, "status": status});
+    lua.globals()
+        .set("obj", lua.to_value(&resource).unwrap())
+        .unwrap();
+    let script = include_str!("../../../deploy/argocd/health.lua");
+    let health: Table = lua.load(script).eval().unwrap();
+    assert!(!health.get::<_, String>("message").unwrap().is_empty());
+    health.get("status").unwrap()
+}
+
+#[test]
+fn argo_cd_waits_for_a_look_at_the_newest_generation() {
+    let outcome = Outcome::Applied(None);
+    let shares = [share("1/2", well()), share("2/2", well())];
+    let status = look(&outcome, false, &shares, &OutboxRelayStatus::default());
+    assert_eq!(
+        (argo(&status, 7).as_str(), argo(&status, 8).as_str()),
+        ("Healthy", "Progressing")
+    );
+    assert_eq!(argo(&OutboxRelayStatus::default(), 1), "Progressing");
+    let config: Value = serde_yaml::from_str(include_str!("../../../deploy/argocd/argocd-cm.yaml")).unwrap();
+    let script = &config["data"]["resource.customizations.health.outboxrelay.dev_OutboxRelay"];
+    assert_eq!(
+        script,
+        include_str!("../../../deploy/argocd/health.lua"),
+        "the ConfigMap holds another script"
+    );
 }
 
 fn of(status: &OutboxRelayStatus, type_: &str) -> (String, String) {
@@ -54,7 +87,8 @@ pub(crate) fn says(change: Value) -> RelayView {
 pub(crate) fn share(name: &str, relay: RelayView) -> ShareView {
     ShareView {
         share: name.to_owned(),
-        wanted: name.ends_with("/2"),
+        sidecar: !name.contains('/'),
+        wanted: name.ends_with("/2") || !name.contains('/'),
         exists: true,
         relay,
     }
@@ -73,7 +107,13 @@ fn look(
     roll_up(&View {
         generation: Some(7),
         paused,
+        placement: if shares.iter().any(|share| share.sidecar) {
+            Placement::Sidecar
+        } else {
+            Placement::Deployments
+        },
         count: 2,
+        configuration: Some("new"),
         selector: "s",
         outcome,
         shares,
@@ -100,26 +140,35 @@ fn each_state_is_told_as_it_is() {
     let absent = || RelayView::Absent("its pod starts".to_owned());
     let silent = || RelayView::Unknown("no answer".to_owned());
     let both = |first: RelayView, second: RelayView| vec![share("1/2", first), share("2/2", second)];
-    // Ready and its reason, Reconciling, Stalled, and what kstatus makes of them.
+    let deleting = Outcome::Deleting("a Job deletes the state".to_owned());
+    let starting = || says(json!({"ready": false, "components": [
+        {"name": "source", "health": "Starting", "since": "2026-01-31T12:00:00Z"}]}));
+    let refused = || says(json!({"ready": false, "components": [{"name": "source", "health": "Failed",
+        "message": "source.columns.id: no such column", "since": "2026-01-31T12:00:00Z"}]}));
+    // Ready and its reason, Reconciling, Stalled, and what kstatus and Argo CD make of them.
     for (outcome, paused, shares, expected) in [
-        (&applied, false, both(well(), well()), "True AllSharesReady, False, False, Current"),
-        (&applied, false, both(well(), unready()), "False ShareNotReady, False, False, InProgress"),
-        (&applied, false, both(well(), absent()), "False Starting, True, False, InProgress"),
-        (&applied, false, both(well(), silent()), "Unknown ShareUnreachable, False, False, InProgress"),
-        (&applied, false, both(silent(), unready()), "False ShareNotReady, False, False, InProgress"),
-        (&applied, false, vec![share("1/2", well())], "False Starting, True, False, InProgress"),
-        (&draining, false, vec![share("1/3", well())], "False Draining, True, False, InProgress"),
-        (&rolling, false, both(well(), well()), "True AllSharesReady, True, False, InProgress"),
-        (&failed, false, both(well(), well()), "True AllSharesReady, True, False, InProgress"),
-        (&stalled(), false, both(well(), well()), "False InvalidSpec, False, True, Failed"),
-        (&applied, true, vec![], "False Paused, False, False, InProgress"),
-        (&stalled(), true, vec![], "False Paused, False, True, Failed"),
+        (&applied, false, both(well(), well()), "True AllSharesReady, False, False, Current, Healthy"),
+        (&applied, false, both(well(), unready()), "False ShareNotReady, False, False, InProgress, Progressing"),
+        (&applied, false, both(well(), absent()), "False Starting, True, False, InProgress, Progressing"),
+        (&applied, false, both(well(), silent()), "Unknown ShareUnreachable, False, False, InProgress, Progressing"),
+        (&applied, false, both(silent(), unready()), "False ShareNotReady, False, False, InProgress, Progressing"),
+        (&applied, false, vec![share("1/2", well())], "False Starting, True, False, InProgress, Progressing"),
+        (&draining, false, vec![share("1/3", well())], "False Draining, True, False, InProgress, Progressing"),
+        (&rolling, false, both(well(), well()), "True AllSharesReady, True, False, InProgress, Progressing"),
+        (&failed, false, both(well(), well()), "True AllSharesReady, True, False, InProgress, Progressing"),
+        (&stalled(), false, both(well(), well()), "False InvalidSpec, False, True, Failed, Degraded"),
+        (&applied, true, vec![], "False Paused, False, False, InProgress, Suspended"),
+        (&stalled(), true, vec![], "False Paused, False, True, Failed, Degraded"),
+        (&applied, false, both(well(), starting()), "False ShareNotReady, False, False, InProgress, Progressing"),
+        (&applied, false, both(well(), refused()), "False ShareNotReady, False, False, InProgress, Degraded"),
+        (&deleting, true, vec![], "False Deleting, True, False, InProgress, Progressing"),
     ] {
         let status = look(outcome, paused, &shares, &OutboxRelayStatus::default());
         let (is_ready, reason) = of(&status, condition::READY);
         let reconciling = of(&status, condition::RECONCILING).0;
         let stalls = of(&status, condition::STALLED).0;
-        let told = format!("{is_ready} {reason}, {reconciling}, {stalls}, {}", kstatus(&status, 7));
+        let (kstatus, argo) = (kstatus(&status, 7), argo(&status, 7));
+        let told = format!("{is_ready} {reason}, {reconciling}, {stalls}, {kstatus}, {argo}");
         assert_eq!(told, expected, "{outcome:?} {shares:?}");
         assert_eq!(
             status.conditions.len(),
@@ -132,6 +181,64 @@ fn each_state_is_told_as_it_is() {
                 .iter()
                 .all(|known| known.observed_generation == Some(7) && !known.reason.is_empty())
         );
+    }
+}
+
+#[test]
+fn sidecars_are_ready_when_together_they_own_every_slot() {
+    let owns = |slots: u16, configuration: &str| {
+        says(json!({"share": "auto", "configuration": configuration,
+            "slots": {"wanted": slots, "owned": slots, "ranges": [], "slowest": []}}))
+    };
+    let unready = || says(json!({"ready": false, "notReadyBecause": "sink: no broker"}));
+    let silent = || RelayView::Unknown("no answer".to_owned());
+    let absent = || RelayView::Absent("its pod starts".to_owned());
+    let standby = || owns(0, "new");
+    for (sidecars, expected) in [
+        (
+            vec![owns(32, "new"), owns(32, "new"), standby()],
+            "True AllSharesReady, False Reconciled, Current",
+        ),
+        (
+            vec![owns(64, "new"), silent()],
+            "True AllSharesReady, False Reconciled, Current",
+        ),
+        (
+            vec![owns(32, "new"), silent()],
+            "Unknown ShareUnreachable, False Reconciled, InProgress",
+        ),
+        (
+            vec![owns(32, "new"), unready()],
+            "False ShareNotReady, False Reconciled, InProgress",
+        ),
+        (
+            vec![owns(32, "new"), standby()],
+            "False ShareNotReady, False Reconciled, InProgress",
+        ),
+        (vec![absent()], "False Starting, False Reconciled, InProgress"),
+        (
+            vec![owns(32, "old"), owns(32, "new")],
+            "True AllSharesReady, True SidecarsOutdated, InProgress",
+        ),
+    ] {
+        let shares: Vec<_> = sidecars
+            .into_iter()
+            .enumerate()
+            .map(|(index, relay)| share(&format!("app-{index}"), relay))
+            .collect();
+        let status = look(
+            &Outcome::Applied(None),
+            false,
+            &shares,
+            &OutboxRelayStatus::default(),
+        );
+        let told = |type_| {
+            let (value, reason) = of(&status, type_);
+            format!("{value} {reason}")
+        };
+        let (ready, reconciling) = (told(condition::READY), told(condition::RECONCILING));
+        let told = format!("{ready}, {reconciling}, {}", kstatus(&status, 7));
+        assert_eq!(told, expected, "{shares:?}");
     }
 }
 
@@ -162,6 +269,17 @@ fn of_what_relays_say_the_worst_counts_and_what_is_unknown_is_not_fine() {
     check(
         condition::SOURCE_CONNECTED,
         component("source", "Failed"),
+        ("False", "Failed"),
+    );
+    let named = |reason: &str| json!({"components": [{"name": "source", "health": "Failed", "reason": reason, "since": "2026-01-31T12:00:00Z"}]});
+    check(
+        condition::SOURCE_CONNECTED,
+        named("TableUnfit"),
+        ("False", "TableUnfit"),
+    );
+    check(
+        condition::SOURCE_CONNECTED,
+        named("no reason"),
         ("False", "Failed"),
     );
     check(
@@ -239,7 +357,9 @@ fn numbers_are_sums_or_the_worst_and_a_silent_share_keeps_what_was_told_of_it() 
     second = roll_up(&View {
         generation: Some(8),
         paused: false,
+        placement: Placement::Deployments,
         count: 2,
+        configuration: None,
         selector: "s",
         outcome: &outcome,
         shares: &shares,

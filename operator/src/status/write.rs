@@ -2,7 +2,7 @@
 //! never when nothing has changed.
 
 use crds::outbox_relay::status::OutboxRelayStatus;
-use crds::relay_status::Totals;
+use crds::relay_status::{Phase, Totals};
 use std::time::Duration;
 
 /// Time between two writes of numbers alone.
@@ -36,9 +36,20 @@ pub fn when_to_write(last: &OutboxRelayStatus, new: &OutboxRelayStatus, since: O
     }
 }
 
-/// The status without what changes all the time under load. Messages hold numbers too.
+/// The status without what changes all the time under load. Messages hold numbers too, and a busy relay catches up every
+/// now and then.
 fn without_numbers(status: &OutboxRelayStatus) -> OutboxRelayStatus {
+    let calm = |phase: Option<Phase>| {
+        phase.map(|phase| {
+            if phase == Phase::CatchingUp {
+                Phase::Streaming
+            } else {
+                phase
+            }
+        })
+    };
     let mut status = status.clone();
+    status.phase = calm(status.phase);
     status.totals = Totals::default();
     status.lag_seconds = None;
     status.checkpoint_age_seconds = None;
@@ -47,6 +58,7 @@ fn without_numbers(status: &OutboxRelayStatus) -> OutboxRelayStatus {
         condition.message.clear();
     }
     for share in &mut status.share_statuses {
+        share.phase = calm(share.phase);
         (share.lag_seconds, share.message, share.owned_slots) = (None, None, 0);
     }
     status
@@ -68,7 +80,6 @@ fn numbers_differ(last: &OutboxRelayStatus, new: &OutboxRelayStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crds::relay_status::Phase;
 
     fn status(processed: u64, age: u64, phase: Phase) -> OutboxRelayStatus {
         OutboxRelayStatus {
@@ -98,6 +109,11 @@ mod tests {
             (status(6, 1, Phase::Streaming), Some(seconds(10)), Write::Now),
             (status(6, 1, Phase::Streaming), None, Write::Now),
             (status(5, 1, Phase::CircuitOpen), Some(seconds(0)), Write::Now),
+            (
+                status(5, 1, Phase::CatchingUp),
+                Some(seconds(4)),
+                Write::After(seconds(6)),
+            ),
         ] {
             assert_eq!(when_to_write(&last, &new, since), expected, "{new:?} {since:?}");
         }

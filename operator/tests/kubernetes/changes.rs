@@ -219,6 +219,51 @@ async fn a_broken_reference_leaves_what_runs_and_a_rotated_secret_rolls_it() {
 }
 
 #[tokio::test]
+async fn what_only_a_relay_sees_to_be_wrong_stops_at_the_first_share() {
+    let place = Place::new("unfit").await;
+    let relays = Relays::play(&place).await;
+    let _operator = operator(&place, relays.port, "one").await;
+    ready_with(&place, &relays, 3).await;
+    let said = "source.columns.id: the table has no column \"nonesuch\"; add it, or name another one";
+    relays.script(|script| {
+        let refused = ("TableUnfit".to_owned(), said.to_owned());
+        script.refused.insert("1-of-3".to_owned(), refused);
+    });
+    place
+        .change("orders", json!({"source": {"columns": {"id": "nonesuch"}}}))
+        .await
+        .unwrap();
+    let told = place
+        .until("orders", "told", |relay| {
+            condition(relay, "SourceConnected") == ("False", "TableUnfit")
+                && condition(relay, "Reconciling") == ("True", "RollingOut")
+        })
+        .await;
+    assert_eq!(condition(&told, "Ready"), ("False", "ShareNotReady"));
+    assert!(is_observed(&told), "{told}");
+    let text = told["status"].to_string();
+    assert!(
+        text.contains("share 1/3: source.columns.id: the table has no column"),
+        "{text}"
+    );
+    assert_eq!(told["status"]["readyShares"], 2, "{text}");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(
+        relays.happened(),
+        [stopped("1-of-3"), started("1-of-3")],
+        "the others run on"
+    );
+
+    // Mended: the broken share first.
+    relays.script(|script| script.refused.clear());
+    place
+        .change("orders", json!({"source": {"columns": {"id": "id"}}}))
+        .await
+        .unwrap();
+    place.until_ready("orders").await;
+}
+
+#[tokio::test]
 async fn what_only_the_operator_sees_to_be_wrong_becomes_a_condition() {
     let place = Place::new("invalid").await;
     let relays = Relays::play(&place).await;

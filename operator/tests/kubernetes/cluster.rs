@@ -205,9 +205,13 @@ pub(crate) fn documents(file: &str) -> Vec<Value> {
 
 /// The definition, the operator's rights, and a node that pods are scheduled to.
 pub(crate) async fn prepare(dir: &Path) {
+    prepare_with(dir, "crds/outboxrelays.yaml").await;
+}
+
+pub(crate) async fn prepare_with(dir: &Path, definition: &str) {
     let admin = administrator(dir).await;
     let parameters = PatchParams::apply("test").force();
-    let mut objects = documents("crds/outboxrelays.yaml");
+    let mut objects = documents(definition);
     objects.extend(documents("deploy/operator/operator.yaml").into_iter().take(1));
     objects.extend(documents("deploy/operator/rbac.yaml"));
     for object in objects {
@@ -246,7 +250,7 @@ pub(crate) async fn prepare(dir: &Path) {
         )
         .await
         .unwrap();
-    let room = json!({"cpu": "1000", "memory": "1000Gi", "pods": "1000"});
+    let room = json!({"cpu": "1000", "memory": "1000Gi", "pods": "5000"});
     let status = json!({"status": {
         "capacity": room,
         "allocatable": room,
@@ -308,7 +312,23 @@ pub(crate) async fn kubeconfig_of_operator(place: &Place, everywhere: bool) -> P
         }
     }
     let namespace = if everywhere { SYSTEM } else { &place.namespace };
-    let accounts: Api<ServiceAccount> = Api::namespaced(place.admin.clone(), namespace);
+    let token = token(&place.admin, namespace, "outbox-relay-operator").await;
+    let admin = std::fs::read_to_string(place.dir.join("admin.kubeconfig")).unwrap();
+    let mut config: Value = serde_yaml::from_str(&admin).unwrap();
+    config["users"][0]["user"] = json!({"token": token});
+    config["contexts"][0]["context"]["namespace"] = json!(namespace);
+    let path = place.dir.join(format!("operator-{}.kubeconfig", place.namespace));
+    std::fs::write(&path, serde_yaml::to_string(&config).unwrap()).unwrap();
+    path
+}
+
+/// A token of a service account of the namespace.
+pub(crate) async fn token_of(place: &Place, account: &str) -> String {
+    token(&place.admin, &place.namespace, account).await
+}
+
+async fn token(admin: &Client, namespace: &str, account: &str) -> String {
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), namespace);
     let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: vec!["https://kubernetes.default.svc".to_owned()],
@@ -317,17 +337,11 @@ pub(crate) async fn kubeconfig_of_operator(place: &Place, everywhere: bool) -> P
         },
         ..TokenRequest::default()
     };
-    let token = accounts
-        .create_token_request("outbox-relay-operator", &PostParams::default(), &request)
+    let made = accounts
+        .create_token_request(account, &PostParams::default(), &request)
         .await
         .unwrap();
-    let admin = std::fs::read_to_string(place.dir.join("admin.kubeconfig")).unwrap();
-    let mut config: Value = serde_yaml::from_str(&admin).unwrap();
-    config["users"][0]["user"] = json!({"token": token.status.unwrap().token});
-    config["contexts"][0]["context"]["namespace"] = json!(namespace);
-    let path = place.dir.join(format!("operator-{}.kubeconfig", place.namespace));
-    std::fs::write(&path, serde_yaml::to_string(&config).unwrap()).unwrap();
-    path
+    made.status.unwrap().token
 }
 
 /// Names of the objects of a kind in the namespace that belong to a relay.

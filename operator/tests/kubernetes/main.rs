@@ -10,11 +10,17 @@
     reason = "a test ends at the first thing that is not as it must be"
 )]
 
+mod autoscaling;
+mod bench;
 mod changes;
 mod children;
 mod cluster;
 mod definition;
+mod deletion;
 mod outages;
 mod played;
+mod quiet;
 mod running;
+mod sidecar;
 mod truth;
+mod upgrade;

@@ -26,6 +26,8 @@ pub(crate) struct Script {
     pub(crate) silent: Vec<String>,
     /// Relays of these shares say that they are not ready, and why.
     pub(crate) unready: HashMap<String, String>,
+    /// Relays of these shares cannot read: the category, and what they say.
+    pub(crate) refused: HashMap<String, (String, String)>,
     /// The circuit of every relay is open.
     pub(crate) circuit_open: bool,
     /// Dead letters that wait, of every relay.
@@ -34,8 +36,22 @@ pub(crate) struct Script {
     pub(crate) events: Vec<(u64, DataEventKind)>,
     /// Events delivered, of every relay.
     pub(crate) processed: u64,
+    /// Every relay says that it reads what was written while it was away.
+    pub(crate) catching_up: bool,
+    /// How far every relay is behind.
+    pub(crate) lag_seconds: u64,
     /// Pods that are deleted stay until this is false.
     pub(crate) hold_drain: bool,
+    /// What every relay says that its configuration is.
+    pub(crate) configuration: Option<String>,
+    /// Processes that run as sidecars, first to last: they divide the slots.
+    sidecars: Vec<String>,
+}
+
+impl Script {
+    fn is_ready(&self, share: &str) -> bool {
+        !self.unready.contains_key(share) && !self.refused.contains_key(share)
+    }
 }
 
 /// What happened to a pod, in order.
@@ -50,14 +66,19 @@ pub(crate) struct Relays {
     pub(crate) port: u16,
     script: Arc<Mutex<Script>>,
     happened: Arc<Mutex<Vec<Happened>>>,
+    questions: Arc<AtomicU32>,
     _tasks: Arc<JoinSet<()>>,
 }
+
+/// Share of a pod whose relay is a sidecar.
+const AUTO: &str = "auto";
 
 /// Distinguishes the addresses of all pods of this process.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 struct Running {
     share: String,
+    process: String,
     /// Ends the answers.
     _answers: JoinSet<()>,
 }
@@ -73,11 +94,19 @@ impl Relays {
             .port();
         let pods: Api<Pod> = Api::namespaced(place.admin.clone(), &place.namespace);
         let mut tasks = JoinSet::new();
-        tasks.spawn(play(pods, port, script.clone(), happened.clone()));
+        let questions = Arc::<AtomicU32>::default();
+        tasks.spawn(play(
+            pods,
+            port,
+            script.clone(),
+            happened.clone(),
+            questions.clone(),
+        ));
         Self {
             port,
             script,
             happened,
+            questions,
             _tasks: Arc::new(tasks),
         }
     }
@@ -90,12 +119,23 @@ impl Relays {
         self.happened.lock().unwrap().clone()
     }
 
+    /// How often relays were asked.
+    pub(crate) fn questions(&self) -> u32 {
+        self.questions.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn forget(&self) {
         self.happened.lock().unwrap().clear();
     }
 }
 
-async fn play(pods: Api<Pod>, port: u16, script: Arc<Mutex<Script>>, happened: Arc<Mutex<Vec<Happened>>>) {
+async fn play(
+    pods: Api<Pod>,
+    port: u16,
+    script: Arc<Mutex<Script>>,
+    happened: Arc<Mutex<Vec<Happened>>>,
+    questions: Arc<AtomicU32>,
+) {
     let mut running: HashMap<String, Running> = HashMap::new();
     loop {
         let Ok(list) = pods.list(&ListParams::default()).await else {
@@ -104,15 +144,18 @@ async fn play(pods: Api<Pod>, port: u16, script: Arc<Mutex<Script>>, happened: A
         };
         for pod in list.items {
             let now = script.lock().unwrap().clone();
-            let share = pod
-                .labels()
-                .get("outboxrelay.dev/share")
-                .cloned()
-                .unwrap_or_default();
+            if !pod.labels().contains_key("outboxrelay.dev/relay") {
+                continue;
+            }
+            let share = pod.labels().get("outboxrelay.dev/share").cloned();
+            let share = share.unwrap_or_else(|| AUTO.to_owned());
             let uid = pod.uid().unwrap();
             if pod.metadata.deletion_timestamp.is_some() {
                 if !now.hold_drain {
-                    running.remove(&uid);
+                    if let Some(ended) = running.remove(&uid) {
+                        let sidecars = &mut script.lock().unwrap().sidecars;
+                        sidecars.retain(|process| *process != ended.process);
+                    }
                     let gone = pods
                         .delete(&pod.name_any(), &DeleteParams::default().grace_period(0))
                         .await;
@@ -129,23 +172,35 @@ async fn play(pods: Api<Pod>, port: u16, script: Arc<Mutex<Script>>, happened: A
             {
                 // The scheduler, or the script, has not decided yet.
             } else if let Some(known) = running.get(&uid) {
-                let ready = !now.unready.contains_key(&known.share);
+                let ready = now.is_ready(&known.share);
                 set_status(&pods, &pod, None, ready).await;
             } else {
                 let number = NEXT.fetch_add(1, Ordering::Relaxed);
                 let address = Ipv4Addr::new(127, 90, (number / 250) as u8, (number % 250 + 1) as u8);
                 let listener = TcpListener::bind((address, port)).await.unwrap();
                 let mut answers = JoinSet::new();
+                let process = format!("{number:08}");
                 answers.spawn(answer(
                     listener,
                     share.clone(),
-                    format!("{number:08}"),
+                    process.clone(),
                     script.clone(),
+                    questions.clone(),
                 ));
-                set_status(&pods, &pod, Some(address), !now.unready.contains_key(&share)).await;
+                if share == AUTO {
+                    script.lock().unwrap().sidecars.push(process.clone());
+                }
+                set_status(&pods, &pod, Some(address), now.is_ready(&share)).await;
                 happened.lock().unwrap().push(Happened::Started(share.clone()));
                 let _answers = answers;
-                running.insert(uid, Running { share, _answers });
+                running.insert(
+                    uid,
+                    Running {
+                        share,
+                        process,
+                        _answers,
+                    },
+                );
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -183,9 +238,16 @@ async fn set_status(pods: &Api<Pod>, pod: &Pod, address: Option<Ipv4Addr>, ready
         .await;
 }
 
-async fn answer(listener: TcpListener, share: String, process: String, script: Arc<Mutex<Script>>) {
+async fn answer(
+    listener: TcpListener,
+    share: String,
+    process: String,
+    script: Arc<Mutex<Script>>,
+    questions: Arc<AtomicU32>,
+) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
+        questions.fetch_add(1, Ordering::Relaxed);
         let now = script.lock().unwrap().clone();
         let (share, process) = (share.clone(), process.clone());
         tokio::spawn(async move {
@@ -205,8 +267,23 @@ async fn answer(listener: TcpListener, share: String, process: String, script: A
     }
 }
 
+/// Slots that a relay owns: those of its share, or a fair part.
+fn slots(label: &str, process: &str, script: &Script) -> u16 {
+    if label == AUTO {
+        let count = script.sidecars.len().max(1);
+        let place = script.sidecars.iter().position(|one| one == process);
+        return place.map_or(0, |place| (64 / count + usize::from(place < 64 % count)) as u16);
+    }
+    64 / label.rsplit('-').next().unwrap().parse::<u16>().unwrap()
+}
+
+/// What a relay of this share says when all is well.
+pub(crate) fn well(label: &str) -> RelayStatus {
+    status(label, "played", &Script::default())
+}
+
 fn status(label: &str, process: &str, script: &Script) -> RelayStatus {
-    let count: u16 = label.rsplit('-').next().unwrap().parse().unwrap();
+    let slots = slots(label, process, script);
     let time = "2026-01-31T12:00:00.000Z";
     let mut status: RelayStatus = serde_json::from_value(json!({
         "schemaVersion": 1,
@@ -218,21 +295,32 @@ fn status(label: &str, process: &str, script: &Script) -> RelayStatus {
         "time": time,
         "phase": "Streaming",
         "ready": true,
-        "slots": {"wanted": 64 / count, "owned": 64 / count, "ranges": [], "slowest": []},
+        "slots": {"wanted": slots, "owned": slots, "ranges": [], "slowest": []},
         "components": [
             {"name": "source", "health": "Healthy", "since": time},
             {"name": "sink", "health": "Healthy", "since": time},
         ],
         "breaker": {"state": "Closed", "consecutiveFailures": 0},
         "totals": {"processed": script.processed},
-        "lag": {"milliseconds": 0, "inFlight": 0},
+        "lag": {"milliseconds": script.lag_seconds * 1000, "inFlight": 0},
         "retention": {"ttlSeconds": 86400},
         "deadLettersPending": script.dead_letters,
         "order": {"preserved": true},
     }))
     .unwrap();
+    status.configuration = script.configuration.clone();
+    if let Some((reason, message)) = script.refused.get(label) {
+        let source = &mut status.components[0];
+        source.health = crds::relay_status::Health::Failed;
+        (source.reason, source.message) = (Some(reason.clone()), Some(message.clone()));
+        (status.ready, status.phase) = (false, Phase::Starting);
+        status.not_ready_because = Some(format!("source: {message}"));
+    }
     if let Some(why) = script.unready.get(label) {
         (status.ready, status.not_ready_because) = (false, Some(why.clone()));
+    }
+    if script.catching_up {
+        status.phase = Phase::CatchingUp;
     }
     if script.circuit_open {
         status.breaker.state = BreakerState::Open;

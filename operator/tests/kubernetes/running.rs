@@ -24,6 +24,11 @@ pub(crate) async fn operator_with(
 ) -> Running {
     let kubeconfig = kubeconfig_of_operator(place, everywhere).await;
     let log = place.dir.join(format!("{}-{name}.log", place.namespace));
+    let refresh: &[_] = if arguments.contains(&"--secret-refresh-seconds") {
+        &[]
+    } else {
+        &["--secret-refresh-seconds", "1"]
+    };
     let process = Command::new(env!("CARGO_BIN_EXE_outbox-relay-operator"))
         .args([
             "--listen",
@@ -34,7 +39,7 @@ pub(crate) async fn operator_with(
             name,
         ])
         .args(["--relay-image", "relay:test", "--relay-port", &port.to_string()])
-        .args(["--secret-refresh-seconds", "1"])
+        .args(refresh)
         .args(arguments)
         .env("KUBECONFIG", kubeconfig)
         .env_remove("POD_NAMESPACE")
@@ -61,6 +66,10 @@ impl Running {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// SIGKILL.

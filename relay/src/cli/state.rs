@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use crds::RelayConfig;
-use scylla::client::session::Session;
+use crds::sink::{Guarantee, journal_topic};
 
 use super::{Exit, StateDeleteArgs};
 use crate::cdc_log::session::connect;
@@ -44,7 +43,7 @@ pub async fn delete(args: &StateDeleteArgs) -> Exit {
 async fn remove(config: &RelayConfig) -> anyhow::Result<String> {
     let session = connect(&config.source).await?;
     let (identity, keyspace) = (&config.identity, &config.state.keyspace);
-    if !are_there(&session, keyspace).await? {
+    if !ScyllaState::is_there(&session, keyspace).await? {
         return Ok(format!(
             "keyspace {keyspace} has no state tables: nothing is kept of {identity}"
         ));
@@ -72,8 +71,16 @@ async fn remove(config: &RelayConfig) -> anyhow::Result<String> {
     for process in &processes {
         state.retire(process).await?;
     }
+    // The journal tells what is resolved, too; which topics go is not for a relay to decide.
+    let journal = match config.sink.guarantee {
+        Guarantee::AtLeastOnce => String::new(),
+        Guarantee::ExactlyOnce => format!(
+            "; topic {} holds progress too: delete it before a relay of this identity starts again",
+            journal_topic(identity)
+        ),
+    };
     Ok(format!(
-        "deleted the progress of identity {identity}: {} slots, {} processes; dead letters stay",
+        "deleted the progress of identity {identity}: {} slots, {} processes; dead letters stay{journal}",
         slots.len(),
         processes.len()
     ))
@@ -100,15 +107,6 @@ fn alive<'a>(before: &[ProcessRow], after: &'a [ProcessRow]) -> Option<&'a str> 
         .iter()
         .find(|row| beats.get(row.process.as_str()) != Some(&row.beat));
     moved.map(|row| row.process.as_str())
-}
-
-async fn are_there(session: &Session, keyspace: &str) -> anyhow::Result<bool> {
-    let text = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'slots'";
-    let rows = session
-        .query_unpaged(text, (keyspace,))
-        .await
-        .context("the schema cannot be read")?;
-    Ok(rows.into_rows_result()?.rows_num() > 0)
 }
 
 #[cfg(test)]

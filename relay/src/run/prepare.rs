@@ -152,9 +152,10 @@ async fn open_transactions(
         return Some((Arc::new(transactions), None));
     }
     let incarnation = wait(outlook, stop, Part::Sink, async || {
-        journal.prepare().await.map_err(|error| error.to_string())?;
+        let prepared = journal.prepare().await;
+        prepared.map_err(|error| Why::new("JournalUnavailable", error.to_string()))?;
         let opened = transactions.incarnation(state).await;
-        opened.map_err(|error| error.to_string())
+        opened.map_err(|error| Why::new("JournalUnavailable", error.to_string()))
     })
     .await?;
     Some((Arc::new(transactions), Some(incarnation)))

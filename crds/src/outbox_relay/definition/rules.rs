@@ -67,6 +67,16 @@ pub(super) const RULES: &[Rule] = &[
         message: "deadLetter.target must be Table with sink.guarantee ExactlyOnce",
     },
     Rule {
+        at: "",
+        rule: "self.placement != 'Sidecar' || self.shares == 1",
+        message: "shares must be 1 with placement Sidecar: the application's pods divide the work among themselves",
+    },
+    Rule {
+        at: "",
+        rule: "self.placement != 'Sidecar' || !self.paused",
+        message: "paused must be false with placement Sidecar: relays end with their application's pods",
+    },
+    Rule {
         at: "source.keyspace",
         rule: "self == oldSelf",
         message: "source.keyspace is immutable. Create another OutboxRelay instead",

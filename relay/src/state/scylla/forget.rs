@@ -1,6 +1,7 @@
 //! Taking a slot's checkpoint away for good. The epoch stays, raised by one: a process that comes back after all, however
 //! late, finds another one and does no harm to a relay that begins anew.
 
+use scylla::client::session::Session;
 use scylla::statement::Statement;
 use scylla::statement::batch::Batch;
 use scylla::value::CqlValue;
@@ -19,6 +20,19 @@ const DELETION: &str = "state-delete";
 const ACTION: &str = "delete a checkpoint";
 
 impl ScyllaState {
+    /// Whether there are state tables in this keyspace.
+    ///
+    /// # Errors
+    /// When the schema cannot be read.
+    pub async fn is_there(session: &Session, keyspace: &str) -> Result<bool, StateError> {
+        let action = "look for its tables";
+        let text =
+            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'slots'";
+        let result = session.query_unpaged(text, (keyspace,)).await;
+        let rows = result.map_err(|error| failure(&error).into_error(action))?;
+        Ok(!typed::<(String,)>(rows, action)?.is_empty())
+    }
+
     /// Deletes the checkpoint of a slot whose epoch is still `seen`, and frees the slot.
     ///
     /// # Errors
@@ -45,8 +59,8 @@ impl ScyllaState {
             }
         }
         let without_base = self.at_keyspace(
-            "UPDATE {ks}.slots SET owner = null, transactional_id = null, format = null, bound = null, \
-             saved_revision = null, checksum = null WHERE identity = ? AND slot = ? IF epoch = ?",
+            "UPDATE {ks}.slots SET owner = null, transactional_id = null, incarnation = null, format = null, bound = null, \
+             saved_revision = null, mark_offset = null, mark_sequence = null, checksum = null WHERE identity = ? AND slot = ? IF epoch = ?",
         );
         self.forget_batch(slot, epoch, &without_base, &last).await
     }

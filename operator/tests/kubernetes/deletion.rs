@@ -1,0 +1,221 @@
+//! The end of resources: state stays unless it is to go, and what keeps it from going is told.
+
+use crate::cluster::{Place, condition, minimal, names_of};
+use crate::played::Relays;
+use crate::running::{operator, operator_with};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn to_delete() -> Value {
+    let mut relay = minimal("orders");
+    relay["spec"]["deletionPolicy"] = json!("Delete");
+    relay
+}
+
+async fn until_job(place: &Place) -> Value {
+    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
+    loop {
+        if let Some(job) = place
+            .api("batch/v1", "Job")
+            .get_opt("orders-relay")
+            .await
+            .unwrap()
+            && job.metadata.deletion_timestamp.is_none()
+        {
+            return serde_json::to_value(job).unwrap();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no Job");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Says how the Job's pod ended, as a kubelet would.
+async fn end_pods_of_job(place: &Place, exit_code: i64, said: &str) {
+    let pods = place.api("v1", "Pod");
+    let of_job = ListParams::default().labels("batch.kubernetes.io/job-name=orders-relay");
+    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
+    let status = json!({"status": {"phase": phase, "containerStatuses": [{
+        "name": "relay", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": exit_code, "message": said}},
+    }]}});
+    for pod in pods.list(&of_job).await.unwrap().items {
+        let ended = pod.data["status"]["phase"] == phase;
+        if !ended {
+            let name = pod.metadata.name.unwrap();
+            let patch = Patch::Merge(&status);
+            let _ = pods.patch_status(&name, &PatchParams::default(), &patch).await;
+        }
+    }
+}
+
+async fn until_gone(place: &Place) {
+    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
+    while place.relays().get_opt("orders").await.unwrap().is_some() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the resource is still there"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn delete(place: &Place) {
+    place
+        .relays()
+        .delete("orders", &DeleteParams::default())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn only_a_resource_whose_state_is_to_go_has_a_finalizer() {
+    let place = Place::new("finalizer").await;
+    let relays = Relays::play(&place).await;
+    let _operator = operator(&place, relays.port, "one").await;
+    place.apply(&minimal("orders")).await.unwrap();
+    let ready = place.until_ready("orders").await;
+    assert!(ready["metadata"]["finalizers"].is_null(), "{}", ready["metadata"]);
+    place
+        .change("orders", json!({"deletionPolicy": "Delete"}))
+        .await
+        .unwrap();
+    place
+        .until("orders", "finalized", |relay| {
+            relay["metadata"]["finalizers"] == json!(["outboxrelay.dev/state"])
+        })
+        .await;
+    place
+        .change("orders", json!({"deletionPolicy": "Retain"}))
+        .await
+        .unwrap();
+    place
+        .until("orders", "without a finalizer", |relay| {
+            relay["metadata"]["finalizers"].is_null()
+        })
+        .await;
+    delete(&place).await;
+    until_gone(&place).await;
+    assert_eq!(names_of(&place, "batch/v1", "Job").await, [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn state_goes_by_a_job_after_the_relays_have_stopped() {
+    let place = Place::new("state-goes").await;
+    let relays = Relays::play(&place).await;
+    let _operator = operator(&place, relays.port, "one").await;
+    place.apply(&to_delete()).await.unwrap();
+    place.until_ready("orders").await;
+    relays.script(|script| script.hold_drain = true);
+    delete(&place).await;
+    let ending = place
+        .until("orders", "ending", |relay| {
+            condition(relay, "Ready") == ("False", "Deleting")
+        })
+        .await;
+    assert_eq!(condition(&ending, "Reconciling"), ("True", "Deleting"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(
+        names_of(&place, "batch/v1", "Job").await,
+        [] as [&str; 0],
+        "a Job beside a relay that runs"
+    );
+    relays.script(|script| script.hold_drain = false);
+    let job = until_job(&place).await;
+    let pod = &job["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["containers"][0]["args"],
+        json!([
+            "state",
+            "delete",
+            "--yes",
+            "--file",
+            "/etc/outbox-relay/config/relay.yaml"
+        ])
+    );
+    let config = pod["volumes"][0]["configMap"]["name"].as_str().unwrap();
+    assert_eq!(
+        names_of(&place, "v1", "ConfigMap").await,
+        [config],
+        "what the Job needs is there"
+    );
+    assert!(
+        job["spec"]["template"]["metadata"]["labels"]["outboxrelay.dev/relay"].is_null(),
+        "its pods are no relays"
+    );
+    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
+    while place.relays().get_opt("orders").await.unwrap().is_some() {
+        end_pods_of_job(&place, 0, "deleted").await;
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the resource is still there"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_fails_is_told_of_and_there_is_a_way_out() {
+    let place = Place::new("state-stays").await;
+    let relays = Relays::play(&place).await;
+    let _operator = operator(&place, relays.port, "one").await;
+    place.apply(&to_delete()).await.unwrap();
+    place.until_ready("orders").await;
+    delete(&place).await;
+    until_job(&place).await;
+    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE * 2;
+    let stalled = loop {
+        end_pods_of_job(
+            &place,
+            1,
+            "a log line\nsource.contactPoints: no session to scylla:9042\n",
+        )
+        .await;
+        let relay = serde_json::to_value(place.relays().get("orders").await.unwrap()).unwrap();
+        if condition(&relay, "Stalled") == ("True", "StateNotDeleted") {
+            break relay;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}", relay["status"]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let text = stalled["status"].to_string();
+    for part in ["no session to scylla:9042", "Set spec.deletionPolicy to Retain"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    place
+        .change("orders", json!({"deletionPolicy": "Retain"}))
+        .await
+        .unwrap();
+    until_gone(&place).await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_is_not_held_up() {
+    let place = Place::new("namespace-goes").await;
+    let relays = Relays::play(&place).await;
+    // With rights in all namespaces: those in one go with it, and whoever loses them can remove no finalizer.
+    let arguments = [
+        "--namespace",
+        &place.namespace,
+        "--lease-namespace",
+        "outbox-relay-system",
+    ];
+    let operator = operator_with(&place, relays.port, "one", &arguments, true).await;
+    place.apply(&to_delete()).await.unwrap();
+    place.until_ready("orders").await;
+    let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(place.admin.clone());
+    namespaces
+        .delete(&place.namespace, &DeleteParams::default())
+        .await
+        .unwrap();
+    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
+    while let Some(namespace) = namespaces.get_opt(&place.namespace).await.unwrap() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{:?}\n{}",
+            namespace.status,
+            operator.log()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
