@@ -69,6 +69,7 @@ impl Ledger {
             bound,
             swept: bound,
             saved_bound: bound,
+            owed: None,
             sets,
             saved_sets: sets,
             mark: Mark::default(),
@@ -170,6 +171,8 @@ pub struct SlotLedger {
     swept: Micros,
     /// The bound that the checkpoint holds.
     saved_bound: Micros,
+    /// Up to where the bound has passed resolved ids that no checkpoint ever held: it alone tells of them.
+    owed: Option<Micros>,
     /// Start of the newest stream set that the bound accounts for; None before any was learned.
     sets: Option<Micros>,
     /// The same, as the checkpoint holds it.
@@ -315,6 +318,13 @@ impl SlotLedger {
         self.bound = bound;
         let second = second_of(bound);
         // What remains below holds resolved ids only, and the bound now says the same of them.
+        if self
+            .buckets
+            .range(..second)
+            .any(|(_, bucket)| !bucket.open.is_empty())
+        {
+            self.owed = Some(bound);
+        }
         self.buckets.retain(|at, _| *at >= second);
     }
 
@@ -362,9 +372,15 @@ impl SlotLedger {
         })
     }
 
+    /// Without a save of the bound, a restart would repeat what was resolved.
+    pub fn owes_its_bound(&self) -> bool {
+        self.owed.is_some()
+    }
+
     /// `delta` is durable.
     pub fn saved(&mut self, delta: &Delta) {
         self.saved_bound = delta.bound;
+        self.owed.take_if(|owed| *owed <= delta.bound);
         self.saved_mark = delta.mark;
         for (second, ids) in &delta.resolved {
             if *second == SETS_SECOND {
@@ -475,6 +491,31 @@ mod tests {
         assert_eq!(ledger.take(slot(), 30 * SECOND, RowId(1)), Known::New);
         assert_eq!(ledger.slot(slot()).unwrap().known_until(), 31 * SECOND);
         assert_eq!(ledger.take(slot(), 19 * SECOND, RowId(2)), Known::BelowBound);
+    }
+
+    /// In catch-up a row is swept as soon as it is read, so its id is never part of a save.
+    #[test]
+    fn a_bound_that_passed_ids_which_no_checkpoint_held_is_owed() {
+        let mut ledger = open(0);
+        let owed = |ledger: &mut Ledger, swept| {
+            let owned = ledger.slot_mut(slot()).unwrap();
+            owned.sweep(swept);
+            let delta = owned.delta().unwrap();
+            (delta.resolved.len(), owned.owes_its_bound(), delta)
+        };
+        assert!(!owed(&mut ledger, SECOND).1, "nothing was delivered");
+        ledger.take(slot(), 5 * SECOND, RowId(1));
+        ledger.resolve(slot(), 5 * SECOND, RowId(1));
+        let (ids, owes, delta) = owed(&mut ledger, 9 * SECOND);
+        assert_eq!((ids, owes), (0, true));
+        ledger.take(slot(), 12 * SECOND, RowId(2));
+        ledger.resolve(slot(), 12 * SECOND, RowId(2));
+        let (_, _, next) = owed(&mut ledger, 20 * SECOND);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        owned.saved(&delta);
+        assert!(owned.owes_its_bound(), "more was passed since");
+        owned.saved(&next);
+        assert!(!owned.owes_its_bound());
     }
 
     #[test]

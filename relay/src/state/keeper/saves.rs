@@ -79,7 +79,9 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
             let saved = ledger.saved_mark();
             let delta = limited(ledger.delta()?, saved);
             // A mark that moves frees places in the journal.
-            let idle = delta.resolved.is_empty() && delta.mark.sequence == saved.sequence;
+            let idle = delta.resolved.is_empty()
+                && delta.mark.sequence == saved.sequence
+                && !ledger.owes_its_bound();
             let rare = idle && !all && age < IDLE_SAVE_INTERVAL;
             (!rare).then(|| Due {
                 slot: *slot,
