@@ -25,6 +25,11 @@ test: ## everything that CI runs; installs what it needs, no Docker
 .PHONY: simulate
 simulate: ## seeded schedules of faults through the pipeline, under virtual time: SEEDS=10000, FROM=1
 	cargo run -p outbox-relay-simulation -- --seeds $(or $(SEEDS),10000) --from $(or $(FROM),1)
+	cargo run -p outbox-relay-simulation -- --seed $(or $(FROM),1) --everywhere --stride $(or $(STRIDE),11)
+
+.PHONY: mutations
+mutations: ## the relay broken on purpose, a line at a time: the simulation must notice (MUTATIONS="name name" for some)
+	@scripts/mutations.sh $(MUTATIONS)
 
 .PHONY: chaos
 chaos: ## relays, brokers and lines taken away at random, KILLS=100; the verifier judges (SEED repeats a run)

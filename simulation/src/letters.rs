@@ -43,9 +43,7 @@ impl DeadLetters for Port {
                 )
             });
             let now = world.now();
-            world.judge(|oracle| {
-                oracle.lettered(process.life, &position, letter.reason, &letter.event_id, now)
-            });
+            world.judge(|oracle| oracle.lettered(process.life, letter, now));
         }
         process.pass(Point::LettersWritten).await;
         world

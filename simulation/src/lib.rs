@@ -20,5 +20,5 @@ mod world;
 mod writer;
 
 pub use oracle::Violation;
-pub use schedule::{Outcome, run};
+pub use schedule::{Outcome, run, run_killing};
 pub use tally::Tally;

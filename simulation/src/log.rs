@@ -46,13 +46,17 @@ pub(crate) struct Seen {
     pub(crate) surely: Micros,
     /// It expires then, or as soon as it is settled.
     pub(crate) vanishes: Option<Micros>,
+    /// Its TTL is over then, whoever has read it.
+    pub(crate) expires: Micros,
     /// What the oracle knows the changes of its record by.
     pub(crate) facts: (usize, usize),
 }
 
 /// What was remarkable about an answer.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Remarks {
+    /// The records in it, by what the oracle knows them by.
+    records: Vec<(usize, usize)>,
     missed: bool,
     vanished: bool,
     returned: bool,
@@ -156,6 +160,9 @@ impl Log {
                     return (page, remarks);
                 }
                 page.rows.push(row.answer(stream.1, query.columns));
+                if remarks.records.last() != Some(&row.seen.facts) {
+                    remarks.records.push(row.seen.facts);
+                }
                 page.next = Some(
                     Place {
                         stream,
@@ -183,7 +190,7 @@ impl Seen {
         settled: impl Fn(usize) -> bool,
         remarks: &mut Remarks,
     ) -> bool {
-        if now < self.maybe {
+        if now < self.maybe || now >= self.expires {
             return false;
         }
         if now < self.surely {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use simulation::{Outcome, Tally, run};
+use simulation::{Outcome, Tally, run, run_killing};
 
 /// From this many seeds on, whatever never occurred fails the run.
 const ENOUGH: u64 = 1000;
@@ -23,6 +23,15 @@ struct Arguments {
     /// Run this seed alone.
     #[arg(long)]
     seed: Option<u64>,
+    /// Kill the first process of the seed at this await, from 1.
+    #[arg(long, requires = "seed")]
+    kill_at: Option<u64>,
+    /// Replay the seed once per await of its first process, killed there; see also --stride.
+    #[arg(long, requires = "seed", conflicts_with_all = ["kill_at", "trace", "log"])]
+    everywhere: bool,
+    /// With --everywhere: only every so many-th await.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    stride: u64,
     /// Print everything that happens.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -42,11 +51,15 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(seed) = arguments.seed {
-        return one(seed, &arguments);
-    }
     let started = Instant::now();
-    let (outcomes, ran, tally) = many(&arguments)?;
+    if let Some(seed) = arguments.seed {
+        return if arguments.everywhere {
+            everywhere(seed, &arguments)
+        } else {
+            one(seed, &arguments)
+        };
+    }
+    let (outcomes, ran, tally) = many(&arguments, arguments.seeds, |at| run(arguments.from + at, false))?;
     let seconds = started.elapsed().as_secs_f64();
     if let Some(expected) = &arguments.expect {
         return expect(expected, &outcomes, ran, seconds);
@@ -77,7 +90,11 @@ fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
             .with_writer(std::io::stdout)
             .init();
     }
-    let outcome = run(seed, arguments.trace).context("no runtime")?;
+    let outcome = match arguments.kill_at {
+        Some(at) => run_killing(seed, at, arguments.trace),
+        None => run(seed, arguments.trace),
+    };
+    let outcome = outcome.context("no runtime")?;
     print!("{}", outcome.trace);
     println!(
         "{} events, {} s of virtual time",
@@ -91,9 +108,33 @@ fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs seeds until all are done or, unless asked to go on, one breaks a promise. Returns those that did, how many
+/// A restart at every await of the schedule's first process.
+fn everywhere(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let awaits = run_killing(seed, u64::MAX, false).context("no runtime")?.awaits;
+    let times = awaits.div_ceil(arguments.stride);
+    let at = |number: u64| number * arguments.stride + 1;
+    let (outcomes, ran, _) = many(arguments, times, |number| run_killing(seed, at(number), false))?;
+    println!(
+        "seed {seed}: its first process killed at {ran} of {awaits} awaits, one at a time, in {:.0} s",
+        started.elapsed().as_secs_f64()
+    );
+    for outcome in &outcomes {
+        tell(outcome);
+    }
+    if outcomes.is_empty() {
+        return Ok(());
+    }
+    bail!("{} of {ran} replays broke a promise", outcomes.len());
+}
+
+/// Runs schedules until all are done or, unless asked to go on, one breaks a promise. Returns those that did, how many
 /// ran, and what occurred.
-fn many(arguments: &Arguments) -> anyhow::Result<(Vec<Outcome>, u64, Tally)> {
+fn many(
+    arguments: &Arguments,
+    times: u64,
+    play: impl Fn(u64) -> std::io::Result<Outcome> + Sync,
+) -> anyhow::Result<(Vec<Outcome>, u64, Tally)> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.unwrap_or(processors).max(1);
     let (next, broken) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -101,10 +142,10 @@ fn many(arguments: &Arguments) -> anyhow::Result<(Vec<Outcome>, u64, Tally)> {
         let (mut failed, mut ran, mut tally) = (Vec::new(), 0, Tally::default());
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            if at >= arguments.seeds || broken.load(Ordering::Relaxed) {
+            if at >= times || broken.load(Ordering::Relaxed) {
                 return Ok((failed, ran, tally));
             }
-            let outcome = run(arguments.from + at, false)?;
+            let outcome = play(at)?;
             ran += 1;
             tally.add(&outcome.tally);
             if let Some(violation) = &outcome.violation {
@@ -144,15 +185,26 @@ fn expect(expected: &str, outcomes: &[Outcome], ran: u64, seconds: f64) -> anyho
     if !caught {
         bail!("{expected} held for {ran} seeds ({seconds:.0} s)");
     }
-    println!("{expected} was broken within {ran} seeds ({seconds:.0} s)");
+    let first = outcomes.iter().find(|outcome| {
+        outcome
+            .violation
+            .as_ref()
+            .is_some_and(|violation| violation.invariant == expected)
+    });
+    let seed = first.map_or(0, |outcome| outcome.seed);
+    println!("{expected}: seed {seed}, {ran} seeds, {seconds:.0} s");
     Ok(())
 }
 
 fn tell(outcome: &Outcome) {
     if let Some(violation) = &outcome.violation {
         println!("seed {} breaks {violation}", outcome.seed);
+        let kill = outcome
+            .kill_at
+            .map(|at| format!(" --kill-at {at}"))
+            .unwrap_or_default();
         println!(
-            "  cargo run -p outbox-relay-simulation -- --seed {} --trace",
+            "  cargo run -p outbox-relay-simulation -- --seed {}{kill} --trace",
             outcome.seed
         );
     }

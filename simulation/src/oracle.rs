@@ -11,8 +11,8 @@ use std::fmt;
 use relay::model::RowId;
 
 use crate::log::Order;
-use crate::plan::Plan;
-use crate::world::{Micros, START};
+use crate::plan::{Hazard, Plan};
+use crate::world::{MS, Micros, SECOND, START};
 use checkpoints::SlotFacts;
 use deliveries::{Aggregate, Send};
 use lives::LifeFacts;
@@ -43,8 +43,16 @@ pub(crate) struct Row {
     pub(crate) slot: usize,
     pub(crate) set: usize,
     pub(crate) kind: Kind,
-    /// From here on every read sees it.
+    /// From here on a read may see it ...
+    pub(crate) maybe: Micros,
+    /// ... and from here on every read does ...
     pub(crate) surely: Micros,
+    /// ... until it expires.
+    pub(crate) vanishes: Option<Micros>,
+    /// The log's TTL has taken it then.
+    pub(crate) expires: Micros,
+    /// What its message has to hold: key and payload.
+    pub(crate) message: Option<(String, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +93,8 @@ pub(crate) struct Oracle {
     slots: Vec<SlotFacts>,
     lives: Vec<LifeFacts>,
     sends: Vec<Send>,
+    /// Slots of which somebody said that rows expired unread.
+    gaps: BTreeSet<usize>,
 }
 
 /// What the plan says that the promises depend on.
@@ -95,16 +105,71 @@ struct Rules {
     holds: bool,
     /// Readers start anew, and forget which events they saw.
     readers_restart: bool,
-    /// Rows vanish once they are delivered, or some reads do not see them.
-    rows_vanish: bool,
+    horizon: Micros,
+    /// A page holds some rows only, so reading takes long.
+    pages: bool,
+    /// With a retention gap, the slot stops.
+    gap_stops: bool,
+    /// Nothing holds up what is in flight for seconds.
+    flows: bool,
+    retry: Retry,
     /// Start and publication of each stream set.
     sets: Vec<(Micros, Micros)>,
     first_bound: Micros,
 }
 
+/// What may hold up messages in flight, or the saves and the releases of their slots.
+const HOLD_UP: [Hazard; 8] = [
+    Hazard::Broker,
+    Hazard::BrokerOutcome,
+    Hazard::Letters,
+    Hazard::State,
+    Hazard::Queries,
+    Hazard::Freezes,
+    Hazard::Panics,
+    Hazard::Poison,
+];
+
+/// The least time between failed attempts of an event.
+struct Retry {
+    /// Without jitter, after the first attempt, the second, and so on.
+    backoff: Vec<Micros>,
+    /// The circuit opens at each failure, and stays open for so long.
+    open: Micros,
+}
+
+impl Retry {
+    fn of(plan: &Plan) -> Self {
+        let (retry, breaker) = (&plan.config.retry, &plan.config.circuit_breaker);
+        let clock = !plan.has(Hazard::ClockSteps);
+        let exact = clock && retry.jitter == crds::retry::Jitter::None;
+        let mut next = Micros::from(retry.initial_backoff_milliseconds) * MS;
+        let most = Micros::from(retry.max_backoff_milliseconds) * MS;
+        let backoff = (0..retry.max_attempts).map(|_| {
+            let delay = next.min(most);
+            next = next * Micros::from(retry.multiplier_percent) / 100;
+            if exact { delay } else { 0 }
+        });
+        Self {
+            backoff: backoff.collect(),
+            open: if clock && breaker.failure_threshold == 1 {
+                Micros::from(breaker.open_seconds) * SECOND
+            } else {
+                0
+            },
+        }
+    }
+
+    /// From the first to the last of so many failed attempts, at least.
+    fn lasts(&self, attempts: u32) -> Micros {
+        let pauses = (attempts as usize).saturating_sub(1);
+        let backoff = self.backoff.iter().copied().chain(std::iter::repeat(0));
+        backoff.take(pauses).map(|delay| delay.max(self.open)).sum()
+    }
+}
+
 impl Oracle {
     pub(crate) fn new(plan: &Plan) -> Self {
-        use crate::plan::Hazard;
         let state = &plan.config.state;
         Self {
             violation: None,
@@ -114,7 +179,11 @@ impl Oracle {
                 exhausts: plan.config.dead_letter.when == crds::dead_letter::DeadLetterWhen::Exhausted,
                 holds: plan.config.dead_letter.on_aggregate == crds::dead_letter::OnAggregate::Hold,
                 readers_restart: plan.has(Hazard::Panics) || plan.has(Hazard::ClockSteps),
-                rows_vanish: plan.has(Hazard::Vanish) || plan.has(Hazard::Subset),
+                horizon: plan.horizon,
+                pages: plan.has(Hazard::Pages),
+                gap_stops: plan.config.source.on_retention_gap == crds::source::OnRetentionGap::Stop,
+                flows: !HOLD_UP.iter().any(|hazard| plan.has(*hazard)),
+                retry: Retry::of(plan),
                 sets: plan.sets.iter().map(|set| (set.start, set.published)).collect(),
                 first_bound: plan.sets[0].start,
             },
@@ -127,6 +196,7 @@ impl Oracle {
             slots: (0..64).map(|_| SlotFacts::default()).collect(),
             lives: Vec::new(),
             sends: Vec::new(),
+            gaps: BTreeSet::new(),
         }
     }
 
@@ -192,25 +262,58 @@ impl Oracle {
         )
     }
 
-    /// Every event is in the topic or in the dead letters.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.unresolved.is_empty()
+    /// A process says that rows of the slot expired unread.
+    pub(crate) fn gap_told(&mut self, slot: usize) -> bool {
+        self.gaps.insert(slot)
+    }
+
+    /// Whether an event is not to be expected any more: its slot has stopped, or goes on without what had expired. A slot
+    /// begins with what there is when its first checkpoint is made.
+    fn is_given_up(&self, event: usize, now: Micros) -> bool {
+        let rows = &self.events[event].rows;
+        let Some((row, _)) = rows.first().map(|row| &self.rows[*row]) else {
+            return false;
+        };
+        let expired = self.has_expired(event, now);
+        let began = self.slots[row.slot].pinned.unwrap_or(now);
+        let told = self.gaps.contains(&row.slot) && (self.rules.gap_stops || expired);
+        told || expired && row.expires < began
+    }
+
+    fn has_expired(&self, event: usize, now: Micros) -> bool {
+        let mut rows = self.events[event].rows.iter();
+        rows.all(|row| self.rows[*row].0.expires <= now)
+    }
+
+    /// Every event is in the topic, in the dead letters, or said to be lost.
+    pub(crate) fn is_complete(&self, now: Micros) -> bool {
+        self.unresolved.iter().all(|event| self.is_given_up(*event, now))
+    }
+
+    /// Events that the log's TTL took, and that was said.
+    pub(crate) fn given_up(&self) -> usize {
+        self.unresolved.len()
     }
 
     /// When time has run out.
-    pub(crate) fn lost(&mut self) {
-        let Some(first) = self.unresolved.first() else {
+    pub(crate) fn lost(&mut self, now: Micros) {
+        let mut missing = self
+            .unresolved
+            .iter()
+            .filter(|event| !self.is_given_up(**event, now));
+        let Some(first) = missing.next().copied() else {
             return;
         };
-        let row = self.events[*first].rows[0];
+        let row = self.events[first].rows[0];
         let detail = format!(
             "{} of {} events are in neither topic nor dead letters, the first is {}, visible from {} us",
-            self.unresolved.len(),
+            missing.count() + 1,
             self.events.len(),
             self.name(row),
             self.rows[row].0.surely - START,
         );
-        self.fail("nothing-lost", detail);
+        let expired = self.has_expired(first, now);
+        self.fail(if expired { "gap-told" } else { "nothing-lost" }, detail);
     }
 
     pub(crate) fn events(&self) -> usize {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crds::RelayConfig;
 use crds::dead_letter::{DeadLetterWhen, OnAggregate};
 use crds::retry::Jitter;
+use crds::source::OnRetentionGap;
 
 use crate::chance::Chance;
 use crate::world::{MS, Micros, SECOND, START};
@@ -17,6 +18,9 @@ const FAULTS_LINGER: Micros = 2 * SECOND;
 
 /// Hazards of a schedule, at least; the log's ordinary latencies and the clocks' differences come on top.
 const HAZARDS_MIN: i64 = 3;
+
+/// How long rows are kept where they expire unread: longer than bounds are behind when all is well.
+const RETENTION: Micros = 24 * SECOND;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Hazard {
@@ -44,9 +48,12 @@ pub(crate) enum Hazard {
     Reshard,
     ClockSteps,
     Panics,
+    Skew,
+    Intruder,
+    Retention,
 }
 
-const HAZARDS: [Hazard; 24] = [
+const HAZARDS: [Hazard; 27] = [
     Hazard::Backlog,
     Hazard::Late,
     Hazard::Subset,
@@ -71,6 +78,9 @@ const HAZARDS: [Hazard; 24] = [
     Hazard::Reshard,
     Hazard::ClockSteps,
     Hazard::Panics,
+    Hazard::Skew,
+    Hazard::Intruder,
+    Hazard::Retention,
 ];
 
 /// What goes wrong for a while.
@@ -88,6 +98,7 @@ pub(crate) enum Fault {
     BrokerTransient,
     BrokerUnknown,
     BrokerReportsLate,
+    BrokerRefusesLate,
     BrokerFatal,
     BrokerTrouble,
     QueueFull,
@@ -100,6 +111,7 @@ pub(crate) enum Fault {
     StateSlow,
     StateUntold,
     OwnersStale,
+    BeatsFade,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,12 +140,18 @@ pub(crate) struct Plan {
     pub(crate) auto: bool,
     /// From when on how many processes share the work.
     pub(crate) layouts: Vec<(Micros, usize)>,
-    /// What each seat's clock is ahead of true time.
+    /// Processes that share the work, at most.
+    seats: usize,
+    /// A process that takes its share the other way than all others is there from and until then.
+    pub(crate) intruder: Option<(Micros, Micros)>,
+    /// What each seat's clock is ahead of true time; the last is the intruder's.
     pub(crate) skews: Vec<Micros>,
     /// A seat's clock is set by this much, then.
     pub(crate) clock_steps: Vec<(usize, Micros, Micros)>,
     /// What each coordinator's clock is ahead of true time.
     pub(crate) coordinators: [Micros; 3],
+    /// How long the log keeps a row; None: for longer than the schedule.
+    pub(crate) retention: Option<Micros>,
     pub(crate) tablets: bool,
     pub(crate) sets: Vec<SetPlan>,
     /// Rows of a page at most.
@@ -154,9 +172,22 @@ impl Plan {
         let mut hazards = BTreeSet::new();
         let count = HAZARDS_MIN + chance.spread(12) - 1;
         while (hazards.len() as i64) < count {
-            hazards.insert(chance.pick(&HAZARDS));
+            let hazard = chance.pick(&HAZARDS);
+            // What it costs is hidden from all other hazards.
+            if hazard != Hazard::Retention || chance.percent(30) {
+                hazards.insert(hazard);
+            }
         }
-        let horizon = chance.within(4, 6) * SECOND;
+        if hazards.contains(&Hazard::Retention) {
+            // A backlog would be gone before the first reader comes; the retention is judged by exact clocks.
+            hazards.remove(&Hazard::Backlog);
+            hazards.remove(&Hazard::Skew);
+            hazards.remove(&Hazard::Reshard);
+        }
+        let retention = hazards.contains(&Hazard::Retention);
+        let skewed = hazards.contains(&Hazard::Skew);
+        // A row's lateness counts from its timestamp, so a clock that is behind uses up horizon.
+        let horizon = (chance.within(4, 6) + if skewed { 5 } else { 0 }) * SECOND;
         let written_until = START + WRITING;
         let faults_until = written_until + FAULTS_LINGER;
         let tablets = chance.percent(50);
@@ -169,9 +200,22 @@ impl Plan {
             config: config(chance, horizon),
             horizon,
             auto: chance.percent(50),
-            skews: (0..seats).map(|_| slowest + chance.below(5 * SECOND)).collect(),
+            seats,
+            intruder: hazards.contains(&Hazard::Intruder).then(|| {
+                let from = chance.within(START, faults_until - 3 * SECOND);
+                (from, chance.within(from + 2 * SECOND, faults_until))
+            }),
+            skews: (0..=seats).map(|_| slowest + chance.below(5 * SECOND)).collect(),
             clock_steps: clock_steps(chance, &hazards, seats, faults_until),
-            coordinators: std::array::from_fn(|_| chance.within(-SECOND, SECOND)),
+            coordinators: std::array::from_fn(|_| {
+                let most = match (retention, skewed) {
+                    (true, _) => 0,
+                    (false, true) => 5 * SECOND,
+                    (false, false) => SECOND,
+                };
+                chance.within(-most, most)
+            }),
+            retention: retention.then_some(RETENTION),
             tablets,
             sets: sets(chance, &hazards, tablets, horizon),
             page_rows: if hazards.contains(&Hazard::Pages) {
@@ -190,12 +234,18 @@ impl Plan {
         }
     }
 
+    /// When everything is there again.
+    pub(crate) fn calm_from(&self) -> Micros {
+        let layout = self.layouts.last().map_or(START, |(from, _)| *from);
+        self.faults_until.max(layout)
+    }
+
     pub(crate) fn has(&self, hazard: Hazard) -> bool {
         self.hazards.contains(&hazard)
     }
 
     pub(crate) fn seats(&self) -> usize {
-        self.skews.len()
+        self.seats
     }
 
     /// How many processes share the work now, and when that changes next.
@@ -220,7 +270,7 @@ fn config(chance: &mut Chance, horizon: Micros) -> RelayConfig {
     config.source.load.queries_per_second = chance.pick(&[80, 150, 400]);
     config.source.load.max_concurrent_queries = chance.pick(&[1, 2, 4, 16]);
     config.sink.topic = "events".into();
-    config.retry.max_attempts = chance.pick(&[1, 3, 5]);
+    config.retry.max_attempts = chance.pick(&[1, 2, 3, 5]);
     config.retry.initial_backoff_milliseconds = chance.pick(&[5, 50, 100]);
     config.retry.max_backoff_milliseconds = 200;
     config.retry.attempt_timeout_milliseconds = chance.pick(&[150, 400, 1500]);
@@ -231,11 +281,14 @@ fn config(chance: &mut Chance, horizon: Micros) -> RelayConfig {
     config.dead_letter.when = chance.pick(&[
         DeadLetterWhen::Rejected,
         DeadLetterWhen::Rejected,
+        DeadLetterWhen::Rejected,
+        DeadLetterWhen::Exhausted,
         DeadLetterWhen::Exhausted,
     ]);
     config.dead_letter.on_aggregate = chance.pick(&[OnAggregate::Continue, OnAggregate::Hold]);
     config.state.lease_seconds = chance.pick(&[2, 3]);
     config.state.checkpoint_interval_milliseconds = chance.pick(&[100, 400, 1000]);
+    config.source.on_retention_gap = chance.pick(&[OnRetentionGap::Stop, OnRetentionGap::Continue]);
     config.memory.in_flight_messages = chance.pick(&[1, 4, 30, 1000]);
     config
 }
@@ -245,15 +298,28 @@ fn within_faults(chance: &mut Chance, faults_until: Micros) -> Micros {
 }
 
 fn layouts(chance: &mut Chance, hazards: &BTreeSet<Hazard>, faults_until: Micros) -> Vec<(Micros, usize)> {
-    let mut layouts = vec![(START, chance.within(2, 3) as usize)];
-    if hazards.contains(&Hazard::Reshard) {
-        let mut times: Vec<Micros> = (0..chance.within(1, 3))
-            .map(|_| within_faults(chance, faults_until))
-            .collect();
-        times.sort_unstable();
-        layouts.extend(times.into_iter().map(|at| (at, chance.within(1, 4) as usize)));
+    let count = chance.within(2, 3) as usize;
+    if hazards.contains(&Hazard::Retention) {
+        // Nobody reads for about as long as rows are kept.
+        let from = START + chance.within(SECOND, 7 * SECOND);
+        let until = from + RETENTION + chance.within(-12 * SECOND, 8 * SECOND);
+        return vec![(START, count), (from, 0), (until, count)];
     }
-    layouts
+    if !hazards.contains(&Hazard::Reshard) {
+        return vec![(START, count)];
+    }
+    let counts = if chance.percent(50) {
+        vec![1, 3, 2, 5]
+    } else {
+        (0..chance.within(2, 4))
+            .map(|_| chance.within(1, 5) as usize)
+            .collect()
+    };
+    let mut times: Vec<Micros> = (1..counts.len())
+        .map(|_| within_faults(chance, faults_until))
+        .collect();
+    times.sort_unstable();
+    [START].into_iter().chain(times).zip(counts).collect()
 }
 
 fn clock_steps(
@@ -320,7 +386,7 @@ fn sets(chance: &mut Chance, hazards: &BTreeSet<Hazard>, tablets: bool, horizon:
             (false, _) => chance.pick(&[1, 3, 7, 12]),
         };
         let published = if hazards.contains(&Hazard::LateSets) && chance.percent(60) {
-            start + chance.within(100 * MS, horizon + 4 * SECOND)
+            start + chance.within(100 * MS, horizon + 12 * SECOND)
         } else {
             start - chance.within(500 * MS, 10 * SECOND)
         };
@@ -340,10 +406,10 @@ fn windows(
     faults_until: Micros,
 ) -> Vec<Window> {
     use Fault::{
-        BrokerConfiguration, BrokerFatal, BrokerReportsLate, BrokerStall, BrokerTransient, BrokerTrouble,
-        BrokerUnknown, BrokersDown, LettersFail, LettersSlow, LettersUntold, OwnersStale, ProducerNotMade,
-        QueueFull, ReadsFail, ReadsMisconfigured, ReadsOverloaded, ReadsSlow, SetsFail, SetsStale, StateDown,
-        StateSlow, StateUntold, TopicUnasked,
+        BeatsFade, BrokerConfiguration, BrokerFatal, BrokerRefusesLate, BrokerReportsLate, BrokerStall,
+        BrokerTransient, BrokerTrouble, BrokerUnknown, BrokersDown, LettersFail, LettersSlow, LettersUntold,
+        OwnersStale, ProducerNotMade, QueueFull, ReadsFail, ReadsMisconfigured, ReadsOverloaded, ReadsSlow,
+        SetsFail, SetsStale, StateDown, StateSlow, StateUntold, TopicUnasked,
     };
     let choices: [(Hazard, &[Fault]); 6] = [
         (
@@ -359,6 +425,8 @@ fn windows(
                 BrokerConfiguration,
                 BrokerTransient,
                 BrokerReportsLate,
+                BrokerRefusesLate,
+                BrokerRefusesLate,
                 BrokerTrouble,
                 QueueFull,
                 ProducerNotMade,
@@ -367,15 +435,29 @@ fn windows(
         ),
         (Hazard::BrokerOutcome, &[BrokerUnknown, BrokerFatal]),
         (Hazard::Letters, &[LettersFail, LettersUntold, LettersSlow]),
-        (Hazard::State, &[StateDown, StateSlow, StateUntold, OwnersStale]),
+        (
+            Hazard::State,
+            &[
+                StateDown,
+                StateSlow,
+                StateUntold,
+                OwnersStale,
+                OwnersStale,
+                BeatsFade,
+                BeatsFade,
+            ],
+        ),
     ];
     let mut windows = Vec::new();
     for (_, faults) in choices.iter().filter(|(hazard, _)| hazards.contains(hazard)) {
         for _ in 0..chance.within(1, 3) {
             let from = within_faults(chance, faults_until);
-            let length = chance.within(100 * MS, 2500 * MS);
+            let fault = chance.pick(faults);
+            // Longer than a lease, or nothing comes of it.
+            let least = if fault == BeatsFade { 2000 * MS } else { 100 * MS };
+            let length = chance.within(least, least + 2400 * MS);
             windows.push(Window {
-                fault: chance.pick(faults),
+                fault,
                 seat: chance.percent(50).then(|| chance.below(seats as i64) as usize),
                 from,
                 until: (from + length).min(faults_until),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay::ports::Clock;
+use relay::ports::{Clock, Placement};
 use tokio::sync::Notify;
 
 use crate::plan::Hazard;
@@ -109,8 +109,8 @@ struct Frozen {
 }
 
 impl Process {
-    pub(crate) fn start(world: &Arc<World>, seat: usize) -> Arc<Self> {
-        let life = world.judge(crate::oracle::Oracle::started);
+    pub(crate) fn start(world: &Arc<World>, seat: usize, placement: Placement) -> Arc<Self> {
+        let life = world.judge(|oracle| oracle.started(placement));
         let now = world.now();
         let faulty = now + SECOND / 4 < world.plan.faults_until;
         let chosen = |percent| world.percent(percent).then(|| world.chance(choose));
@@ -121,6 +121,9 @@ impl Process {
         let freeze = (faulty && world.plan.has(Hazard::Freezes))
             .then(|| chosen(60))
             .flatten();
+        // The process that is killed at a chosen await has no other end.
+        let swept = life == 0 && world.kill_at.is_some();
+        let (crash, freeze) = if swept { (None, None) } else { (crash, freeze) };
         let freeze = freeze.map(|(point, nth)| {
             let length = world.chance(|chance| chance.within(lease / 2, 2 * lease));
             (point, nth, length)
@@ -160,6 +163,27 @@ impl Process {
         self.killed.notified().await;
     }
 
+    /// Is killed within so long, wherever it then is.
+    pub(crate) fn dies_within(self: &Arc<Self>, most: Micros) {
+        let process = self.clone();
+        tokio::spawn(async move {
+            let world = &process.world;
+            world.sleep(world.chance(|chance| chance.within(0, most))).await;
+            let mut state = process.state.lock();
+            let now = world.now();
+            let frozen = state.frozen.is_some_and(|frozen| now < frozen.until);
+            if state.dead || frozen || !world.is_faulty() {
+                return;
+            }
+            state.dead = true;
+            drop(state);
+            world.count("crash: soon after a late stream set");
+            world.tell(|| format!("{} is killed soon after a late stream set", process.name));
+            world.judge(|oracle| oracle.killed(process.life, now));
+            process.killed.notify_one();
+        });
+    }
+
     /// Passes a point; false if the process dies here, or is dead.
     pub(crate) fn point(&self, point: Point) -> bool {
         let now = self.world.now();
@@ -176,13 +200,14 @@ impl Process {
         state.hits[index] += 1;
         let hits = state.hits[index];
         let faulty = self.world.is_faulty();
-        if faulty && state.crash == Some((point, hits)) {
+        let swept = self.life == 0 && point != Point::ClockRead && self.world.is_kill();
+        if faulty && state.crash == Some((point, hits)) || swept {
             state.dead = true;
             drop(state);
             self.world.count(&format!("crash: {}", POINTS[index].1));
             self.world
                 .tell(|| format!("{} is killed {}", self.name, POINTS[index].1));
-            self.world.judge(|oracle| oracle.died(self.life, now));
+            self.world.judge(|oracle| oracle.killed(self.life, now));
             self.killed.notify_one();
             return false;
         }
@@ -191,7 +216,8 @@ impl Process {
             && at == point
             && nth == hits
         {
-            let decided = self.world.chance(|chance| chance.below(8)) as u32;
+            // At least one, whose report the others wait for: no code runs in a process that does not.
+            let decided = self.world.chance(|chance| chance.within(1, 8)) as u32;
             state.frozen = Some(Frozen {
                 since: now,
                 until: now + length,

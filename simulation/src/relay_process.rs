@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use relay::cdc_log::table::{CdcOptions, OutboxTable};
 use relay::deliver::prepare::Preparer;
@@ -28,6 +29,7 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
     let config = Arc::new(world.plan.config.clone());
     let clock = Arc::new(ProcessClock(process.clone()));
     let board = Board::new(clock.now());
+    world.boards.lock().push(board.clone());
     let outlook = Outlook::new(
         &config,
         share,
@@ -46,6 +48,7 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
             clustering_key: Vec::new(),
             cdc: CdcOptions {
                 enabled: true,
+                ttl: world.plan.retention.map(|ttl| Duration::from_micros(ttl as u64)),
                 ..CdcOptions::default()
             },
             tablets: world.plan.tablets,
@@ -87,7 +90,8 @@ pub(crate) async fn seat(world: Arc<World>, seat: usize, ending: CancellationTok
                 count: count as u32,
             }
         };
-        live(&world, seat, share, &ending).await;
+        let until = stops_at(&world, seat);
+        live(&world, seat, share, until, &ending).await;
         world.count("process: restarted");
         if world.is_faulty() {
             let pause = world.chance(|chance| chance.within(0, 1500 * MS));
@@ -96,16 +100,36 @@ pub(crate) async fn seat(world: Arc<World>, seat: usize, ending: CancellationTok
     }
 }
 
+/// A process that somebody starts by mistake: it takes its share the other way.
+pub(crate) async fn intruder(world: Arc<World>, ending: CancellationToken) {
+    let Some((from, until)) = world.plan.intruder else {
+        return;
+    };
+    let share = if world.plan.auto {
+        Share::Pinned { index: 1, count: 2 }
+    } else {
+        Share::Auto
+    };
+    tokio::select! {
+        biased;
+        () = ending.cancelled() => {}
+        () = world.sleep_until(from) => {
+            world.count("process: pinned beside auto");
+            live(&world, world.plan.seats(), share, until, &ending).await;
+        }
+    }
+}
+
 /// One process, from its start to its end.
-async fn live(world: &Arc<World>, seat: usize, share: Share, ending: &CancellationToken) {
-    let process = Process::start(world, seat);
+async fn live(world: &Arc<World>, seat: usize, share: Share, until: Micros, ending: &CancellationToken) {
+    let process = Process::start(world, seat, share.placement());
     let stop = CancellationToken::new();
     let mut task = tokio::spawn(relay(process.clone(), share, stop.clone()));
     tokio::select! {
         biased;
         () = process.killed() => {}
         () = ending.cancelled() => {}
-        () = world.sleep_until(stops_at(world, seat)) => {
+        () = world.sleep_until(until) => {
             world.count("process: stopped gracefully");
         }
         ended = &mut task => {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::oracle::Violation;
 use crate::plan::{Hazard, Plan};
 use crate::process::Injected;
-use crate::relay_process::seat;
+use crate::relay_process::{intruder, seat};
 use crate::tally::Tally;
 use crate::world::{MS, Micros, SECOND, START, World};
 use crate::writer::Writer;
@@ -25,6 +25,8 @@ const LOOK: Micros = 50 * MS;
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub seed: u64,
+    /// Where its first process was to be killed.
+    pub kill_at: Option<u64>,
     pub violation: Option<Violation>,
     pub tally: Tally,
     /// What happened, a line each; empty unless it was asked for.
@@ -32,6 +34,8 @@ pub struct Outcome {
     pub events: usize,
     /// Virtual time that it took, microseconds.
     pub took: i64,
+    /// Awaits that the first process passed, at each of which it can be killed; see [`run_killing`].
+    pub awaits: u64,
 }
 
 thread_local! {
@@ -44,13 +48,26 @@ thread_local! {
 /// # Errors
 /// The runtime cannot be made.
 pub fn run(seed: u64, traced: bool) -> std::io::Result<Outcome> {
+    play(seed, traced, None)
+}
+
+/// Runs the schedule of a seed once more, but kills its first process at the await with this number, from 1. Up to there
+/// it is the same schedule for every number; with one that is never reached the process is not killed at all.
+///
+/// # Errors
+/// The runtime cannot be made.
+pub fn run_killing(seed: u64, at: u64, traced: bool) -> std::io::Result<Outcome> {
+    play(seed, traced, Some(at))
+}
+
+fn play(seed: u64, traced: bool, kill_at: Option<u64>) -> std::io::Result<Outcome> {
     watch_panics();
     PANICKED.with_borrow_mut(Option::take);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()?;
-    let outcome = runtime.block_on(schedule(seed, traced));
+    let outcome = runtime.block_on(schedule(seed, traced, kill_at));
     drop(runtime);
     Ok(outcome)
 }
@@ -70,8 +87,8 @@ fn watch_panics() {
     });
 }
 
-async fn schedule(seed: u64, traced: bool) -> Outcome {
-    let world = World::new(Plan::new(seed), traced);
+async fn schedule(seed: u64, traced: bool, kill_at: Option<u64>) -> Outcome {
+    let world = World::new(Plan::new(seed), traced, kill_at);
     announce(&world);
     let mut writing = JoinSet::new();
     writing.spawn(Writer::new(&world).run());
@@ -80,6 +97,7 @@ async fn schedule(seed: u64, traced: bool) -> Outcome {
     for index in 0..world.plan.seats() {
         seats.spawn(seat(world.clone(), index, ending.clone()));
     }
+    seats.spawn(intruder(world.clone(), ending.clone()));
     let mut newest = None;
     while !is_over(&world, newest) {
         world.sleep(LOOK).await;
@@ -87,6 +105,7 @@ async fn schedule(seed: u64, traced: bool) -> Outcome {
             newest = Some(at);
         }
     }
+    let over = world.now();
     ending.cancel();
     while !is_broken(&world) {
         tokio::select! {
@@ -95,15 +114,17 @@ async fn schedule(seed: u64, traced: bool) -> Outcome {
             () = world.sleep(LOOK) => {}
         }
     }
-    conclude(&world);
+    conclude(&world, over);
     let violation = world.oracle.lock().violation.clone();
     Outcome {
         seed,
+        kill_at,
         violation,
         tally: world.tally(),
         trace: world.trace(),
         events: world.oracle.lock().events(),
         took: world.now() - START,
+        awaits: world.awaits(),
     }
 }
 
@@ -140,6 +161,12 @@ fn announce(world: &World) {
     for _ in 1..plan.layouts.len() {
         world.count("process: shares changed");
     }
+    if plan.layouts.iter().map(|(_, count)| *count).eq([1, 3, 2, 5]) {
+        world.count("process: shares 1, 3, 2, 5");
+    }
+    if plan.has(Hazard::Skew) {
+        world.count("log: clocks of coordinators seconds apart");
+    }
     if plan.has(Hazard::ClockSteps) {
         world.count("process: clock set back");
     }
@@ -155,6 +182,7 @@ fn is_broken(world: &World) -> bool {
 
 /// Everything is delivered and swept, or a promise is broken, or time is up.
 fn is_over(world: &World, newest: Option<Micros>) -> bool {
+    world.hear_of_gaps();
     if is_broken(world) {
         return true;
     }
@@ -162,18 +190,21 @@ fn is_over(world: &World, newest: Option<Micros>) -> bool {
     let Some(newest) = newest else {
         return false;
     };
-    if now > plan.faults_until + RECOVERS_WITHIN {
-        world.judge(|oracle| oracle.lost());
+    if now > plan.calm_from() + RECOVERS_WITHIN {
+        world.judge(|oracle| oracle.lost(now));
         return true;
     }
-    let swept = newest.max(plan.faults_until) + plan.horizon + 6 * SECOND;
-    now > swept && world.oracle.lock().is_complete()
+    let swept = newest.max(plan.calm_from()) + plan.horizon + 6 * SECOND;
+    now > swept && world.oracle.lock().is_complete(now)
 }
 
 /// After an orderly end, nothing is owned and every checkpoint knows everything.
-fn conclude(world: &World) {
+fn conclude(world: &World, over: Micros) {
     if is_broken(world) {
         return;
+    }
+    for _ in 0..world.oracle.lock().given_up() {
+        world.count("outcome: event that expired");
     }
     let owned = world.store.lock().owned();
     if owned > 0 {
@@ -182,6 +213,6 @@ fn conclude(world: &World) {
     }
     for slot in 0..64 {
         let checkpoint = world.store.lock().checkpoint(slot);
-        world.judge(|oracle| oracle.concluded(slot, checkpoint.as_ref()));
+        world.judge(|oracle| oracle.concluded(slot, checkpoint.as_ref(), over));
     }
 }

@@ -171,6 +171,7 @@ impl Slot {
                 Change::Release { clean, .. } => {
                     self.owner = None;
                     self.transactional_id.take_if(|_| *clean);
+                    checkpoint = self.checkpoint();
                 }
                 Change::RecordId { id, .. } => self.transactional_id = Some(id.clone()),
                 Change::Save { save, .. } => {

@@ -2,10 +2,14 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crds::relay_status::DataEventKind;
+use relay::health::Board;
 
 use crate::broker::Topic;
 use crate::chance::Chance;
@@ -33,13 +37,18 @@ pub(crate) struct World {
     pub(crate) store: Mutex<Store>,
     /// Slot and aggregate of each dead letter.
     pub(crate) letters: Mutex<Vec<(relay::model::SlotId, String)>>,
+    /// What each process says of itself.
+    pub(crate) boards: Mutex<Vec<Board>>,
     pub(crate) oracle: Mutex<Oracle>,
     tally: Mutex<Tally>,
+    /// The first process is killed at the await with this number, from 1; those that it has passed.
+    pub(crate) kill_at: Option<u64>,
+    awaits: AtomicU64,
     trace: Option<Mutex<String>>,
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, traced: bool) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, traced: bool, kill_at: Option<u64>) -> Arc<Self> {
         let mut chance = Chance::new(plan.seed ^ 0x5eed_0000_0000_0001);
         let log = Log::new(&plan, &mut chance);
         Arc::new(Self {
@@ -49,8 +58,11 @@ impl World {
             log: Mutex::new(log),
             topic: Mutex::default(),
             letters: Mutex::default(),
+            boards: Mutex::default(),
             store: Mutex::new(Store::new()),
             tally: Mutex::default(),
+            kill_at,
+            awaits: AtomicU64::new(0),
             trace: traced.then(Mutex::default),
             plan,
         })
@@ -97,6 +109,16 @@ impl World {
         self.now() < self.plan.faults_until
     }
 
+    /// The first process passes an await: whether this is where it is killed.
+    pub(crate) fn is_kill(&self) -> bool {
+        let passed = self.awaits.fetch_add(1, Ordering::Relaxed) + 1;
+        self.kill_at == Some(passed)
+    }
+
+    pub(crate) fn awaits(&self) -> u64 {
+        self.awaits.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn count(&self, what: &str) {
         self.tally.lock().count(what);
     }
@@ -119,6 +141,23 @@ impl World {
             .map_or_else(String::new, |trace| trace.lock().clone())
     }
 
+    /// Reads what processes say of rows that expired unread.
+    pub(crate) fn hear_of_gaps(&self) {
+        if self.plan.retention.is_none() {
+            return;
+        }
+        for event in self.boards.lock().iter().flat_map(Board::events) {
+            if event.kind != DataEventKind::RetentionGap {
+                continue;
+            }
+            for slot in slots_named(&event.message) {
+                if self.judge(|oracle| oracle.gap_told(slot)) {
+                    self.count("process: retention gap told");
+                }
+            }
+        }
+    }
+
     /// Asks the oracle, and tells what it found.
     pub(crate) fn judge<R>(&self, ask: impl FnOnce(&mut Oracle) -> R) -> R {
         let (answer, new) = {
@@ -132,4 +171,19 @@ impl World {
         }
         answer
     }
+}
+
+/// "slots 0-3,7: ..."
+fn slots_named(message: &str) -> Vec<usize> {
+    let ranges = message
+        .strip_prefix("slots ")
+        .and_then(|rest| Some(rest.split_once(':')?.0));
+    let slots = ranges
+        .into_iter()
+        .flat_map(|ranges| ranges.split(','))
+        .map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse().ok()?..=last.parse().ok()?)
+        });
+    slots.flatten().flatten().collect()
 }

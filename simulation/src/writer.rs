@@ -19,6 +19,7 @@ const SLOW_COORDINATOR: Micros = 1500 * MS;
 /// One change of a record, in one or several rows.
 struct Change {
     kind: Kind,
+    payload: Option<String>,
     rows: Vec<(Operation, Values)>,
 }
 
@@ -79,8 +80,15 @@ impl Writer {
                 break;
             }
             self.world.sleep_until(at).await;
-            let time = self.stamp();
-            left = left.saturating_sub(self.write(time));
+            // What is no new event comes on top.
+            loop {
+                let time = self.stamp();
+                let written = self.write(time);
+                left = left.saturating_sub(written);
+                if written > 0 {
+                    break;
+                }
+            }
         }
         self.newest
     }
@@ -103,6 +111,7 @@ impl Writer {
         let mut time = self.world.now() + skew + self.chance(|chance| chance.below(MS));
         if plan.has(Hazard::Ahead) && self.world.percent(6) {
             self.world.count("log: dated ahead by seconds");
+            // By the coordinator's own clock 5 s are the most that it takes.
             time = self.world.now() + self.chance(|chance| chance.within(SECOND, 5 * SECOND));
         }
         self.last = time;
@@ -152,7 +161,7 @@ impl Writer {
             text(id),
             text(aggregate.to_string()),
             text("Changed".into()),
-            payload.and_then(text),
+            payload.clone().and_then(text),
         ];
         if poison.is_none() {
             self.past.push(Past {
@@ -180,7 +189,7 @@ impl Writer {
         } else {
             vec![(Operation::Insert, values)]
         };
-        Change { kind, rows }
+        Change { kind, payload, rows }
     }
 
     /// A client's retry: the same event in a row of its own. Whether there is one to retry.
@@ -194,8 +203,13 @@ impl Writer {
         let past = &self.past[self.chance(|chance| chance.pick(&recent))];
         self.world.count("log: second row of an event");
         let (aggregate, event, values) = (past.aggregate, past.event, past.values.clone());
+        let payload = match &values[3] {
+            Some(CqlValue::Text(payload)) => Some(payload.clone()),
+            _ => None,
+        };
         let change = Change {
             kind: Kind::Event(event),
+            payload,
             rows: vec![(Operation::Insert, values)],
         };
         self.put(aggregate, time, vec![change], 0);
@@ -217,6 +231,7 @@ impl Writer {
         let values = vec![None, None, Some(CqlValue::Text("Touched".into())), None];
         let change = || Change {
             kind: Kind::Noise,
+            payload: None,
             rows: vec![(operation, values.clone())],
         };
         // A range has two ends.
@@ -273,7 +288,11 @@ impl Writer {
                 slot: ((i128::from(token) + (1 << 63)) >> 58) as usize,
                 set,
                 kind: change.kind,
+                maybe: seen.maybe,
                 surely: seen.surely,
+                vanishes: seen.vanishes,
+                expires: seen.expires,
+                message: change.payload.map(|payload| (aggregate.to_string(), payload)),
             };
             world.tell(|| {
                 format!(
@@ -299,12 +318,7 @@ impl Writer {
                 self.keys,
             ));
         }
-        for row in &mut rows {
-            row.seen.facts = facts.unwrap_or_default();
-        }
-        if let Some(last) = rows.last_mut() {
-            last.end = true;
-        }
+        finish(&mut rows, facts.unwrap_or_default());
         world.log.lock().put(stream, rows);
     }
 
@@ -365,8 +379,19 @@ impl Writer {
             maybe,
             surely,
             vanishes,
+            expires: plan.retention.map_or(Micros::MAX, |ttl| now + ttl),
             facts: (0, 0),
         }
+    }
+}
+
+/// A record says where it ends; and the oracle knows its changes.
+fn finish(rows: &mut [log::Row], facts: (usize, usize)) {
+    for row in &mut *rows {
+        row.seen.facts = facts;
+    }
+    if let Some(last) = rows.last_mut() {
+        last.end = true;
     }
 }
 

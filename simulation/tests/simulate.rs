@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use simulation::{Tally, run};
+use simulation::{Tally, run, run_killing};
 
 /// Seeds are run until this has passed.
 const BUDGET: Duration = Duration::from_secs(10);
@@ -27,10 +27,25 @@ fn promises_hold_in_every_schedule() {
             violation, None,
             "seed {seed}; cargo run -p outbox-relay-simulation -- --seed {seed} --trace"
         );
-        assert!(outcome.events >= 150, "seed {seed} has {} events", outcome.events);
+        assert!(outcome.events >= 200, "seed {seed} has {} events", outcome.events);
         tally.add(&outcome.tally);
     }
     assert!(tally.of("process: restarted") > 0);
+}
+
+/// Some of the awaits; `simulate --seed 7 --everywhere` is killed at each.
+#[test]
+fn a_process_may_be_killed_at_any_await() {
+    const SEED: u64 = 7;
+    const KILLS: u64 = 12;
+    let awaits = run_killing(SEED, u64::MAX, false).unwrap().awaits;
+    assert!(awaits > 1000, "{awaits}");
+    for number in 0..KILLS {
+        let at = number * awaits / KILLS + 1;
+        let outcome = run_killing(SEED, at, false).unwrap();
+        let violation = outcome.violation.map(|violation| violation.to_string());
+        assert_eq!(violation, None, "--seed {SEED} --kill-at {at} --trace");
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::plan::Round;
 use crate::proxy::Proxy;
 use crate::relays::Relays;
 use crate::repeats::{self, Repeats};
-use crate::troubles::{KEYSPACE, World, perform};
+use crate::troubles::{KEYSPACE, Trouble, World, perform};
 
 const TOPIC: &str = "chaos";
 
@@ -118,6 +118,9 @@ pub(crate) async fn run(round: &Round, kills: usize, limit: Duration) -> Outcome
     for (count, trouble) in repeats.by_trouble.iter().take(3) {
         eprintln!("  {count} repeated after {trouble:?}");
     }
+    if std::env::var_os("CHAOS_TRACE").is_some() {
+        tell(&troubles, &repeats);
+    }
     // A round without a kill counts as done when it is over.
     let counted = if round.late_rows { kills } else { done };
     Outcome {
@@ -150,6 +153,22 @@ async fn make_trouble(round: &Round, world: &Arc<World>, kills: usize, limit: Du
     }
     while let Some(ended) = underway.join_next().await {
         ended.unwrap();
+    }
+}
+
+/// Everything that was done, and how many repeats it explains; milliseconds from the first on.
+fn tell(troubles: &[Trouble], repeats: &Repeats) {
+    let mut troubles = troubles.to_vec();
+    troubles.sort_unstable_by_key(|trouble| trouble.from);
+    let start = troubles.first().map_or(0, |trouble| trouble.from);
+    for Trouble { action, from, until } in troubles {
+        let of = |(_, explained): &&(usize, Trouble)| explained.from == from && explained.until == until;
+        let count = repeats.by_trouble.iter().find(of).map_or(0, |(count, _)| *count);
+        eprintln!(
+            "  {:>6} to {:>6}: {action:?}, {count} repeated",
+            from - start,
+            until - start
+        );
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>)
     world
         .sleep(world.chance(|chance| chance.within(MS / 2, 4 * MS)))
         .await;
-    arrive(&client, &world).await;
+    let stalled = arrive(&client, &world).await;
     // The process may be gone, or may have given up: what is on the wire arrives or not.
     let abandoned = process.is_dead() || !client.is_flying(partition, &batch);
     if abandoned {
@@ -40,12 +40,18 @@ pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>)
         }
         return;
     }
-    let verdict = judge(&world, process.seat, &batch);
+    let verdict = if stalled && world.percent(40) {
+        world.count("broker: stall that ends in an error");
+        throttled()
+    } else {
+        judge(&world, process.seat, &batch)
+    };
     let mut offset = None;
     if let Verdict::Write | Verdict::Fail(_, _, _, true) | Verdict::Fatal(true) = verdict {
         offset = Some(write(&world, &batch));
     }
-    let late = world.fault(Fault::BrokerReportsLate, process.seat) && world.percent(50);
+    let refused = world.fault(Fault::BrokerRefusesLate, process.seat);
+    let late = refused || world.fault(Fault::BrokerReportsLate, process.seat) && world.percent(50);
     if late {
         world.count("broker: report late");
     }
@@ -64,8 +70,8 @@ pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>)
     answer(&client, &batch, &verdict, offset.unwrap_or_default());
 }
 
-/// Waits until the cluster can be reached; what it hears of the outage, the client tells.
-async fn arrive(client: &Client, world: &World) {
+/// Waits until the cluster can be reached; what it hears of the outage, the client tells. Whether it stalled.
+async fn arrive(client: &Client, world: &World) -> bool {
     let seat = client.process.seat;
     if world.fault(Fault::BrokerTrouble, seat) && world.percent(30) {
         world.count("broker: trouble told");
@@ -80,10 +86,22 @@ async fn arrive(client: &Client, world: &World) {
         world.sleep_until(until).await;
     }
     client.tell_up();
+    let mut stalled = false;
     while let Some(until) = world.fault_until(Fault::BrokerStall, seat) {
         world.count("broker: stall without error");
         world.sleep_until(until).await;
+        stalled = true;
     }
+    stalled
+}
+
+fn throttled() -> Verdict {
+    Verdict::Fail(
+        ErrorClass::Transient,
+        "ThrottlingQuotaExceeded",
+        Outcome::NotWritten,
+        false,
+    )
 }
 
 fn judge(world: &World, seat: usize, batch: &[Item]) -> Verdict {
@@ -96,12 +114,11 @@ fn judge(world: &World, seat: usize, batch: &[Item]) -> Verdict {
     }
     if on(Fault::BrokerTransient, 60) {
         world.count("broker: transient error");
-        return Verdict::Fail(
-            ErrorClass::Transient,
-            "ThrottlingQuotaExceeded",
-            Outcome::NotWritten,
-            false,
-        );
+        return throttled();
+    }
+    if on(Fault::BrokerRefusesLate, 80) {
+        world.count("broker: refused after a long time");
+        return throttled();
     }
     if on(Fault::BrokerUnknown, 40) {
         let written = world.percent(50);

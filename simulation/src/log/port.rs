@@ -1,9 +1,9 @@
 //! How a process meets the log: delays, failures, limits.
 
-use relay::ports::{Capture, ChangeLog, LogError, LogPage, LogQuery, StreamSet};
+use relay::ports::{Capture, ChangeLog, Columns, LogError, LogPage, LogQuery, StreamSet};
 
 use crate::chance::Chance;
-use crate::plan::Fault;
+use crate::plan::{Fault, Hazard};
 use crate::process::Point;
 use crate::relay_process::Port;
 use crate::world::{MS, Micros, World};
@@ -30,7 +30,12 @@ impl ChangeLog for Port {
             world.count("log: stream sets unreadable");
             return Err(LogError::Transient("planted".into()));
         }
-        world.judge(|oracle| oracle.learned(process.life, &numbers, world.now()));
+        let late = world.judge(|oracle| oracle.learned(process.life, &numbers, world.now()));
+        if late && world.plan.has(Hazard::Crashes) && world.percent(50) {
+            // Before it has saved that it knows of it.
+            let interval = world.plan.config.state.checkpoint_interval_milliseconds;
+            process.dies_within(Micros::from(interval) * MS);
+        }
         Ok(sets)
     }
 
@@ -105,6 +110,10 @@ impl Port {
                 .lock()
                 .page(query, now, rows, chance, |fact| oracle.is_settled(fact))
         });
+        // Only then is it asked which of two sets was read first.
+        if world.plan.sets.len() > 1 && query.columns == Columns::Full {
+            world.judge(|oracle| oracle.read(self.0.life, &remarks.records, now));
+        }
         let remarkable = [
             (remarks.missed, "log: row missed by a subset of replicas"),
             (remarks.vanished, "log: row vanished"),

@@ -7,7 +7,7 @@ use super::deliveries::Told;
 use super::lives::Known;
 use super::{Kind, Oracle};
 use crate::store::{Change, Done};
-use crate::world::{MS, Micros, START};
+use crate::world::{MS, Micros, SECOND, START};
 
 /// From a report to the ledger, generously.
 const DIGESTION: Micros = 300 * MS;
@@ -18,6 +18,10 @@ const SAVE_SLACK: Micros = 2500 * MS;
 /// From the time that a process is told of a stream set until its bounds show it.
 const LEARNING: Micros = 300 * MS;
 
+/// A bound is behind by the horizon and this, at most, when nothing is in flight: skew that is tolerated, a clock that is
+/// behind as far, the pace of the oldest cursor, and what a small query budget adds.
+const SWEPT_WITHIN: Micros = 25 * SECOND;
+
 #[derive(Debug, Default)]
 pub(super) struct SlotFacts {
     pub(super) owner: Option<String>,
@@ -27,6 +31,8 @@ pub(super) struct SlotFacts {
     /// Rows of events.
     pub(super) rows: Vec<usize>,
     bound: Option<Micros>,
+    /// When its first checkpoint was made: from there on it is known what was not read.
+    pub(super) pinned: Option<Micros>,
 }
 
 impl Oracle {
@@ -44,7 +50,7 @@ impl Oracle {
             );
             self.fail("one-owner", detail);
         }
-        self.check_bound(life, slot, save.bound);
+        self.check_bound(life, slot, save.bound, now);
         let of_rows = save.add.iter().filter(|(key, _)| key.second != SETS_SECOND);
         for id in of_rows.flat_map(|(_, ids)| ids) {
             let Some(row) = self.by_id.get(id).copied() else {
@@ -61,7 +67,7 @@ impl Oracle {
     }
 
     /// No bound passes an event that is in neither topic nor dead letters.
-    fn check_bound(&mut self, life: usize, slot: usize, bound: Micros) {
+    fn check_bound(&mut self, life: usize, slot: usize, bound: Micros, now: Micros) {
         let passed = |row: &usize| {
             let (row, _) = &self.rows[*row];
             let learned = self.lives[life].sets.get(&row.set);
@@ -75,7 +81,9 @@ impl Oracle {
             .filter(|row| !self.is_resolved(**row));
         // A source duplicate stands for its event as well.
         let last = |row: &&usize| match self.rows[**row].0.kind {
-            Kind::Event(event) | Kind::Poison(event) => self.events[event].rows.iter().all(passed),
+            Kind::Event(event) | Kind::Poison(event) => {
+                self.events[event].rows.iter().all(passed) && !self.is_given_up(event, now)
+            }
             Kind::Noise => false,
         };
         if let Some(row) = unresolved.filter(|row| passed(row)).find(last).copied() {
@@ -84,7 +92,15 @@ impl Oracle {
                 bound - START,
                 self.name(row)
             );
-            self.fail("bound-passes-nothing", detail);
+            let expired = self.rows[row].0.expires <= now;
+            self.fail(
+                if expired {
+                    "gap-told"
+                } else {
+                    "bound-passes-nothing"
+                },
+                detail,
+            );
         }
     }
 
@@ -112,14 +128,17 @@ impl Oracle {
                 self.slots[slot].claimed.insert(epoch, life);
                 (self.slots[slot].epoch, self.slots[slot].owner) = (Some(epoch), Some(owner.clone()));
                 self.lives[life].held.entry(slot).or_default().epoch = epoch;
+                self.count_owned(now);
             }
             Change::Release { .. } => {
+                self.check_release(slot, done);
                 self.slots[slot].owner = None;
+                self.count_owned(now);
             }
             Change::RecordId { .. } => {}
             Change::Save { .. } => {
                 if let Some(checkpoint) = &done.checkpoint {
-                    self.saved(life, slot, checkpoint, done.step.sent);
+                    self.saved(life, slot, checkpoint, done.step.sent, now);
                 }
             }
         }
@@ -127,7 +146,7 @@ impl Oracle {
 
     /// A checkpoint stands as it is: it holds everything that its owner had heard of when it was sent, and does not go
     /// back.
-    fn saved(&mut self, life: usize, slot: usize, checkpoint: &Checkpoint, sent: Micros) {
+    fn saved(&mut self, life: usize, slot: usize, checkpoint: &Checkpoint, sent: Micros, now: Micros) {
         if let Some(before) = self.slots[slot].bound.filter(|before| checkpoint.bound < *before) {
             // The one way back: a stream set that was published after its start.
             let late = self
@@ -150,6 +169,7 @@ impl Oracle {
             }
         }
         self.slots[slot].bound = Some(checkpoint.bound);
+        self.slots[slot].pinned.get_or_insert(now);
         let round = self.lives[life].round.min(sent);
         let since = self.lives[life].held.get(&slot).map_or(-1, |held| held.since);
         let missing = self.missing(slot, checkpoint, |send| {
@@ -166,11 +186,60 @@ impl Oracle {
         }
     }
 
-    /// After an orderly end every checkpoint knows everything that was delivered.
-    pub(crate) fn concluded(&mut self, slot: usize, checkpoint: Option<&Checkpoint>) {
+    /// A slot is given up in order: what was acknowledged is in the checkpoint, and nothing is on its way, unless it was
+    /// held up.
+    fn check_release(&mut self, slot: usize, done: &Done) {
+        let (life, sent) = (done.step.life, done.step.sent);
+        let held = self.lives[life].held.get(&slot).copied();
+        let Some(held) = held.filter(|_| self.rules.flows) else {
+            return;
+        };
+        let own = |send: &super::deliveries::Send| send.life == life && send.since == held.since;
+        let nothing = Checkpoint::default();
+        let checkpoint = done.checkpoint.as_ref().unwrap_or(&nothing);
+        let missing = self.missing(slot, checkpoint, |send| {
+            own(send) && matches!(send.told, Told::Delivered(at) if at + DIGESTION < sent)
+        });
+        if let Some(row) = missing {
+            let detail = format!(
+                "slot {slot}: {} was acknowledged, and is not in the checkpoint that is left behind",
+                self.name(row)
+            );
+            self.fail("checkpoint-complete", detail);
+        }
+        let flying = self.slots[slot].rows.iter().copied().find(|row| {
+            let mut sends = self.rows[*row].1.sends.iter().map(|send| &self.sends[*send]);
+            sends.any(|send| own(send) && send.told == Told::Nothing)
+        });
+        if let Some(row) = flying {
+            let detail = format!("slot {slot} is released while {} is in flight", self.name(row));
+            self.fail("drained", detail);
+        }
+    }
+
+    /// After an orderly end every checkpoint knows everything that was delivered, and its bound has moved on. `now` is
+    /// when all was delivered.
+    pub(crate) fn concluded(&mut self, slot: usize, checkpoint: Option<&Checkpoint>, now: Micros) {
         let nothing = Checkpoint::default();
         let checkpoint = checkpoint.unwrap_or(&nothing);
-        if let Some(row) = self.missing(slot, checkpoint, |send| matches!(send.told, Told::Delivered(_))) {
+        let expected = now - self.rules.horizon - SWEPT_WITHIN;
+        let stopped = self.rules.gap_stops && self.gaps.contains(&slot);
+        if checkpoint.bound < expected && !stopped && !self.rules.pages {
+            let detail = format!(
+                "slot {slot}: the bound {} us stands still; {} us is expected",
+                checkpoint.bound - START,
+                expected - START
+            );
+            self.fail("bound-moves-on", detail);
+        }
+        // What an owner that did not end in order had delivered is delivered again, or gone.
+        let lives = &self.lives;
+        let told = |send: &super::deliveries::Send| {
+            let owner = &lives[send.life];
+            matches!(send.told, Told::Delivered(_)) && !owner.killed && !owner.lapsed
+        };
+        let row = self.missing(slot, checkpoint, told);
+        if let Some(row) = row.filter(|_| !self.rules.readers_restart && !stopped) {
             let detail = format!("slot {slot}: {} is not in the last checkpoint", self.name(row));
             self.fail("checkpoint-complete", detail);
         }
@@ -185,7 +254,14 @@ impl Oracle {
     ) -> Option<usize> {
         let known: std::collections::HashSet<_> = checkpoint.resolved.iter().map(|(_, id)| *id).collect();
         let rows = self.slots[slot].rows.iter().copied();
-        let above = rows.filter(|row| self.rows[*row].0.order.0.0 >= checkpoint.bound);
+        // A set that is published late takes bounds back, and what lies above was forgotten once.
+        let late = self
+            .rules
+            .sets
+            .iter()
+            .filter(|(start, published)| published > start);
+        let forgotten = late.map(|(start, _)| *start).min().unwrap_or(Micros::MAX);
+        let above = rows.filter(|row| (checkpoint.bound..forgotten).contains(&self.rows[*row].0.order.0.0));
         let mut unknown = above.filter(|row| !known.contains(&self.rows[*row].0.row_id));
         unknown.find(|row| self.rows[*row].1.sends.iter().any(|send| of(&self.sends[*send])))
     }
@@ -207,11 +283,12 @@ impl Oracle {
             .iter()
             .filter_map(|(_, id)| self.by_id.get(id).copied());
         let known = Known {
+            at: now,
             bound: checkpoint.bound,
             rows: rows.collect(),
         };
         let holding = self.lives[life].held.entry(slot).or_default();
-        holding.since = holding.epoch;
+        (holding.since, holding.at) = (holding.epoch, now);
         let epoch = holding.epoch;
         self.lives[life].known.insert((slot, epoch), known);
         let lives = &self.lives;

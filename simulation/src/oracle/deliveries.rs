@@ -1,18 +1,23 @@
 //! What was handed to producers, written to the topic, reported, dead-lettered: order, duplicates, marks.
 
 use relay::encode::Message;
-use relay::ports::{Outcome, Reason};
+use relay::ports::{DeadLetter, Outcome, Reason};
 
 use super::{Kind, Oracle};
 use crate::log::Order;
 use crate::world::Micros;
 
+/// Of the streams of an older set, so much before the switch is looked at before rows of the newer one are handed over.
+const TAIL: Micros = 1_000_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Aggregate {
     /// The newest that first appeared in the topic.
     newest: Option<((Order, i32), usize)>,
-    /// The oldest that became a dead letter of its own account.
+    /// One became a dead letter of its own account.
     dead: bool,
+    /// Such letters: who wrote them, and when they were durable.
+    letters: Vec<(usize, Micros)>,
 }
 
 /// A message that a producer took.
@@ -72,6 +77,8 @@ impl Oracle {
         let held = self.lives[life].held.get(&slot).copied().unwrap_or_default();
         self.may_send(life, slot, held.epoch, row, frozen, now);
         let late = header(message, "late") == Some("true");
+        self.check_message(row, message);
+        self.check_hold(row, life, held.at);
         self.sends.push(Send {
             row,
             life,
@@ -83,8 +90,37 @@ impl Oracle {
         number
     }
 
+    /// Key and payload are what was written.
+    fn check_message(&mut self, row: usize, message: &Message) {
+        let Some((key, payload)) = &self.rows[row].0.message else {
+            return;
+        };
+        let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let (sent_key, sent_payload) = (text(message.key.as_deref()), text(message.payload.as_deref()));
+        if sent_key.as_ref() != Some(key) || sent_payload.as_ref() != Some(payload) {
+            let detail = format!("{}: key {sent_key:?}, payload {sent_payload:?}", self.name(row));
+            self.fail("message-as-written", detail);
+        }
+    }
+
+    /// With `Hold`, what became readable after a dead letter of its aggregate was durable is not delivered, by whoever
+    /// wrote that letter or took the slot later.
+    fn check_hold(&mut self, row: usize, life: usize, taken: Micros) {
+        let facts = &self.rows[row].0;
+        let Some(aggregate) = self.aggregates.get(&facts.aggregate).filter(|_| self.rules.holds) else {
+            return;
+        };
+        let held = |(by, durable): &(usize, Micros)| {
+            *durable < facts.maybe && (*by == life && *durable > taken || *durable < taken)
+        };
+        if aggregate.letters.iter().any(held) {
+            let detail = format!("{} is sent; its aggregate has a dead letter", self.name(row));
+            self.fail("hold", detail);
+        }
+    }
+
     /// The cluster writes a message.
-    pub(crate) fn appended(&mut self, send: usize, _now: Micros) -> Appended {
+    pub(crate) fn appended(&mut self, send: usize, now: Micros) -> Appended {
         let Some(Send { row, late, .. }) = self.sends.get(send) else {
             return Appended::default();
         };
@@ -94,7 +130,7 @@ impl Oracle {
             self.excuse(send);
         } else {
             self.check_source_duplicate(send);
-            self.check_order(send, late);
+            self.check_order(send, late, now);
         }
         self.rows[row].1.appended.push(send);
         self.resolve(row);
@@ -111,16 +147,21 @@ impl Oracle {
 
     /// A first appearance: none of its aggregate's later events that its owner can know of may have appeared, unless it
     /// says so; and it says so only if one has, or could not.
-    fn check_order(&mut self, send: usize, late: bool) {
+    fn check_order(&mut self, send: usize, late: bool, now: Micros) {
         let row = self.sends[send].row;
         let facts = &self.rows[row].0;
         let Send { life, since, .. } = self.sends[send];
         // What an owner before it had written and not saved, nobody can know.
         let knows = |other: &usize| {
-            let own = |send: &usize| self.sends[*send].life == life && self.sends[*send].since == since;
-            // A row that vanished tells no later owner that it was there.
-            !self.rules.rows_vanish && self.knew(life, since, *other)
-                || self.rows[*other].1.appended.iter().any(own)
+            let (facts, fate) = &self.rows[*other];
+            // A reader that starts anew reads what was delivered, as far as each read sees it.
+            let gone = facts.vanishes.unwrap_or(Micros::MAX).min(facts.expires) <= now;
+            let own = |send: &usize| {
+                let send = &self.sends[*send];
+                let seen = matches!(send.told, Told::Delivered(at) if facts.surely <= at);
+                send.life == life && send.since == since && (!self.rules.readers_restart || seen && !gone)
+            };
+            self.could_tell(life, since, *other, now) || fate.appended.iter().any(own)
         };
         let later = self
             .aggregates
@@ -151,6 +192,41 @@ impl Oracle {
         if late && later.is_none() && !self.has_later(row) {
             self.fail("late-without-cause", self.name(row));
         }
+        if late
+            && !self.rules.readers_restart
+            && let Some(by) = self.overtaken_at_a_switch(row, life)
+        {
+            let detail = format!("{}, behind {}", self.name(row), self.name(by));
+            self.fail("late-without-cause", detail);
+        }
+    }
+
+    /// A row of a newer set that came before this one, if all that came before are such: each was read when the tail of
+    /// the older set, to which this row belongs, had long shown it, and had to be looked at once more.
+    fn overtaken_at_a_switch(&self, row: usize, life: usize) -> Option<usize> {
+        let facts = &self.rows[row].0;
+        let owner = &self.lives[life];
+        let held = owner.held.get(&facts.slot)?;
+        if held.at + TAIL > facts.maybe {
+            return None;
+        }
+        let known = *owner.sets.get(&facts.set)?;
+        let mut later = (0..self.rows.len()).filter(|other| {
+            let (other, fate) = &self.rows[*other];
+            other.aggregate == facts.aggregate
+                && other.order > facts.order
+                && other.kind != Kind::Noise
+                && (!fate.sends.is_empty() || fate.letter || matches!(other.kind, Kind::Poison(_)))
+        });
+        let first = later.next()?;
+        let unjust = |other: &usize| {
+            let seen = owner.reads.get(other);
+            let newer = self.rows[*other].0.set;
+            newer > facts.set
+                && facts.order.0.0 >= self.rules.sets[newer].0 - TAIL
+                && seen.is_some_and(|at| facts.surely < *at && known + TAIL < *at)
+        };
+        (unjust(&first) && later.all(|other| unjust(&other))).then_some(first)
     }
 
     /// Whether a later row of the aggregate was handed over without appearing: it failed, and waits behind this one
@@ -262,10 +338,16 @@ impl Oracle {
     }
 
     /// A dead letter is durable.
-    pub(crate) fn lettered(&mut self, life: usize, position: &str, reason: Reason, id: &str, now: Micros) {
-        let Some(row) = self.by_position.get(position).copied() else {
+    pub(crate) fn lettered(&mut self, life: usize, letter: &DeadLetter, now: Micros) {
+        let (reason, id, position) = (
+            letter.reason,
+            letter.event_id.as_str(),
+            letter.position.to_string(),
+        );
+        let Some(row) = self.by_position.get(&position).copied() else {
             return self.fail("dead-letter-unjust", format!("no row at {position}"));
         };
+        self.check_attempts(row, letter);
         let facts = &self.rows[row].0;
         let aggregate = self.aggregates.entry(facts.aggregate).or_default();
         let just = match reason {
@@ -273,8 +355,10 @@ impl Oracle {
             Reason::Exhausted(_) => self.rules.exhausts,
             Reason::Held => self.rules.holds && aggregate.dead,
         };
-        aggregate.dead |= reason != Reason::Held;
-        let _ = (life, now);
+        if reason != Reason::Held {
+            aggregate.dead = true;
+            aggregate.letters.push((life, now));
+        }
         if !just {
             let detail = format!("{}: {reason:?}", self.name(row));
             self.fail("dead-letter-unjust", detail);
@@ -287,5 +371,23 @@ impl Oracle {
         }
         self.rows[row].1.letter = true;
         self.resolve(row);
+    }
+
+    /// Attempts that a dead letter claims to have had need their time: each waits for its back-off, and none is made
+    /// while the circuit is open.
+    fn check_attempts(&mut self, row: usize, letter: &DeadLetter) {
+        if !matches!(letter.reason, Reason::Exhausted(_)) {
+            return;
+        }
+        let lasted = letter.last_failed_at - letter.first_failed_at;
+        let least = self.rules.retry.lasts(letter.failures);
+        if least > 0 && lasted < least {
+            let detail = format!(
+                "{}: {} attempts in {lasted} us, which take {least} us at least",
+                self.name(row),
+                letter.failures
+            );
+            self.fail("attempts-honest", detail);
+        }
     }
 }

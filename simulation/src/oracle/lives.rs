@@ -1,15 +1,27 @@
 //! Processes: who is alive, whose lease runs, who may send what.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use relay::ports::Placement;
 
 use super::Oracle;
-use crate::world::Micros;
+use crate::world::{Micros, SECOND};
+
+/// A stream set is news for so long.
+const NEWS: Micros = 2 * SECOND;
+
+/// Whoever has owned slots for this long is seen by everybody who plans.
+const SETTLED: Micros = 4 * SECOND;
 
 #[derive(Debug, Default)]
 pub(super) struct LifeFacts {
     pub(super) name: String,
+    placement: Option<Placement>,
+    /// Since when it has owned slots without a break.
+    pub(super) owns_since: Option<Micros>,
     pub(super) held: BTreeMap<usize, Holding>,
     pub(super) died: Option<Micros>,
+    pub(super) killed: bool,
     /// When the last heartbeat arrived.
     beat: Option<Micros>,
     /// When the last one that it knows to have arrived was sent.
@@ -19,6 +31,8 @@ pub(super) struct LifeFacts {
     pub(super) lapsed: bool,
     /// The last time that the state store failed it, or that it did not run.
     pub(super) troubled: Micros,
+    /// When it first read rows with their values, where there are several stream sets.
+    pub(super) reads: HashMap<usize, Micros>,
     /// Stream sets that it knows of, and since when.
     pub(super) sets: BTreeMap<usize, Micros>,
     /// Saves on their way; when the round that they belong to began.
@@ -35,29 +49,43 @@ pub(super) struct Holding {
     pub(super) epoch: i64,
     /// When it read the checkpoint.
     pub(super) since: i64,
+    pub(super) at: Micros,
 }
 
 impl Default for Holding {
     fn default() -> Self {
-        Self { epoch: -1, since: -1 }
+        Self {
+            epoch: -1,
+            since: -1,
+            at: 0,
+        }
     }
 }
 
 /// A checkpoint as it was read.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    pub(super) at: Micros,
     pub(super) bound: Micros,
     pub(super) rows: HashSet<usize>,
 }
 
 impl Oracle {
-    pub(crate) fn started(&mut self) -> usize {
-        self.lives.push(LifeFacts::default());
+    pub(crate) fn started(&mut self, placement: Placement) -> usize {
+        self.lives.push(LifeFacts {
+            placement: Some(placement),
+            ..LifeFacts::default()
+        });
         self.lives.len() - 1
     }
 
     pub(crate) fn named(&mut self, life: usize, name: &str) {
         self.lives[life].name = name.to_owned();
+    }
+
+    pub(crate) fn killed(&mut self, life: usize, now: Micros) {
+        self.lives[life].killed = true;
+        self.died(life, now);
     }
 
     pub(crate) fn died(&mut self, life: usize, now: Micros) {
@@ -85,10 +113,22 @@ impl Oracle {
         facts.beat_sent = Some(sent);
     }
 
-    /// The process is told of the stream sets.
-    pub(crate) fn learned(&mut self, life: usize, sets: &[usize], now: Micros) {
+    /// The process is told of the stream sets. Whether one of them is news to it, and was published late.
+    pub(crate) fn learned(&mut self, life: usize, sets: &[usize], now: Micros) -> bool {
+        let mut late = false;
         for set in sets {
+            let (start, published) = self.rules.sets[*set];
+            let known = self.lives[life].sets.contains_key(set);
             self.lives[life].sets.entry(*set).or_insert(now);
+            late |= !known && published > start && now - published < NEWS;
+        }
+        late
+    }
+
+    /// A page holds these records, by their first and last change.
+    pub(crate) fn read(&mut self, life: usize, records: &[(usize, usize)], now: Micros) {
+        for row in records.iter().flat_map(|(first, last)| *first..=*last) {
+            self.lives[life].reads.entry(row).or_insert(now);
         }
     }
 
@@ -136,8 +176,41 @@ impl Oracle {
         }
     }
 
+    /// Whoever owns slots goes first: beside it nobody takes any the other way.
+    fn check_placement(&mut self, slot: usize, life: usize, now: Micros) {
+        if !self.rules.flows || self.lives[life].owns_since.is_some() {
+            return;
+        }
+        let claimer = &self.lives[life];
+        let goes_first = |other: &&LifeFacts| {
+            other.placement != claimer.placement
+                && other.died.is_none()
+                && !other.lapsed
+                && other.owns_since.is_some_and(|since| now - since > SETTLED)
+        };
+        if let Some(other) = self.lives.iter().find(goes_first) {
+            let detail = format!(
+                "{} takes slot {slot}, {:?} beside {}, which owns slots",
+                claimer.name, claimer.placement, other.name
+            );
+            self.fail("placements-apart", detail);
+        }
+    }
+
+    /// Who owns slots, and since when.
+    pub(super) fn count_owned(&mut self, now: Micros) {
+        let slots = &self.slots;
+        for facts in &mut self.lives {
+            let owns = slots
+                .iter()
+                .any(|slot| slot.owner.as_deref() == Some(&facts.name));
+            facts.owns_since = facts.owns_since.or(Some(now)).filter(|_| owns);
+        }
+    }
+
     /// A slot is taken from somebody who lives, and whose heartbeat moves.
     pub(super) fn check_claim(&mut self, slot: usize, life: usize, before: Option<&str>, now: Micros) {
+        self.check_placement(slot, life, now);
         let Some(owner) = before.filter(|name| *name != self.lives[life].name) else {
             return;
         };
@@ -156,6 +229,16 @@ impl Oracle {
             );
             self.fail("lease", detail);
         }
+    }
+
+    /// Whether an owner knew from its checkpoint that the row is done with, and can have seen at any time since what it
+    /// is: a checkpoint holds ids.
+    pub(super) fn could_tell(&self, life: usize, epoch: i64, row: usize, now: Micros) -> bool {
+        let facts = &self.rows[row].0;
+        let known = self.lives[life].known.get(&(facts.slot, epoch));
+        let readable =
+            |at| facts.surely < at && now < facts.vanishes.unwrap_or(Micros::MAX).min(facts.expires);
+        self.knew(life, epoch, row) && known.is_some_and(|known| readable(known.at))
     }
 
     /// Whether an owner knew from its checkpoint that the row is done with.

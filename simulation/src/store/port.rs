@@ -8,7 +8,7 @@ use super::{Change, Done, Step};
 use crate::plan::Fault;
 use crate::process::Point;
 use crate::relay_process::Port;
-use crate::world::{MS, Micros};
+use crate::world::{MS, Micros, SECOND};
 
 /// What a client hears of its step.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,7 @@ impl StateStore for Port {
         let world = &self.0.world;
         let sent = world.now();
         let fate = self.fate();
+        let (fate, pause) = self.fading(fate);
         self.wait(1).await;
         if fate != Fate::Lost {
             world.store.lock().beat(&row.process, row.beat, row.placement);
@@ -70,6 +71,7 @@ impl StateStore for Port {
             world.judge(|oracle| oracle.beat(self.0.life, now));
         }
         self.0.pass(Point::BeatApplied).await;
+        world.sleep(pause).await;
         self.wait(1).await;
         self.0.thawed().await;
         if fate != Fate::Told {
@@ -190,6 +192,7 @@ impl StateStore for Port {
     async fn save(&self, slot: SlotId, epoch: Epoch, save: &Save) -> Result<Conditional<()>, StateError> {
         let (process, world) = (&self.0, &self.0.world);
         let now = world.now();
+        world.hear_of_gaps();
         world.judge(|oracle| oracle.saving(process.life, slot.index(), epoch.0, save, now));
         process.pass(Point::SaveAsked).await;
         let change = Change::Save {
@@ -286,6 +289,24 @@ impl Port {
             world.count("process: slots fenced");
         }
         world.judge(|oracle| oracle.stepped(slot, done, now));
+    }
+
+    /// Heartbeats that are answered late, or not at all; how late.
+    fn fading(&self, fate: Fate) -> (Fate, Micros) {
+        let world = &self.0.world;
+        if fate != Fate::Told || !world.fault(Fault::BeatsFade, self.0.seat) {
+            return (fate, 0);
+        }
+        if world.percent(65) {
+            world.count("state: heartbeat lost");
+            return (Fate::Lost, 0);
+        }
+        world.count("state: heartbeat answered late");
+        let lease = Micros::from(world.plan.config.state.lease_seconds) * SECOND;
+        (
+            fate,
+            world.chance(|chance| chance.within(lease / 5, lease * 2 / 5)),
+        )
     }
 
     /// What will become of a statement.
