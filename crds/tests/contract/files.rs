@@ -2,6 +2,7 @@
 //! texts.
 
 use crds::dead_letter::DeadLetterTarget;
+use crds::sink::Guarantee;
 use crds::{RelayConfig, load, validate};
 use std::fs;
 use std::path::Path;
@@ -56,6 +57,8 @@ fn samples_mean_what_their_names_say() {
         retry.multiplier_percent,
     );
     assert_eq!((retry.max_attempts, backoff), (3, (1000, 10_000, 300)));
+
+    assert_eq!(sample("exactly-once.yaml").sink.guarantee, Guarantee::ExactlyOnce);
 
     let production = sample("production.yaml");
     let breaker = &production.circuit_breaker;

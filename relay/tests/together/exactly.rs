@@ -4,14 +4,19 @@
 use std::io::Write;
 use std::time::Duration;
 
+use orders::dead_letters::DeadLetters;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use scylla::client::session_builder::SessionBuilder;
 use tokio::time::sleep;
 
 use crate::process::{PATIENCE, Relay, wait};
 use crate::stack::{Flow, Guarantee, LEASE, Stack};
+
+/// The relay's own.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn start(flow: &Flow<'_>, share: &str) -> Relay {
     Relay::start(flow.config(), share)
@@ -37,12 +42,14 @@ async fn nobody_sees_an_event_twice_whatever_happens_to_the_relays() {
     frozen(&stack).await;
     resharded(&stack).await;
     guarantee_changed(&stack).await;
+    poisoned(&stack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_sees_an_event_twice_whatever_happens_to_the_broker() {
     let stack = Stack::start().await;
     broker_killed(&stack).await;
+    broker_stalled(&stack).await;
     journal_emptied(&stack).await;
 }
 
@@ -136,6 +143,44 @@ async fn guarantee_changed(stack: &Stack) {
     at_least.stop();
 }
 
+/// Some events are too large for the topic, and a relay dies while it looks for them: each is a dead letter or delivered,
+/// never both.
+async fn poisoned(stack: &Stack) {
+    let flow = stack.flow_with("poisoned", Guarantee::ExactlyOnce).await;
+    alter(stack, "poisoned", "max.message.bytes", "50000").await;
+    let relay = start(&flow, "1/1");
+    ready(&relay);
+    let load = flow.load_with(8, Some((100, 200_000))).await;
+    sleep(Duration::from_millis(2_300)).await;
+    relay.kill();
+    let relay = start(&flow, "1/1");
+    load.await.unwrap();
+    let session = SessionBuilder::new()
+        .known_node_addr(stack.node.addr())
+        .build()
+        .await
+        .unwrap();
+    let table = "outbox_relay.dead_letters";
+    let letters = DeadLetters {
+        table: Some((session, table.to_owned())),
+        topic: None,
+    };
+    flow.verify_with(0, letters, 10..=16).await;
+    relay.stop();
+    let status = format!("SELECT status FROM {table}");
+    let rows = stack.session.query_unpaged(status, ()).await.unwrap();
+    let rows = rows.into_rows_result().unwrap();
+    let states: Vec<_> = rows
+        .rows::<(Option<String>,)>()
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(
+        states.iter().all(|(state,)| state.as_deref() == Some("waiting")),
+        "every event is decided: {states:?}"
+    );
+}
+
 /// The coordinator dies with the broker, and comes back.
 async fn broker_killed(stack: &Stack) {
     let flow = stack.flow_with("outage", Guarantee::ExactlyOnce).await;
@@ -148,6 +193,21 @@ async fn broker_killed(stack: &Stack) {
         sleep(Duration::from_millis(700)).await;
         tokio::task::block_in_place(|| stack.broker.restart().unwrap());
     }
+    load.await.unwrap();
+    flow.verify(0).await;
+    relay.stop();
+}
+
+/// Longer than a transaction may stay open: the broker takes it back, and its producer has ended.
+async fn broker_stalled(stack: &Stack) {
+    let flow = stack.flow_with("stalled", Guarantee::ExactlyOnce).await;
+    let relay = start(&flow, "1/1");
+    ready(&relay);
+    let load = flow.load(4).await;
+    sleep(Duration::from_secs(2)).await;
+    tokio::task::block_in_place(|| stack.broker.pause().unwrap());
+    sleep(TRANSACTION_TIMEOUT + Duration::from_secs(2)).await;
+    tokio::task::block_in_place(|| stack.broker.resume().unwrap());
     load.await.unwrap();
     flow.verify(0).await;
     relay.stop();
@@ -176,13 +236,23 @@ async fn empty(stack: &Stack, topic: &str) {
     config.set("bootstrap.servers", &stack.broker.cluster().bootstrap);
     let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("cleanup.policy", "compact,delete");
-    admin.alter_configs([&change], &options).await.unwrap();
+    alter(stack, topic, "cleanup.policy", "compact,delete").await;
     let mut all = TopicPartitionList::new();
     all.add_partition_offset(topic, 0, Offset::End).unwrap();
     admin.delete_records(&all, &options).await.unwrap();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("cleanup.policy", "compact");
-    admin.alter_configs([&change], &options).await.unwrap();
+    alter(stack, topic, "cleanup.policy", "compact").await;
+}
+
+async fn alter(stack: &Stack, topic: &str, setting: &str, value: &str) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &stack.broker.cluster().bootstrap);
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(setting, value);
+    let altered = admin
+        .alter_configs([&change], &AdminOptions::new())
+        .await
+        .unwrap();
+    assert!(altered.iter().all(Result::is_ok), "{altered:?}");
 }
 
 impl Flow<'_> {

@@ -1,6 +1,7 @@
 //! What relays stand on: a ScyllaDB node, a broker, and per scenario a keyspace with an outbox and a topic.
 
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -115,6 +116,11 @@ impl Flow<'_> {
 
     /// Writes for so many seconds.
     pub(crate) async fn load(&self, seconds: u64) -> JoinHandle<()> {
+        self.load_with(seconds, None).await
+    }
+
+    /// The same; every so many writes the payload has so many bytes.
+    pub(crate) async fn load_with(&self, seconds: u64, large: Option<(u64, usize)>) -> JoinHandle<()> {
         let session = SessionBuilder::new()
             .known_node_addr(self.stack.node.addr())
             .build()
@@ -128,7 +134,7 @@ impl Flow<'_> {
             orders: 64,
             events_per_order: 20,
             payload_bytes: 100,
-            large: None,
+            large,
             journal: self.stack.folder.path().join(self.name),
         };
         tokio::spawn(async move {
@@ -141,11 +147,21 @@ impl Flow<'_> {
 
     /// Everything arrived, in order, with at most so many repeats.
     pub(crate) async fn verify(&self, duplicates: u64) -> Report {
+        self.verify_with(duplicates, DeadLetters::default(), 0..=0).await
+    }
+
+    /// The same, with so many dead letters.
+    pub(crate) async fn verify_with(
+        &self,
+        duplicates: u64,
+        dead_letters: DeadLetters,
+        buried: RangeInclusive<u64>,
+    ) -> Report {
         let follow = Follow {
             cluster: self.stack.broker.cluster(),
             topic: self.name.to_owned(),
             journal: self.stack.folder.path().join(self.name),
-            dead_letters: DeadLetters::default(),
+            dead_letters,
             during_load: false,
             patience: Duration::from_secs(60),
             settle: Duration::from_secs(1),
@@ -155,7 +171,7 @@ impl Flow<'_> {
                 late: 0,
                 replayed: 0,
                 reconciled: 0,
-                dead_letters: 0..=0,
+                dead_letters: buried,
                 ordered: true,
                 foreign: 0,
             },

@@ -37,6 +37,10 @@ const STABLE_LIMIT: Duration = TRANSACTION_TIMEOUT.saturating_add(Duration::from
 /// How often the last stable offset is asked for. Transactions end within some tens of milliseconds.
 const STABLE_POLL: Duration = Duration::from_millis(5);
 
+/// How long a new topic may be unknown to a broker, and how often it is asked.
+const PROPAGATION_LIMIT: Duration = Duration::from_secs(5);
+const PROPAGATION_POLL: Duration = Duration::from_millis(100);
+
 /// The topic setting that compaction rests on.
 const CLEANUP_POLICY: &str = "cleanup.policy";
 const COMPACT: &str = "compact";
@@ -77,10 +81,19 @@ impl KafkaJournal {
         match self.partitions().await {
             Err(error) if error.code == format!("{:?}", Code::UnknownTopicOrPartition) => {
                 self.create().await?;
+                self.await_known().await;
             }
             _ => {}
         }
         self.look().await
+    }
+
+    /// A topic that was just made is not known everywhere at once.
+    async fn await_known(&self) {
+        let start = Instant::now();
+        while self.partitions().await.is_err() && start.elapsed() < PROPAGATION_LIMIT {
+            tokio::time::sleep(PROPAGATION_POLL).await;
+        }
     }
 
     /// Finds out whether records can be lost in the topic.

@@ -22,7 +22,7 @@ impl Lane {
         if self.attempt_ends().is_some_and(|end| end <= now.elapsed) {
             let oldest = self.oldest_with_producer();
             self.attempt_failed(oldest, self.stalled(), now);
-            if matches!(self.phase, Phase::Drain) {
+            if matches!(self.phase, Phase::Drain) && self.transaction.is_none() {
                 // The generation is over anyway; its last messages need not hold up the next one.
                 self.give_up_producer();
             }

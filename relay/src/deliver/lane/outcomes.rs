@@ -110,11 +110,14 @@ impl Lane {
 
     /// Starts the next generation once every message of this one has its report.
     pub(super) fn end_generation(&mut self, now: Now) {
-        if self.outstanding > 0 || !matches!(self.phase, Phase::Drain) {
+        if !matches!(self.phase, Phase::Drain) {
             return;
         }
         if self.transaction.is_some() {
             return self.give_up_transaction();
+        }
+        if self.outstanding > 0 {
+            return;
         }
         let failed = self.ring.seqs(|entry| matches!(entry.state, State::Failed(_)));
         let suspects = self.settle(failed, Role::Flow, now);

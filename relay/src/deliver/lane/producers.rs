@@ -55,6 +55,12 @@ impl Lane {
 
     /// Gives up what is with the producer, because we want it back.
     pub(super) fn give_up_producer(&mut self) {
+        if self.transaction.is_some() {
+            // An abort is what gives back.
+            self.flow.purged = true;
+            self.phase = Phase::Drain;
+            return self.give_up_transaction();
+        }
         let producer = self.producer(self.sender());
         if let Some(generation) = producer.generation.filter(|_| !producer.purged) {
             producer.purged = true;

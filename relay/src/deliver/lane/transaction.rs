@@ -83,6 +83,8 @@ enum Stage {
     Sealed,
     /// Its commit or abort is under way.
     Ending,
+    /// It is aborted; reports of its messages are still to come.
+    Aborted,
 }
 
 impl Transaction {
@@ -258,7 +260,13 @@ impl Lane {
 
     /// Something of the transaction got its report: it may be complete, or given up.
     pub(super) fn transaction_reported(&mut self, now: Now) {
+        let aborted = |transaction: &Transaction| transaction.stage == Stage::Aborted;
         match self.phase {
+            Phase::Drain if self.transaction.as_ref().is_some_and(aborted) => {
+                if self.outstanding == 0 {
+                    self.aborted(now);
+                }
+            }
             Phase::Drain => self.end_generation(now),
             _ => self.commit_if_complete(),
         }

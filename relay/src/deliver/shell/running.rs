@@ -379,7 +379,11 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             }
             Ok(Done::Held(answers)) => self.told_what_is_held(answers, now),
             Ok(Done::Opened(generation, opened)) => self.opened_owner(generation, opened, now),
-            Ok(Done::Ended(generation, end, result)) => self.lane.ended(generation, end, result, now),
+            Ok(Done::Ended(generation, end, result)) => {
+                // Reports came before the answer.
+                self.hear(now);
+                self.lane.ended(generation, end, result, now);
+            }
             Ok(Done::LettersSettled(letters, result)) => self.letters_settled(letters, result),
             Err(panic) => self.task_panicked(&panic, now),
         }

@@ -43,6 +43,8 @@ struct World {
     queue: Vec<Sent>,
     written: Vec<Sent>,
     numbers: Numbers,
+    /// Something of the transaction has failed: the client sends nothing more of it.
+    failed: bool,
     generation: Option<Generation>,
     ending: Option<End>,
     /// What `read_committed` consumers see.
@@ -88,6 +90,7 @@ impl World {
             queue: Vec::new(),
             written: Vec::new(),
             numbers: Numbers::Fine,
+            failed: false,
             generation: None,
             ending: None,
             topic: Vec::new(),
@@ -191,10 +194,6 @@ impl World {
                 assert!(self.ending.is_none(), "one call at a time");
                 self.ending = Some(end);
             }
-            Action::Purge(_) => {
-                let rest = std::mem::take(&mut self.queue);
-                self.fail(&rest, &failure(ErrorClass::Collateral, Outcome::Unknown));
-            }
             Action::Check => self.lane.checked(Ok(()), self.now),
             Action::WriteDeadLetters(letters) => {
                 let ids = letters
@@ -204,7 +203,7 @@ impl World {
                 self.lane.dead_letters_written(Ok(()), self.now);
             }
             Action::SettleDeadLetters(letters) => self.settled += letters.len(),
-            Action::Close(_) => panic!("the only producer is kept"),
+            Action::Close(_) | Action::Purge(_) => panic!("the only producer is kept"),
         }
     }
 
@@ -217,7 +216,7 @@ impl World {
             self.end(end);
             return true;
         }
-        let Some(first) = self.queue.first() else {
+        let Some(first) = self.queue.first().filter(|_| !self.failed) else {
             return false;
         };
         let partition = partition_of(&first.message);
@@ -254,6 +253,7 @@ impl World {
     }
 
     fn fail(&mut self, batch: &[Sent], error: &DeliveryError) {
+        self.failed = true;
         for sent in batch {
             self.report(sent.token, Err(error.clone()));
         }
@@ -286,7 +286,9 @@ impl World {
         let written = std::mem::take(&mut self.written);
         if end == End::Abort {
             self.aborts += 1;
-            assert!(self.queue.is_empty(), "every message has its report");
+            let rest = std::mem::take(&mut self.queue);
+            self.fail(&rest, &failure(ErrorClass::Collateral, Outcome::NotWritten));
+            self.failed = false;
             self.numbers = match self.numbers {
                 Numbers::Missing => Numbers::Refusing,
                 _ => Numbers::Fine,

@@ -28,7 +28,8 @@ impl Lane {
         };
         let failure = match (end, result) {
             (End::Commit, Ok(())) => return self.committed(now),
-            (End::Abort, Ok(())) => return self.aborted(now),
+            (End::Abort, Ok(())) if self.outstanding == 0 => return self.aborted(now),
+            (End::Abort, Ok(())) => return transaction.stage = Stage::Aborted,
             (_, Err(failure)) => failure,
         };
         match (end, failure.verdict) {
@@ -65,9 +66,11 @@ impl Lane {
         Some(Action::End(generation, end))
     }
 
-    /// Takes the transaction back, once every message of it has its report.
+    /// Takes the transaction back at once: after a failure the client sends nothing more of it, and what is still with
+    /// it gets its report by the abort.
     pub(in crate::deliver::lane) fn give_up_transaction(&mut self) {
-        let ending = |transaction: &super::Transaction| transaction.stage == Stage::Ending;
+        let ending =
+            |transaction: &super::Transaction| matches!(transaction.stage, Stage::Ending | Stage::Aborted);
         if !self.transaction.as_ref().is_some_and(ending) {
             self.end(End::Abort);
         }
@@ -133,7 +136,7 @@ impl Lane {
     }
 
     /// Everything that was sent waits again, in its order; those that failed are judged.
-    fn aborted(&mut self, now: Now) {
+    pub(super) fn aborted(&mut self, now: Now) {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
