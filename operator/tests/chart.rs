@@ -166,7 +166,7 @@ fn the_chart_passes_helms_own_checks() {
 
 /// Values; objects that are there with them; objects that are not.
 const GATES: &str = "
-    | PodDisruptionBudget/ ClusterRoleBinding/ ClusterRole/outbox-relay-operator-edit | NetworkPolicy/ ServiceMonitor/ PrometheusRule/ ConfigMap/
+    | PodDisruptionBudget/ ClusterRoleBinding/ ClusterRole/outbox-relay-operator-edit | APIService/ NetworkPolicy/ ServiceMonitor/ PrometheusRule/ ConfigMap/
     crds.enabled=false | | CustomResourceDefinition/
     serviceAccount.create=false serviceAccount.name=mine | | ServiceAccount/
     rbac.create=false | | ClusterRole/ ClusterRoleBinding/ Role/ RoleBinding/
@@ -174,6 +174,8 @@ const GATES: &str = "
     watchNamespace=shop | Role/outbox-relay-operator RoleBinding/outbox-relay-operator Role/outbox-relay-operator-lease | ClusterRole/ ClusterRoleBinding/
     podDisruptionBudget.enabled=false | | PodDisruptionBudget/
     networkPolicy.enabled=true | NetworkPolicy/outbox-relay-operator |
+    externalMetrics.enabled=true | APIService/v1beta1.external.metrics.k8s.io Service/outbox-relay-external-metrics Role/outbox-relay-external-metrics ClusterRole/outbox-relay-external-metrics |
+    externalMetrics.enabled=true rbac.create=false | APIService/ | Role/ ClusterRole/ RoleBinding/ ClusterRoleBinding/
     serviceMonitor.enabled=true | ServiceMonitor/outbox-relay-operator | PrometheusRule/
     prometheusRule.enabled=true | PrometheusRule/outbox-relay-operator | ServiceMonitor/
     dashboard.enabled=true | ConfigMap/outbox-relay-operator-dashboard |";
@@ -228,6 +230,7 @@ const ARRIVALS: &str = "
     operator.secretRefreshSeconds=5 Deployment C/args/3 --secret-refresh-seconds=5
     operator.logFormat=Text Deployment C/args/4 --log-format=text
     operator.logLevel=debug Deployment C/env/1/value debug
+    externalMetrics.enabled=true Deployment C/args/6 --external-metrics-service=outbox-relay-external-metrics
     watchNamespace=shop Deployment C/env/2/value shop
     replicas=3 Deployment /spec/replicas 3
     nodeSelector.disk=ssd Deployment /spec/template/spec/nodeSelector/disk ssd

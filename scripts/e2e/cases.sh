@@ -7,7 +7,7 @@
 set -Eeuo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
-CASES=(install scale pod_deleted operator_killed relay_killed secret policy outage upgrade uninstall manifests)
+CASES=(install scale pod_deleted operator_killed relay_killed secret policy outage upgrade uninstall manifests sidecar)
 
 main() {
   local name started
@@ -179,5 +179,36 @@ case_manifests() {
   kubectl delete -f "$ROOT/deploy/operator/operator.yaml" -f "$ROOT/deploy/operator/rbac.yaml" --timeout="${PATIENCE}s" >/dev/null
   kubectl get crd outboxrelays.outboxrelay.dev >/dev/null
 }
+
+# The relay in the application's own pods: one of them is killed, and an outage of the broker does not touch the
+# application's readiness.
+case_sidecar() {
+  install
+  shop delete deployment orders --ignore-not-found >/dev/null
+  shop apply -f "$ROOT/deploy/samples/sidecar.yaml" >/dev/null
+  eventually "the operator has made the configuration" exists configmap orders-relay
+  sed -e "s|outbox-relay:$VERSION|$RELAY_IMAGE|; s|orders:$VERSION|$ORDERS_IMAGE|" "$ROOT/deploy/samples/sidecar-application.yaml" |
+    shop apply -f - >/dev/null
+  shop rollout status deployment/orders --timeout="${PATIENCE}s" >/dev/null
+  settled
+  local before
+  before=$(relay_processes)
+  # Straight into ScyllaDB: a pod that is killed takes requests with it, and nobody knows what became of those.
+  load 60 --direct
+  sleep 3
+  shop delete "$(pod_of 2)" --grace-period=0 --force >/dev/null 2>&1
+  eventually "another pod took its place" differs_whole "$before"
+  settled
+  broker_gone
+  [[ $(field '{.status.breaker}') != Closed ]] || fail "the breaker is closed"
+  application_is_ready || fail "the application is not ready while the broker is away"
+  say "the application is ready"
+  broker_back
+  settled
+  verified 300
+  shop delete obr orders --timeout="${PATIENCE}s" >/dev/null
+}
+
+application_is_ready() { [[ $(shop get deployment orders -o 'jsonpath={.status.readyReplicas}') == 3 ]]; }
 
 main "$@"

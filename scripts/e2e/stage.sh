@@ -90,6 +90,7 @@ verified() {
 
 field() { shop get obr orders -o "jsonpath=$1"; }
 condition() { field "{.status.conditions[?(@.type==\"$1\")].status}"; }
+exists() { shop get "$@" >/dev/null 2>&1; }
 condition_is() { [[ $(condition "$1") == "$2" ]]; }
 shares_are() { [[ $(field '{.status.shares} {.status.readyShares}' 2>/dev/null) == "$1 $1" ]]; }
 

@@ -7,6 +7,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Name of what serves external metrics. */}}
+{{- define "outbox-relay.externalMetrics" -}}
+{{- printf "%s-external-metrics" (include "outbox-relay.fullname" . | trimSuffix "-operator" | trunc 46 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- define "outbox-relay.selector" -}}
 app.kubernetes.io/name: outbox-relay-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
