@@ -68,6 +68,8 @@ pub struct Lane {
     not_before: Duration,
     /// The current attempt of the oldest event with a producer started no earlier.
     attempt_since: Duration,
+    /// When a producer reported something last, or died.
+    heard_at: Duration,
     /// The producer's queue is full until a report comes.
     full: bool,
     /// No broker could be reached; nothing is sent before a check says otherwise.
@@ -112,6 +114,7 @@ impl Lane {
             outstanding: 0,
             not_before: Duration::ZERO,
             attempt_since: Duration::ZERO,
+            heard_at: Duration::ZERO,
             full: false,
             brokers_down: false,
             checking: false,

@@ -112,6 +112,29 @@ async fn batches_that_the_broker_refuses_are_isolated() {
     relay.stop().await;
 }
 
+/// librdkafka takes back what was in flight behind the refused message, and would keep it for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_flight_behind_a_refused_message_is_no_stalled_attempt() {
+    let cluster = Cluster::shared().await;
+    let topic = cluster.topic("behind", 1, &[("max.message.bytes", "3000")]).await;
+    let relay = Relay::start(&cluster, &topic);
+    relay.offer(rows(0..5, 5)).await;
+    relay.delivered(5).await;
+    // No two of them fit into one request.
+    let mut rows = rows(5..45, 5);
+    for row in &mut rows {
+        let refused = row.number == 10;
+        row.payload = Some(incompressible(row.number, if refused { 5_000 } else { 2_000 }));
+    }
+    relay.offer(rows).await;
+    relay.resolved(45).await;
+    assert_eq!(relay.dead_letters().len(), 1);
+    let messages = cluster.read(&topic).await;
+    messages.in_order_exactly(5, (0..45).filter(|number| *number != 10));
+    assert_eq!(relay.metric("retry_attempts_total"), None, "nothing stalled");
+    relay.stop().await;
+}
+
 /// The answer to the first request never comes; librdkafka sends it again, and that is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_says_nothing_of_what_was_sent_before_it() {

@@ -9,6 +9,11 @@ use super::ring::{Seq, State};
 use super::{Generation, Lane, Note, Now, Phase};
 use crate::ports::{DeliveryError, ErrorClass, Reason};
 
+/// How long a producer that is dead may keep the rest to itself. Requests in flight behind a refused one fail with skipped
+/// sequence numbers, and librdkafka puts what was in them back into a queue that nobody empties any more; what is still
+/// on its way is answered well within this.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 impl Lane {
     /// Lets time pass. Call it at [`Self::next_deadline`], or more often.
     pub fn on_tick(&mut self, now: Now) {
@@ -27,6 +32,9 @@ impl Lane {
                 self.give_up_producer();
             }
         }
+        if self.last_words_end().is_some_and(|end| end <= now.elapsed) {
+            self.give_up_producer();
+        }
     }
 
     /// When [`Self::on_tick`] has to be called next, or something may be sent again.
@@ -37,6 +45,7 @@ impl Lane {
             (self.letters_after > now.elapsed && !self.condemned.is_empty()).then_some(self.letters_after);
         let deadlines = [
             self.attempt_ends(),
+            self.last_words_end(),
             self.breaker.probes_at(),
             backing_off,
             letters,
@@ -127,6 +136,16 @@ impl Lane {
             State::Written => {}
             State::Failed(_) | State::Condemned(_) | State::Writing(_) | State::Lettered(_) => {}
         }
+    }
+
+    /// When nothing more is expected of the flow's producer, which is dead.
+    fn last_words_end(&self) -> Option<Duration> {
+        let waits = matches!(self.phase, Phase::Drain)
+            && self.outstanding > 0
+            && self.transaction.is_none()
+            && self.flow.fatal.is_some()
+            && !self.flow.purged;
+        waits.then(|| self.heard_at + LAST_WORDS)
     }
 
     /// When the current attempt of the oldest event with a producer has lasted too long.

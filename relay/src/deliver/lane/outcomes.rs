@@ -39,6 +39,7 @@ impl Lane {
             return;
         }
         self.full = false;
+        self.heard_at = now.elapsed;
         match report.result {
             Ok(_) => self.delivered(seq, now),
             Err(error) => self.failed(seq, error, now),

@@ -33,7 +33,9 @@ impl Lane {
             of if of == self.isolator.generation => Role::Isolation,
             _ => return,
         };
-        self.producer(role).fatal = Some(error.clone());
+        if self.producer(role).fatal.replace(error.clone()).is_none() {
+            self.heard_at = now.elapsed;
+        }
         if self.transaction.is_some() {
             return self.breaks(error);
         }

@@ -101,6 +101,23 @@ fn letters_that_cannot_be_written_and_go_with_their_slot_hold_up_nobody() {
 }
 
 #[test]
+fn what_a_dead_producer_keeps_to_itself_is_taken_back_after_a_second() {
+    let mut model = Model::new(policy(), 1);
+    model.faults.poison = [0].into();
+    model.offer_all([0; 4]);
+    model.turn();
+    model.refuse_in_silence(0);
+    let ended = |model: &Model| model.notes.contains(&Note::GenerationEnded(1));
+    model.pass(Duration::from_millis(999));
+    assert!(!ended(&model), "what is in flight may yet be answered");
+    model.pass(Duration::from_millis(1));
+    assert!(ended(&model));
+    model.run(MINUTE);
+    assert_eq!((model.first_appearances(0), model.letters.len()), (ids(1..4), 1));
+    assert!(model.failed_attempts().is_empty(), "nobody's fault");
+}
+
+#[test]
 fn an_idle_producer_that_loses_its_connections_fails_no_attempt() {
     let mut model = Model::new(policy(), 1);
     model.faults.poison = [0].into();

@@ -372,6 +372,24 @@ impl Model {
         self.die(flow);
     }
 
+    /// The broker refuses messages of the flow, whose producer dies of it and keeps the others to itself.
+    pub(super) fn refuse_in_silence(&mut self, id: Id) {
+        let flow = self.of_role(Role::Flow);
+        let producer = self.producers.get_mut(&flow).unwrap();
+        producer.dead = true;
+        let refused = producer
+            .queue
+            .extract_if(.., |(_, other, _)| *other == id)
+            .collect();
+        self.report(
+            flow,
+            refused,
+            Some(failure(ErrorClass::Message, Outcome::NotWritten)),
+        );
+        let error = failure(ErrorClass::Collateral, Outcome::Unknown);
+        self.lane.on_signal(flow, Signal::Fatal(error), self.now);
+    }
+
     /// What a producer says when brokers have closed its connections.
     pub(super) fn disconnect(&mut self, role: Role) {
         let error = failure(ErrorClass::Transient, Outcome::Unknown);
