@@ -93,11 +93,26 @@ pub(crate) async fn run(round: &Round, kills: usize, limit: Duration) -> Outcome
             .await
             .unwrap()
     };
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for trouble in &troubles {
-        *counts.entry(trouble.action.name()).or_default() += 1;
+    summarise(round, &troubles, &report, &repeats);
+    if std::env::var_os("CHAOS_TRACE").is_some() {
+        tell(&troubles, &repeats);
     }
     let done = world.kills.load(Ordering::Relaxed);
+    // A round without a kill counts as done when it is over.
+    let counted = if round.late_rows { kills } else { done };
+    Outcome {
+        kills: counted,
+        report,
+        repeats,
+        folder,
+    }
+}
+
+fn summarise(round: &Round, troubles: &[Trouble], report: &Report, repeats: &Repeats) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for trouble in troubles {
+        *counts.entry(trouble.action.name()).or_default() += 1;
+    }
     eprintln!(
         "round {}, {} broker(s), {}, {}{}: {counts:?}",
         round.number,
@@ -117,17 +132,6 @@ pub(crate) async fn run(round: &Round, kills: usize, limit: Duration) -> Outcome
     );
     for (count, trouble) in repeats.by_trouble.iter().take(3) {
         eprintln!("  {count} repeated after {trouble:?}");
-    }
-    if std::env::var_os("CHAOS_TRACE").is_some() {
-        tell(&troubles, &repeats);
-    }
-    // A round without a kill counts as done when it is over.
-    let counted = if round.late_rows { kills } else { done };
-    Outcome {
-        kills: counted,
-        report,
-        repeats,
-        folder,
     }
 }
 
