@@ -67,7 +67,7 @@ async fn node() -> (Sandbox, Session) {
 async fn a_wrong_configuration_is_refused_whole_with_exit_code_2() {
     let wrong = file(
         "identity: test.relay\nsource: {contactPoints: [], keyspace: app, table: outbox, horizonSeconds: -1}\n\
-         sink: {bootstrapServers: [\"broker\"], topic: \"not a topic\", guarantee: ExactlyOnce}\nretries: 7\n",
+         sink: {bootstrapServers: [\"broker\"], topic: \"not a topic\", guarantee: ExactlyTwice}\nretries: 7\n",
     );
     for command in ["run", "check", "setup"] {
         let refused = output(relay(&[command, "-f", wrong.path().to_str().unwrap()])).await;
