@@ -190,12 +190,24 @@ fn is_over(world: &World, newest: Option<Micros>) -> bool {
     let Some(newest) = newest else {
         return false;
     };
-    if now > plan.calm_from() + RECOVERS_WITHIN {
+    let calm = plan.calm_from().max(calm_after_the_kill(world));
+    if now > calm + RECOVERS_WITHIN {
         world.judge(|oracle| oracle.lost(now));
         return true;
     }
-    let swept = newest.max(plan.calm_from()) + plan.horizon + 6 * SECOND;
+    let swept = newest.max(calm) + plan.horizon + 6 * SECOND;
     now > swept && world.oracle.lock().is_complete(now)
+}
+
+/// A chosen kill may come when the plan has no more faults: then the dead owner's lease has to pass first.
+fn calm_after_the_kill(world: &World) -> Micros {
+    if world.kill_at.is_none() {
+        return 0;
+    }
+    let killed = world.oracle.lock().last_kill();
+    killed.map_or(0, |at| {
+        at + Micros::from(world.plan.config.state.lease_seconds) * SECOND
+    })
 }
 
 /// After an orderly end, nothing is owned and every checkpoint knows everything.

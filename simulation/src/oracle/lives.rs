@@ -88,6 +88,11 @@ impl Oracle {
         self.died(life, now);
     }
 
+    pub(crate) fn last_kill(&self) -> Option<Micros> {
+        let killed = self.lives.iter().filter(|life| life.killed);
+        killed.filter_map(|life| life.died).max()
+    }
+
     pub(crate) fn died(&mut self, life: usize, now: Micros) {
         self.lives[life].died.get_or_insert(now);
     }
