@@ -93,12 +93,16 @@ gone() {
 }
 
 # kill_with_owner OWNER DIR...: ends the services in DIRs once the process OWNER is gone, so that a killed test leaves nothing.
+# DIR/owner tells whose they are: the next run may have started others there before this one looks again.
 kill_with_owner() {
   local owner=$1 dir
   shift
+  for dir in "$@"; do echo "$owner" >"$dir/owner"; done
   while kill -0 "$owner" 2>/dev/null; do
     sleep 1
     running_pid "$1" >/dev/null || return 0
   done
-  for dir in "$@"; do send KILL "$dir"; done
+  for dir in "$@"; do
+    if [[ $(cat "$dir/owner" 2>/dev/null) == "$owner" ]]; then send KILL "$dir"; fi
+  done
 }
