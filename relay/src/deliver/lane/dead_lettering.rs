@@ -6,7 +6,7 @@ use crds::dead_letter::OnAggregate;
 use crds::relay_status::BreakerState;
 
 use super::ring::{Seq, State};
-use super::{Action, Lane, Note, Now, Phase, Resolved};
+use super::{Action, Lane, Note, Now, Phase};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome, Reason};
 
 /// Dead letters written at once: enough that a burst of them does not stall, few enough that a failure repeats little.
@@ -150,16 +150,7 @@ impl Lane {
         };
         let label = entry.event.label;
         self.notes.push(Note::DeadLettered { label, reason });
-        if !entry.revoked {
-            self.resolved.push(Resolved {
-                slot: entry.event.slot,
-                time: entry.event.position.time.micros(),
-                row_id: entry.event.row_id,
-                label,
-                took: now.elapsed.saturating_sub(entry.offered_at),
-                delivered: false,
-            });
-        }
+        self.tell_resolved(&entry, false, now);
     }
 
     /// Exactly-once: the event is resolved by the commit that says so in the journal.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::isolation::{Finished, Isolation};
-use super::ring::{Seq, State};
+use super::ring::{Entry, Seq, State};
 use super::{Generation, Lane, Note, Now, Phase, Resolved};
 use crate::deliver::breaker::Transition;
 use crate::ports::{DeliveryError, ErrorClass, Outcome, Reason, Report, Role, Signal};
@@ -61,16 +61,7 @@ impl Lane {
             if entry.attempts > 0 {
                 self.notes.push(Note::RetrySucceeded);
             }
-            if !entry.revoked {
-                self.resolved.push(Resolved {
-                    slot: entry.event.slot,
-                    time: entry.event.position.time.micros(),
-                    row_id: entry.event.row_id,
-                    label: entry.event.label,
-                    took: now.elapsed.saturating_sub(entry.offered_at),
-                    delivered: true,
-                });
-            }
+            self.tell_resolved(&entry, true, now);
         }
         let transition = self.breaker.succeeded(now.elapsed);
         self.note_transition(transition);
@@ -326,6 +317,20 @@ impl Lane {
 
     pub(super) fn note_transition(&mut self, transition: Option<Transition>) {
         self.notes.extend(transition.map(Note::Breaker));
+    }
+
+    /// The event is done with; told to nobody if its slot was lost meanwhile.
+    pub(super) fn tell_resolved(&mut self, entry: &Entry, delivered: bool, now: Now) {
+        if !entry.revoked {
+            self.resolved.push(Resolved {
+                slot: entry.event.slot,
+                time: entry.event.position.time.micros(),
+                row_id: entry.event.row_id,
+                label: entry.event.label,
+                took: now.elapsed.saturating_sub(entry.offered_at),
+                delivered,
+            });
+        }
     }
 
     /// An error that we found ourselves.

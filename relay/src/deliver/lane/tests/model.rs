@@ -17,6 +17,33 @@ pub(super) const PARTITIONS: u64 = 3;
 /// An event's number, in the order in which events are offered.
 pub(super) type Id = u64;
 
+/// An event by its number; key and payload tell aggregate and number.
+pub(super) fn event(id: Id, slot: SlotId, aggregate: u64) -> Event {
+    Event {
+        slot,
+        position: SourcePosition {
+            stream: StreamId([0; 16]),
+            time: CdcTime::min_of(id as i64),
+            batch_seq_no: 0,
+        },
+        row_id: RowId(id),
+        aggregate,
+        label: EventLabel::default(),
+        event_id: id.to_string(),
+        aggregate_id: Some(aggregate.to_string()),
+        event_type: None,
+        created_at: None,
+        message: Message {
+            topic: "t".into(),
+            key: Some(aggregate.to_string().into()),
+            payload: Some(id.to_be_bytes().to_vec().into()),
+            headers: Vec::new(),
+            timestamp: 0,
+        },
+        problem: None,
+    }
+}
+
 pub(super) struct Model {
     pub(super) lane: Lane,
     pub(super) now: Now,
@@ -88,28 +115,10 @@ impl Model {
         }
         let id = self.next;
         self.next += 1;
+        let slot = SlotId::new(aggregate as u8).unwrap();
         let event = Event {
-            slot: SlotId::new(aggregate as u8).unwrap(),
-            position: SourcePosition {
-                stream: StreamId([0; 16]),
-                time: CdcTime::min_of(id as i64),
-                batch_seq_no: 0,
-            },
-            row_id: RowId(id),
-            aggregate,
-            label: EventLabel::default(),
-            event_id: id.to_string(),
-            aggregate_id: Some(aggregate.to_string()),
-            event_type: None,
-            created_at: None,
-            message: Message {
-                topic: "t".into(),
-                key: Some(aggregate.to_string().into()),
-                payload: Some(id.to_be_bytes().to_vec().into()),
-                headers: Vec::new(),
-                timestamp: 0,
-            },
             problem,
+            ..event(id, slot, aggregate)
         };
         self.lane.offer(event, self.now);
         Some(id)

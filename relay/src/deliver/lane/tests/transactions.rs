@@ -10,8 +10,7 @@ use super::*;
 use crate::deliver::lane::transaction::JournalOf;
 use crate::encode::Message;
 use crate::journal::{Entry, Incarnation, Mark, Record, decode};
-use crate::metrics::EventLabel;
-use crate::model::{CdcTime, Micros, RowId, SourcePosition, StreamId};
+use crate::model::Micros;
 use crate::ports::{Delivered, Epoch, Refused, Report, Signal, TransactionError, Verdict};
 
 const IDENTITY: &str = "shop.orders";
@@ -118,29 +117,7 @@ impl World {
             return false;
         }
         let id = self.offered.len() as Id;
-        let event = Event {
-            slot: slot(aggregate),
-            position: SourcePosition {
-                stream: StreamId([0; 16]),
-                time: CdcTime::min_of(id as i64),
-                batch_seq_no: 0,
-            },
-            row_id: RowId(id),
-            aggregate,
-            label: EventLabel::default(),
-            event_id: id.to_string(),
-            aggregate_id: Some(aggregate.to_string()),
-            event_type: None,
-            created_at: None,
-            message: Message {
-                topic: "t".into(),
-                key: Some(aggregate.to_be_bytes().to_vec().into()),
-                payload: Some(id.to_be_bytes().to_vec().into()),
-                headers: Vec::new(),
-                timestamp: 0,
-            },
-            problem: None,
-        };
+        let event = model::event(id, slot(aggregate), aggregate);
         self.lane.offer(event, self.now);
         self.offered.push((id, aggregate));
         true
@@ -386,7 +363,8 @@ fn id_of(message: &Message) -> Option<Id> {
 }
 
 fn aggregate_of(message: &Message) -> u64 {
-    u64::from_be_bytes(message.key.as_deref().unwrap().try_into().unwrap())
+    let key = std::str::from_utf8(message.key.as_deref().unwrap());
+    key.unwrap().parse().unwrap()
 }
 
 fn partition_of(message: &Message) -> u64 {

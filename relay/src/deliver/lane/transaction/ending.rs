@@ -2,7 +2,7 @@
 
 use super::{AGAIN_AFTER, Stage};
 use crate::deliver::lane::ring::{Entry, Seq, State};
-use crate::deliver::lane::{Action, Generation, Lane, Note, Now, Phase, Resolved};
+use crate::deliver::lane::{Action, Generation, Lane, Note, Now, Phase};
 use crate::journal::SealError;
 use crate::ports::{DeliveryError, ErrorClass, Outcome, Reason, Role, TransactionError, Verdict};
 
@@ -123,16 +123,7 @@ impl Lane {
             _ if entry.attempts > 0 => self.notes.push(Note::RetrySucceeded),
             _ => {}
         }
-        if !entry.revoked {
-            self.resolved.push(Resolved {
-                slot: entry.event.slot,
-                time: entry.event.position.time.micros(),
-                row_id: entry.event.row_id,
-                label: entry.event.label,
-                took: now.elapsed.saturating_sub(entry.offered_at),
-                delivered,
-            });
-        }
+        self.tell_resolved(&entry, delivered, now);
     }
 
     /// Everything that was sent waits again, in its order; those that failed are judged.
