@@ -1,6 +1,6 @@
 //! The conditions. All of them are there from the first visit on.
 
-use super::{Outcome, RelayView, View, cut, sidecars};
+use super::{Outcome, RelayView, ShareView, View, cut, sidecars};
 use crate::plan::Waiting;
 use crds::outbox_relay::status::condition;
 use crds::pods::Placement;
@@ -51,7 +51,7 @@ pub(super) fn no(reason: impl Into<Cow<'static, str>>, message: impl Into<String
     }
 }
 
-pub(super) fn unknown(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Verdict {
+fn unknown(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Verdict {
     Verdict {
         status: Status::Unknown,
         reason: reason.into(),
@@ -128,29 +128,34 @@ fn ready(view: &View<'_>) -> Verdict {
             format!("{missing} of {} shares do not exist yet", view.count),
         );
     }
+    shortcoming(wanted()).unwrap_or_else(|| {
+        yes(
+            "AllSharesReady",
+            "every slot is owned, read and able to be delivered",
+        )
+    })
+}
+
+/// What keeps one of these relays from being ready: the first that says so, or else the first that cannot be asked.
+pub(super) fn shortcoming<'a>(shares: impl IntoIterator<Item = &'a ShareView>) -> Option<Verdict> {
     let mut doubt = None;
-    for share in wanted() {
+    for share in shares {
         let title = share.title();
         match &share.relay {
-            RelayView::Absent(why) => return no("Starting", format!("{title}: {why}")),
+            RelayView::Absent(why) => return Some(no("Starting", format!("{title}: {why}"))),
             RelayView::Says(_) if share.is_ready() => {}
             RelayView::Says(status) => {
-                return no(
+                return Some(no(
                     "ShareNotReady",
                     format!("{title}: {}", share.why_not_ready(status)),
-                );
+                ));
             }
             RelayView::Unknown(why) => {
                 doubt.get_or_insert_with(|| unknown("ShareUnreachable", format!("{title}: {why}")));
             }
         }
     }
-    doubt.unwrap_or_else(|| {
-        yes(
-            "AllSharesReady",
-            "every slot is owned, read and able to be delivered",
-        )
-    })
+    doubt
 }
 
 /// Shares of which there is nothing yet.

@@ -1,7 +1,7 @@
 //! What is ready and what is to be done where the relays are sidecars: how many there are, the application decides.
 
-use super::conditions::{Verdict, no, unknown, yes};
-use super::{RelayView, ShareView, View};
+use super::conditions::{Verdict, no, shortcoming, yes};
+use super::{ShareView, View};
 use crate::names::RELAY;
 
 /// Every slot is owned by a relay that is ready. Relays that are not needed for that may be as they are.
@@ -18,22 +18,8 @@ pub(super) fn ready(view: &View<'_>) -> Verdict {
             "every slot is owned, read and able to be delivered",
         );
     }
-    let mut doubt = None;
-    for share in &sidecars {
-        let title = share.title();
-        match &share.relay {
-            RelayView::Absent(why) => return no("Starting", format!("{title}: {why}")),
-            RelayView::Says(_) if share.is_ready() => {}
-            RelayView::Says(status) => {
-                return no(
-                    "ShareNotReady",
-                    format!("{title}: {}", share.why_not_ready(status)),
-                );
-            }
-            RelayView::Unknown(why) => {
-                doubt.get_or_insert_with(|| unknown("ShareUnreachable", format!("{title}: {why}")));
-            }
-        }
+    if let Some(verdict) = shortcoming(sidecars.iter().copied()) {
+        return verdict;
     }
     if sidecars.is_empty() {
         let label = RELAY;
@@ -42,10 +28,8 @@ pub(super) fn ready(view: &View<'_>) -> Verdict {
             format!("no pod that runs carries the label {label} with this name"),
         );
     }
-    doubt.unwrap_or_else(|| {
-        let slots = crds::SLOTS;
-        no("ShareNotReady", format!("{owned} of {slots} slots are owned"))
-    })
+    let slots = crds::SLOTS;
+    no("ShareNotReady", format!("{owned} of {slots} slots are owned"))
 }
 
 /// Sidecars that were started with another configuration than the resource now asks for. Their pods belong to the
