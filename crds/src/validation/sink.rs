@@ -1,7 +1,7 @@
 //! The Kafka topic and the form of messages.
 
 use super::{Form, addresses, cql_name, secrets};
-use crate::envelope::{DebeziumConverter, DebeziumEventType, Envelope};
+use crate::envelope::{CloudEvents, Debezium, DebeziumConverter, DebeziumEventType, Envelope};
 use crate::names::CQL_NAME;
 use crate::problems::{Found, Problems};
 use crate::read::may_hold_a_secret;
@@ -100,24 +100,29 @@ fn key(sink: &Sink, problems: &mut Problems) {
 }
 
 fn envelope(sink: &Sink, problems: &mut Problems) {
-    let misplaced = |section: bool, fits: bool| section && !fits && !problems.has("sink.envelope");
-    let (cloud_events, debezium) = (
-        misplaced(sink.cloud_events.is_some(), sink.envelope.is_cloud_events()),
-        misplaced(sink.debezium.is_some(), sink.envelope == Envelope::Debezium),
-    );
+    let known = !problems.has("sink.envelope");
+    let misplaced = |section: bool, fits: bool| section && !fits && known;
     let section = || Found::Value("a section".to_owned());
-    if cloud_events {
+    if misplaced(sink.cloud_events.is_some(), sink.envelope.is_cloud_events()) {
         let accepted = "nothing unless sink.envelope is CloudEventsBinary or CloudEventsStructured";
         problems.add("sink.cloudEvents", section(), accepted);
     }
-    if debezium {
+    if misplaced(sink.debezium.is_some(), sink.envelope == Envelope::Debezium) {
         problems.add(
             "sink.debezium",
             section(),
             "nothing unless sink.envelope is Debezium",
         );
     }
-    let attributes = sink.cloud_events.clone().unwrap_or_default();
+    if let Some(attributes) = &sink.cloud_events {
+        cloud_events(attributes, problems);
+    }
+    if let Some(form) = &sink.debezium {
+        debezium(form, sink.payload_format, problems);
+    }
+}
+
+fn cloud_events(attributes: &CloudEvents, problems: &mut Problems) {
     if let Some(source) = &attributes.source
         && (source.is_empty() || !source.bytes().all(|b| b.is_ascii_graphic()))
     {
@@ -130,8 +135,10 @@ fn envelope(sink: &Sink, problems: &mut Problems) {
         let accepted = "a media type, as in application/json";
         problems.refuse_text("sink.cloudEvents.dataContentType", kind, accepted);
     }
-    let form = sink.debezium.clone().unwrap_or_default();
-    if form.converter == DebeziumConverter::JsonWithSchemas && sink.payload_format == PayloadFormat::Json {
+}
+
+fn debezium(form: &Debezium, format: PayloadFormat, problems: &mut Problems) {
+    if form.converter == DebeziumConverter::JsonWithSchemas && format == PayloadFormat::Json {
         let accepted = "Plain or Json with sink.payloadFormat Json; JsonWithSchemas takes Text and Raw";
         problems.refuse_text("sink.debezium.converter", "JsonWithSchemas", accepted);
     }

@@ -20,6 +20,28 @@ use crate::decode::{OutboxEvent, timestamp};
 pub(super) struct Envelope {
     format: PayloadFormat,
     form: Form,
+    names: Names,
+}
+
+/// Headers of CloudEvents in binary mode beside the content type, in the order in which they are written.
+const ATTRIBUTES: [&str; 8] = [
+    "ce_specversion",
+    "ce_id",
+    "ce_source",
+    "ce_type",
+    "ce_subject",
+    "ce_time",
+    "ce_partitionkey",
+    "ce_traceparent",
+];
+
+/// Header names as they are put on messages, made once.
+#[derive(Debug, Clone)]
+struct Names {
+    attributes: [Arc<str>; ATTRIBUTES.len()],
+    content_type: Arc<str>,
+    id: Arc<str>,
+    event_type: Arc<str>,
 }
 
 #[derive(Debug, Clone)]
@@ -118,6 +140,12 @@ impl Envelope {
         Self {
             format: sink.payload_format,
             form,
+            names: Names {
+                attributes: ATTRIBUTES.map(Arc::from),
+                content_type: "content-type".into(),
+                id: "id".into(),
+                event_type: "eventType".into(),
+            },
         }
     }
 
@@ -181,30 +209,27 @@ impl Envelope {
             message.payload = Some(json(&document)?);
             put(
                 message,
-                "content-type",
+                &self.names.content_type,
                 Bytes::from_static(b"application/cloudevents+json; charset=UTF-8"),
             );
             return Ok(());
         }
         let attributes = [
-            ("ce_specversion", Some(Bytes::from_static(b"1.0"))),
-            ("ce_id", Some(event.id.clone().into())),
-            ("ce_source", Some(source.clone())),
-            ("ce_type", Some(Bytes::copy_from_slice(kind.as_bytes()))),
-            ("ce_subject", event.aggregate_id.clone().map(Bytes::from)),
-            ("ce_time", Some(time.into())),
-            (
-                "ce_partitionkey",
-                key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
-            ),
-            ("ce_traceparent", event.trace_context.clone().map(Bytes::from)),
-            ("content-type", Some(content_type.clone())),
+            Some(Bytes::from_static(b"1.0")),
+            Some(event.id.clone().into()),
+            Some(source.clone()),
+            Some(Bytes::copy_from_slice(kind.as_bytes())),
+            event.aggregate_id.clone().map(Bytes::from),
+            Some(time.into()),
+            key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
+            event.trace_context.clone().map(Bytes::from),
         ];
-        for (name, value) in attributes {
+        for (name, value) in self.names.attributes.iter().zip(attributes) {
             if let Some(value) = value {
                 put(message, name, value);
             }
         }
+        put(message, &self.names.content_type, content_type.clone());
         message.payload = Some(payload);
         Ok(())
     }
@@ -216,9 +241,13 @@ impl Envelope {
         converter: DebeziumConverter,
         event_type: DebeziumEventType,
     ) -> Result<(), EncodeError> {
-        put(message, "id", event.id.clone().into());
+        put(message, &self.names.id, event.id.clone().into());
         if let (DebeziumEventType::Header, Some(kind)) = (event_type, &event.event_type) {
-            put(message, "eventType", Bytes::copy_from_slice(kind.as_bytes()));
+            put(
+                message,
+                &self.names.event_type,
+                Bytes::copy_from_slice(kind.as_bytes()),
+            );
         }
         if converter == DebeziumConverter::Plain {
             return Ok(());
@@ -291,6 +320,6 @@ fn text(configured: &Bytes) -> &str {
     std::str::from_utf8(configured).unwrap_or_default()
 }
 
-fn put(message: &mut Message, name: &'static str, value: Bytes) {
-    message.headers.push((Arc::from(name), value));
+fn put(message: &mut Message, name: &Arc<str>, value: Bytes) {
+    message.headers.push((Arc::clone(name), value));
 }
