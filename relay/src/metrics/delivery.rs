@@ -42,6 +42,7 @@ pub struct DeliveryMetrics {
     generations: IntCounter,
     late: IntCounter,
     queue_full: IntCounter,
+    transactions: HistogramVec,
     pub in_flight_messages: IntGauge,
     pub in_flight_bytes: IntGauge,
     pub dead_letters_pending: IntGauge,
@@ -111,6 +112,11 @@ impl DeliveryMetrics {
             queue_full: make.counter(
                 "outbox_relay_producer_queue_full_total",
                 "Messages the producer had no room for",
+            )?,
+            transactions: make.histograms(
+                "outbox_relay_transaction_end_seconds",
+                "How long ending a transaction took, by what became of it",
+                &["result"],
             )?,
             in_flight_messages: make
                 .gauge("outbox_relay_in_flight_messages", "Events read and not resolved")?,
@@ -203,6 +209,13 @@ impl DeliveryMetrics {
 
     pub fn queue_full(&self) {
         self.queue_full.inc();
+    }
+
+    /// `result`: committed, aborted, or failed if the producer has to ask again or came to its end.
+    pub fn transaction_ended(&self, result: &str, took: Duration) {
+        self.transactions
+            .with_label_values(&[result])
+            .observe(took.as_secs_f64());
     }
 }
 
@@ -309,6 +322,7 @@ mod tests {
         delivery.attempt_failed(u32::MAX, &error);
         delivery.retry_succeeded();
         delivery.retries_exhausted();
+        delivery.transaction_ended("committed", Duration::from_millis(8));
         delivery.component("sink", Health::Degraded);
         delivery.breaker_changed(Transition {
             from: BreakerState::Open,
@@ -322,6 +336,7 @@ mod tests {
             "retry_attempts_total{attempt=\"1\",operation=\"redpanda_publish\"} 1",
             "retry_attempts_total{attempt=\"20\",operation=\"redpanda_publish\"} 1",
             "retry_success_total 1",
+            "outbox_relay_transaction_end_seconds_bucket{result=\"committed\",le=\"0.01\"} 1",
             "retry_failure_total 1",
             "dlq_messages_total 1",
             "dlq_messages_by_event_type{event_type=\"OrderCreated\"} 1",

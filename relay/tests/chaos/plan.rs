@@ -15,6 +15,8 @@ pub(crate) struct Round {
     pub(crate) tablets: bool,
     /// `--share auto`; otherwise each relay has its part.
     pub(crate) auto: bool,
+    /// `sink.guarantee: ExactlyOnce`.
+    pub(crate) exactly: bool,
     /// Log rows surface late, and no relay dies: what a dead owner had delivered and not saved could come before a row
     /// that surfaces afterwards, and nobody would know (docs/guarantees.md).
     pub(crate) late_rows: bool,
@@ -82,8 +84,13 @@ impl Round {
             brokers: if number % 2 == 1 { 3 } else { 1 },
             tablets: random.random_bool(0.5),
             auto: random.random_bool(0.5),
+            exactly: matches!(number % 4, 1 | 2),
             late_rows: number % 4 == 3,
         }
+    }
+
+    pub(crate) fn guarantee(&self) -> &'static str {
+        if self.exactly { "ExactlyOnce" } else { "AtLeastOnce" }
     }
 
     pub(crate) fn actions(&self) -> Actions {

@@ -58,6 +58,7 @@ pub(crate) async fn run(round: &Round, kills: usize, limit: Duration) -> Outcome
         folder.path(),
         &listener.local_addr().unwrap().to_string(),
         &brokers.proxied,
+        round,
     );
     let scylla = Proxy::start(listener, node.addr());
     let cluster = Cluster {
@@ -86,13 +87,7 @@ pub(crate) async fn run(round: &Round, kills: usize, limit: Duration) -> Outcome
     let report = verify(&cluster, &journal, round).await;
     world.relays.stop().await;
     let troubles = world.troubles.lock().clone();
-    let repeats = {
-        let cluster = cluster.clone();
-        let troubles = troubles.clone();
-        tokio::task::spawn_blocking(move || repeats::explain(&cluster, TOPIC, &troubles))
-            .await
-            .unwrap()
-    };
+    let repeats = explain(&cluster, &troubles, round).await;
     summarise(round, &troubles, &report, &repeats);
     if std::env::var_os("CHAOS_TRACE").is_some() {
         tell(&troubles, &repeats);
@@ -108,14 +103,26 @@ pub(crate) async fn run(round: &Round, kills: usize, limit: Duration) -> Outcome
     }
 }
 
+/// In exactly-once there is nothing to explain: the verifier allows no repeat.
+async fn explain(cluster: &Cluster, troubles: &[Trouble], round: &Round) -> Repeats {
+    if round.exactly {
+        return Repeats::default();
+    }
+    let (cluster, troubles) = (cluster.clone(), troubles.to_vec());
+    tokio::task::spawn_blocking(move || repeats::explain(&cluster, TOPIC, &troubles))
+        .await
+        .unwrap()
+}
+
 fn summarise(round: &Round, troubles: &[Trouble], report: &Report, repeats: &Repeats) {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for trouble in troubles {
         *counts.entry(trouble.action.name()).or_default() += 1;
     }
     eprintln!(
-        "round {}, {} broker(s), {}, {}{}: {counts:?}",
+        "round {}, {}, {} broker(s), {}, {}{}: {counts:?}",
         round.number,
+        round.guarantee(),
         round.brokers,
         if round.tablets { "tablets" } else { "vnodes" },
         if round.auto { "auto" } else { "pinned" },
@@ -127,7 +134,7 @@ fn summarise(round: &Round, troubles: &[Trouble], report: &Report, repeats: &Rep
         report.lost.count,
         report.reordered.count,
         report.late,
-        repeats.count,
+        report.duplicated.count,
         repeats.unexplained.len()
     );
     for (count, trouble) in repeats.by_trouble.iter().take(3) {
@@ -215,7 +222,7 @@ async fn create(session: &Session, tablets: bool) {
     }
 }
 
-fn config(folder: &Path, scylla: &str, kafka: &str) -> std::path::PathBuf {
+fn config(folder: &Path, scylla: &str, kafka: &str, round: &Round) -> std::path::PathBuf {
     let path = folder.join("relay.yaml");
     let kafka = kafka.replace(',', "\", \"");
     let mut file = std::fs::File::create(&path).unwrap();
@@ -223,10 +230,11 @@ fn config(folder: &Path, scylla: &str, kafka: &str) -> std::path::PathBuf {
         file,
         "identity: test.chaos\n\
          source: {{contactPoints: [\"{scylla}\"], keyspace: {KEYSPACE}, table: outbox_messages}}\n\
-         sink: {{bootstrapServers: [\"{kafka}\"], topic: {TOPIC}}}\n\
+         sink: {{bootstrapServers: [\"{kafka}\"], topic: {TOPIC}, guarantee: {}}}\n\
          state: {{leaseSeconds: 4, checkpointIntervalMilliseconds: 500}}\n\
          retry: {{maxAttempts: 3, attemptTimeoutMilliseconds: 2000}}\n\
-         circuitBreaker: {{failureThreshold: 3, openSeconds: 1, successThreshold: 1}}\n"
+         circuitBreaker: {{failureThreshold: 3, openSeconds: 1, successThreshold: 1}}\n",
+        round.guarantee()
     )
     .unwrap();
     path
@@ -262,7 +270,7 @@ async fn verify(cluster: &Cluster, journal: &Path, round: &Round) -> Report {
         settle: Duration::from_secs(3),
         bounds: Bounds {
             // Each is explained by a crash; see `repeats`.
-            duplicates: u64::MAX,
+            duplicates: if round.exactly { 0 } else { u64::MAX },
             late: if round.late_rows { u64::MAX } else { 0 },
             ..Bounds::default()
         },

@@ -22,6 +22,11 @@ use crate::ports::{
 /// One call of librdkafka waits this long for the coordinator; what is called again goes on where it was.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// One call that aborts waits this long, and is made again until [`CALL_TIMEOUT`]. What a broker answers with "again"
+/// after the call has emptied librdkafka's queues goes back into them, and nothing sends it any more; only the next
+/// call empties them anew.
+const ABORT_STEP: Duration = Duration::from_millis(200);
+
 /// How long initialising goes on. A coordinator that was just elected loads its log first; and an id whose transaction
 /// is being ended is refused until that is done.
 const INITIALISE_LIMIT: Duration = Duration::from_secs(30);
@@ -136,11 +141,22 @@ impl KafkaProducer {
         match end {
             End::Commit => {
                 self.await_reports()?;
-                self.producer.commit_transaction(CALL_TIMEOUT)
+                let committed = self.producer.commit_transaction(CALL_TIMEOUT);
+                committed.map_err(|error| self.judged(&error))
             }
-            End::Abort => self.producer.abort_transaction(CALL_TIMEOUT),
+            End::Abort => self.abort(),
         }
-        .map_err(|error| self.judged(&error))
+    }
+
+    fn abort(&self) -> Result<(), TransactionError> {
+        let start = Instant::now();
+        loop {
+            let aborted = self.producer.abort_transaction(ABORT_STEP);
+            match aborted.map_err(|error| self.judged(&error)) {
+                Err(failure) if failure.verdict == Verdict::Again && start.elapsed() < CALL_TIMEOUT => {}
+                ended => return ended,
+            }
+        }
     }
 
     fn await_reports(&self) -> Result<(), TransactionError> {

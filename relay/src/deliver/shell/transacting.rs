@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::running::{Done, Running};
@@ -77,8 +78,18 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             End::Commit => owner.producer.commit(),
             End::Abort => owner.producer.abort(),
         };
-        self.tasks
-            .spawn(async move { Done::Ended(generation, end, ended.await) });
+        let metrics = Arc::clone(&self.delivery.metrics);
+        self.tasks.spawn(async move {
+            let asked = Instant::now();
+            let result = ended.await;
+            let what = match (&result, end) {
+                (Ok(()), End::Commit) => "committed",
+                (Ok(()), End::Abort) => "aborted",
+                (Err(_), _) => "failed",
+            };
+            metrics.delivery.transaction_ended(what, asked.elapsed());
+            Done::Ended(generation, end, result)
+        });
     }
 
     /// They are settled sooner or later: if not by this process, then by the next one that opens their slots.
