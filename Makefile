@@ -19,7 +19,7 @@ lint: ## format and lints
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: test
-test: ## everything that CI runs; installs what it needs, no Docker
+test: ## format, lints, every test; installs what it needs, no Docker
 	@scripts/test.sh
 
 .PHONY: simulate

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that CI runs, cheapest first. Foreign parts come into the cache once; a part that is missing fails.
+# Format, lints and every test, cheapest first. Foreign parts come into the cache once; a part that is missing fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -16,7 +16,7 @@ pub struct RelayConfig {
     pub source: Source,
     /// The Kafka topic.
     pub sink: Sink,
-    /// How many shares the work is cut into.
+    /// How many shares the work is cut into; with more than one, each process is told which is its own (`--share`).
     pub shares: u32,
     /// Retries of a failed publish.
     pub retry: Retry,
@@ -50,7 +50,7 @@ pub struct Http {
 pub struct Log {
     /// Text for people, Json for collectors.
     pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug` or `trace`; or directives as in `info,outbox_relay::source=debug`.
+    /// `error`, `warn`, `info`, `debug` or `trace`; or directives as in `info,relay::source=debug`.
     pub level: String,
 }
 

@@ -69,7 +69,8 @@ pub struct Tls {
     /// unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// Whether the server's certificate must name the host that the relay connects to.
+    /// Whether the server's certificate must name the host that the relay connects to: a broker's name, a ScyllaDB
+    /// node's IP address.
     pub verify_hostname: bool,
 }
 

@@ -19,6 +19,8 @@ pub mod message_headers {
     pub const SOURCE_POSITION: &str = "source-position";
     /// Creation time of the event (RFC 3339), when the table has it.
     pub const CREATED_AT: &str = "created-at";
+    /// Position of the event within its aggregate, when a column for it is named.
+    pub const SEQUENCE: &str = "sequence";
     /// W3C trace context, when a column carries it.
     pub const TRACEPARENT: &str = "traceparent";
     /// `true` on an event that follows a later one of its aggregate.
@@ -36,6 +38,7 @@ pub mod message_headers {
         AGGREGATE_TYPE,
         SOURCE_POSITION,
         CREATED_AT,
+        SEQUENCE,
         TRACEPARENT,
         LATE,
         REPLAYED,

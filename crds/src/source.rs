@@ -71,7 +71,7 @@ pub struct Columns {
     /// When the event was created; `created_at` if the table has it, unless named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
-    /// Position of the event within its aggregate.
+    /// Position of the event within its aggregate: goes into the header `sequence`, by which consumers can tell gaps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<String>,
     /// Message headers, a `map<text, text>` or `map<text, blob>`.

@@ -172,8 +172,7 @@ fn http_and_log(config: &RelayConfig, problems: &mut Problems) {
         );
     }
     if !config.log.level.split(',').all(is_log_directive) {
-        let accepted =
-            "error, warn, info, debug, trace or off; or several as in info,outbox_relay::source=debug";
+        let accepted = "error, warn, info, debug, trace or off; or several as in info,relay::source=debug";
         problems.refuse_text("log.level", &config.log.level, accepted);
     }
 }

@@ -113,6 +113,18 @@ impl ChangeLog for ScyllaLog {
     }
 }
 
+/// The driver's name of a level.
+pub fn consistency(level: crds::source::Consistency) -> Consistency {
+    use crds::source::Consistency as Configured;
+    match level {
+        Configured::One => Consistency::One,
+        Configured::Quorum => Consistency::Quorum,
+        Configured::LocalQuorum => Consistency::LocalQuorum,
+        Configured::LocalOne => Consistency::LocalOne,
+        Configured::All => Consistency::All,
+    }
+}
+
 async fn prepare(
     session: &Session,
     text: String,

@@ -50,9 +50,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub config: FileArgs,
     /// Which slots to take: `2/4` is the second of four fixed shares; `auto` a fair part among the live processes of
-    /// this identity. Never mix the two under one identity.
-    #[arg(long, default_value = "1/1", value_name = "I/N|auto", value_parser = parse_share)]
-    pub share: crate::state::ownership::Share,
+    /// this identity. Never mix the two under one identity. Without it all slots, if the file says one share.
+    #[arg(long, value_name = "I/N|auto", value_parser = parse_share)]
+    pub share: Option<crate::state::ownership::Share>,
     /// Address and port for /metrics, /status, /livez, /readyz and /health, instead of the configured one.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,

@@ -34,6 +34,7 @@ pub struct Mapping {
     payload: usize,
     aggregate_type: Option<usize>,
     created_at: Option<usize>,
+    sequence: Option<usize>,
     headers: Option<usize>,
     trace_context: Option<usize>,
 }
@@ -52,6 +53,7 @@ pub struct OutboxEvent {
     pub payload: Option<Bytes>,
     /// Microseconds since the Unix epoch.
     pub created_at: Option<Micros>,
+    pub sequence: Option<String>,
     pub headers: Vec<(Arc<str>, Bytes)>,
     pub trace_context: Option<String>,
     /// In the order of the mapped columns; the payload has been moved out.
@@ -96,6 +98,7 @@ impl Mapping {
             aggregate_type: or_default(&columns.aggregate_type, DEFAULT_AGGREGATE_TYPE)
                 .map(|name| add(&name)),
             created_at: or_default(&columns.created_at, DEFAULT_CREATED_AT).map(|name| add(&name)),
+            sequence: columns.sequence.as_deref().map(&mut add),
             headers: columns.headers.as_deref().map(&mut add),
             trace_context: columns.trace_context.as_deref().map(&mut add),
             names: Vec::new(),
@@ -135,6 +138,7 @@ impl Mapping {
             event_type: fields.text(self.event_type, whole).map(Arc::from),
             aggregate_type: self.aggregate_type.and_then(|at| fields.text(at, false)),
             created_at: self.created_at.and_then(|at| created_at(fields.value(at)?)),
+            sequence: self.sequence.and_then(|at| fields.text(at, false)),
             headers: self.headers.map(|at| fields.headers(at)).unwrap_or_default(),
             trace_context: self.trace_context.and_then(|at| fields.text(at, false)),
             payload: fields.payload(),

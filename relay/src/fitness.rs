@@ -62,11 +62,11 @@ impl Finding {
 pub fn of_source(config: &RelayConfig, table: Option<&OutboxTable>) -> Vec<Finding> {
     let name = format!("{}.{}", config.source.keyspace, config.source.table);
     let Some(table) = table else {
-        let fix = "create it; `outbox-relay schema` prints the recommended one";
+        let keyspace = &config.source.keyspace;
         return vec![Finding::error(
             "source.table",
-            format!("there is no table {name}"),
-            fix,
+            format!("there is no table {name}; is source.keyspace {keyspace} the right one?"),
+            "create it; `outbox-relay schema` prints the recommended one",
         )];
     };
     let mut findings = vec![Finding::fine("source.table", format!("table {name} is there"))];

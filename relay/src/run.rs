@@ -1,6 +1,6 @@
 //! `run`: composes the parts, keeps them running, and stops them in order.
 //!
-//! `prepare` waits for ScyllaDB and whatever else has to be there; `work` is one life of reader, lane and keeper;
+//! `prepare` waits for ScyllaDB and whatever else has to be there, and makes the `tables`; `work` is one life of reader, lane and keeper;
 //! `holder` tells them about slots; `outlook` is what the HTTP endpoints see.
 
 use std::sync::Arc;
@@ -22,6 +22,7 @@ mod holder;
 mod monitor;
 mod outlook;
 mod prepare;
+pub mod tables;
 mod work;
 
 pub use outlook::Outlook;

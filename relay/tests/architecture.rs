@@ -244,10 +244,12 @@ fn modules_that_decide_know_neither_driver_nor_broker() {
             "cdc_log",
             "state/scylla",
             "dead_letters/table.rs",
-            "cli/setup.rs",
+            "cli/check.rs",
             "run/prepare.rs",
+            "run/tables.rs",
         ],
     );
+    only_in("crate::cli", &["cli", "main.rs"]);
     only_in("SystemTime::now", &["clock.rs", "cdc_log/streams.rs"]);
 }
 

@@ -65,17 +65,20 @@ async fn node() -> (Sandbox, Session) {
 
 #[tokio::test]
 async fn a_wrong_configuration_is_refused_whole_with_exit_code_2() {
-    let wrong = file(
-        "identity: test.relay\nsource: {contactPoints: [], keyspace: app, table: outbox, horizonSeconds: -1}\n\
-         sink: {bootstrapServers: [\"broker\"], topic: \"not a topic\", guarantee: ExactlyTwice}\nretries: 7\n",
-    );
+    let (node, session) = node().await;
+    let wrong = file(&format!(
+        "identity: test.relay\n\
+         source: {{contactPoints: [\"{}\"], keyspace: app, table: outbox, horizonSeconds: -1}}\n\
+         sink: {{bootstrapServers: [\"broker\"], topic: \"not a topic\", guarantee: ExactlyTwice}}\nretries: 7\n",
+        node.addr()
+    ));
     for command in ["run", "check", "setup"] {
         let refused = output(relay(&[command, "-f", wrong.path().to_str().unwrap()])).await;
         let said = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(2), "{command}: {said}");
         for field in [
-            "source.contactPoints",
             "source.horizonSeconds",
+            "sink.bootstrapServers",
             "sink.topic",
             "sink.guarantee",
             "retries",
@@ -83,6 +86,22 @@ async fn a_wrong_configuration_is_refused_whole_with_exit_code_2() {
             assert!(said.contains(field), "{command} should name {field}: {said}");
         }
     }
+    let keyspaces = "SELECT keyspace_name FROM system_schema.keyspaces";
+    let keyspaces = session.query_unpaged(keyspaces, ()).await.unwrap();
+    let keyspaces = keyspaces.into_rows_result().unwrap();
+    let names = keyspaces.rows::<(String,)>().unwrap().map(|row| row.unwrap().0);
+    assert!(
+        !names.collect::<Vec<_>>().contains(&"outbox_relay".to_owned()),
+        "nothing is touched"
+    );
+    let several = std::fs::read_to_string(config(node.addr()).path()).unwrap() + "shares: 3\n";
+    let unsaid = output(relay(&["run", "-f", file(&several).path().to_str().unwrap()])).await;
+    let said = String::from_utf8_lossy(&unsaid.stderr);
+    assert_eq!(unsaid.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("shares: 3") && said.contains("--share 1/3"),
+        "{said}"
+    );
     let missing = output(relay(&["run", "-f", "/nonexistent/relay.yaml"])).await;
     assert_eq!(missing.status.code(), Some(2));
     assert_eq!(

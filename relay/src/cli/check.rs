@@ -1,18 +1,23 @@
 //! `outbox-relay check`: asks ScyllaDB and Kafka what there is, and prints a finding each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
 use crds::sink::{Guarantee, journal_topic};
 
+use scylla::client::session::Session;
+
 use super::{Exit, FileArgs};
 use crate::cdc_log::session::connect;
 use crate::cdc_log::table::OutboxTable;
+use crate::cdc_log::{ScyllaLog, consistency};
 use crate::dead_letters::table::TableDeadLetters;
 use crate::deliver::kafka::{KafkaBroker, KafkaJournal, KafkaSettings};
 use crate::fitness::{Finding, Severity, of_source};
-use crate::ports::{Broker, TransactionalBroker};
+use crate::model::CdcTime;
+use crate::ports::{Broker, ChangeLog, Columns, LogError, LogQuery, TransactionalBroker};
 use crate::state::scylla::ScyllaState;
 
 /// A cluster that answers at all answers within this.
@@ -57,7 +62,13 @@ async fn of_scylla(config: &RelayConfig) -> Vec<Finding> {
     };
     let table = OutboxTable::read(&session, &config.source.keyspace, &config.source.table).await;
     let mut findings = match table {
-        Ok(table) => of_source(config, table.as_ref()),
+        Ok(table) => {
+            let mut findings = of_source(config, table.as_ref());
+            if let Some(table) = table.filter(|table| table.cdc.enabled) {
+                findings.push(of_log(config, session.clone(), &table).await);
+            }
+            findings
+        }
         Err(error) => vec![Finding::error(
             "source.table",
             error.to_string(),
@@ -78,6 +89,35 @@ async fn of_scylla(config: &RelayConfig) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Whether the log and its streams may be read, by reading them.
+async fn of_log(config: &RelayConfig, session: Arc<Session>, table: &OutboxTable) -> Finding {
+    let read = async || -> Result<(), LogError> {
+        let consistency = consistency(config.source.consistency);
+        let log = ScyllaLog::open(session, table, &[], consistency).await?;
+        let sets = log.stream_sets().await?;
+        let Some(stream) = sets.last().and_then(|set| set.streams.first()) else {
+            return Ok(());
+        };
+        let query = LogQuery {
+            streams: Arc::from([stream.id]),
+            from: CdcTime::min_of(0),
+            until: None,
+            columns: Columns::Identity,
+            page_size: 1,
+            page: None,
+        };
+        log.read(query).await.map(drop)
+    };
+    match read().await {
+        Ok(()) => Finding::fine("source.table", "its log can be read"),
+        Err(error) => Finding::error(
+            "source.table",
+            error.to_string(),
+            "grant SELECT on the table, on its log and on system_distributed",
+        ),
+    }
 }
 
 async fn of_kafka(config: &RelayConfig) -> Vec<Finding> {

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::{Exit, RunArgs};
+use crate::state::ownership::Share;
 
 /// Exit code 2 if the configuration is wrong, 1 if it cannot be run; 0 after a signal.
 pub async fn run(args: &RunArgs) -> Exit {
@@ -17,6 +18,13 @@ pub async fn run(args: &RunArgs) -> Exit {
         eprintln!("{refused}");
         return Exit::Usage;
     }
+    let share = match args.share.map_or_else(|| only_share(config.shares), Ok) {
+        Ok(share) => share,
+        Err(refused) => {
+            eprintln!("{refused}");
+            return Exit::Usage;
+        }
+    };
     let stop = CancellationToken::new();
     let mut signals = tokio::task::JoinSet::new();
     match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -36,13 +44,24 @@ pub async fn run(args: &RunArgs) -> Exit {
         }
     }
     let listen = args.listen.clone().unwrap_or_else(|| config.http.listen.clone());
-    match crate::run::run(config, args.share, &listen, stop).await {
+    match crate::run::run(config, share, &listen, stop).await {
         Ok(()) => Exit::Fine,
         Err(error) => {
             eprintln!("{:#}", anyhow::Error::from(error));
             Exit::Failed
         }
     }
+}
+
+/// All slots, if that is what the file says; with more shares nobody can know which of them this process is.
+fn only_share(shares: u32) -> Result<Share, String> {
+    if shares == 1 {
+        return Ok(Share::Pinned { index: 1, count: 1 });
+    }
+    Err(format!(
+        "shares: {shares}: this process is one of them; accepted: --share 1/{shares} to --share {shares}/{shares}, one \
+         process each, or --share auto"
+    ))
 }
 
 /// Log lines go to standard error; RUST_LOG, unless it is empty, wins over the file.

@@ -65,6 +65,9 @@ pub fn add_status(keyspace: &str, table: &str) -> String {
     format!("ALTER TABLE \"{keyspace}\".\"{table}\" ADD {STATUS} text")
 }
 
+/// A value of column `slot` under which there never is a letter.
+const NO_SLOT: i32 = -1;
+
 /// Of a letter whose event no committed transaction has resolved yet.
 const PENDING: &str = "pending";
 
@@ -124,7 +127,7 @@ impl TableDeadLetters {
         let settle = prepare(settle).await?;
         let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
         let pending = prepare(of_slot("source_time, source_stream, source_seq, status")).await?;
-        Ok(Self {
+        let table = Self {
             session,
             identity: config.identity.clone(),
             target,
@@ -134,7 +137,22 @@ impl TableDeadLetters {
             settle,
             remove,
             pending,
-        })
+        };
+        table.prove().await?;
+        Ok(table)
+    }
+
+    /// Preparing a statement asks for no permission. Removes what is in no slot, so nothing.
+    async fn prove(&self) -> Result<(), DeadLetterError> {
+        let nowhere = (
+            &self.identity,
+            NO_SLOT,
+            CqlTimeuuid::from(CdcTime::min_of(0).0),
+            Vec::<u8>::new(),
+            0,
+        );
+        let removed = self.session.execute_unpaged(&self.remove, nowhere).await;
+        removed.map(drop).map_err(|error| self.failed(&error))
     }
 
     /// One after the other: letters of one aggregate must not overtake each other into a half-written table.
@@ -332,9 +350,21 @@ mod tests {
 
     #[test]
     fn every_column_of_the_insert_is_in_the_table() {
-        let create = create_table("ks", "t");
-        for column in COLUMNS {
-            assert!(create.contains(&format!("{column} ")), "{column}");
+        let of_the_example = |schema: &str| {
+            let (_, rest) = schema.split_once("dead_letter_queue (").unwrap();
+            rest.split_once(';').unwrap().0.to_owned()
+        };
+        for table in [
+            create_table("ks", "t"),
+            of_the_example(include_str!("../../../examples/orders/schema.cql")),
+            of_the_example(include_str!("../../../examples/orders/schema-plain.cql")),
+        ] {
+            for column in COLUMNS {
+                assert!(
+                    table.contains(&format!(" {column} ")) || table.contains(&format!("({column} ")),
+                    "{column}: {table}"
+                );
+            }
         }
     }
 

@@ -79,12 +79,43 @@ pub fn outcome(code: Code) -> Outcome {
     }
 }
 
+/// Which field to look at, and what would help; None if nobody can say.
+fn fix(code: Code) -> Option<&'static str> {
+    let fix = match code {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+            "sink.topic: create it, as with `outbox-relay setup --create-topic`"
+        }
+        Code::InvalidTopic => "sink.topic: letters, digits, '.', '_' and '-', at most 249",
+        Code::TopicAuthorizationFailed => "sink.topic: allow the relay's user Describe and Write on it",
+        Code::ClusterAuthorizationFailed => "allow the relay's user IdempotentWrite on the cluster",
+        Code::TransactionalIdAuthorizationFailed => {
+            "sink.guarantee: allow the relay's user Describe and Write on transactional ids that begin with the identity"
+        }
+        Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState => "sink.sasl: the brokers take another mechanism, user or password",
+        Code::SSL => "sink.tls: the brokers' certificate and caFile, or verifyHostname",
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
+            "sink.topic: raise its max.message.bytes, or write smaller payloads"
+        }
+        Code::UnsupportedCompressionType => "sink.properties: another compression.type",
+        Code::Resolve | Code::AllBrokersDown => "sink.bootstrapServers: nobody is there under these names",
+        _ => return None,
+    };
+    Some(fix)
+}
+
 /// An error with its verdict.
 pub fn delivery_error(code: Code, detail: impl Into<String>, templated: bool) -> DeliveryError {
+    let mut detail = detail.into();
+    if let Some(fix) = fix(code) {
+        detail = format!("{detail} ({fix})");
+    }
     DeliveryError {
         class: class(code, templated),
         code: format!("{code:?}"),
-        detail: detail.into(),
+        detail,
         outcome: outcome(code),
     }
 }

@@ -36,6 +36,7 @@ struct Names {
     aggregate_type: Arc<str>,
     source_position: Arc<str>,
     created_at: Arc<str>,
+    sequence: Arc<str>,
     traceparent: Arc<str>,
     late: Arc<str>,
     replayed: Arc<str>,
@@ -92,7 +93,7 @@ impl Headers {
 
     fn own(&self, event: &OutboxEvent, marks: Marks) -> List {
         let own = &self.names;
-        let mut headers = Vec::with_capacity(8 + self.configured.len() + event.headers.len());
+        let mut headers = Vec::with_capacity(9 + self.configured.len() + event.headers.len());
         let mut put = |name: &Arc<str>, value: Bytes| headers.push((Arc::clone(name), value));
         put(&own.event_id, event.id.clone().into());
         if let Some(event_type) = &event.event_type {
@@ -107,6 +108,9 @@ impl Headers {
         put(&own.source_position, event.position.to_string().into());
         if let Some(created_at) = event.created_at {
             put(&own.created_at, rfc3339(created_at).into());
+        }
+        if let Some(sequence) = &event.sequence {
+            put(&own.sequence, sequence.clone().into());
         }
         if let Some(trace_context) = &event.trace_context {
             put(&own.traceparent, trace_context.clone().into());
@@ -139,6 +143,7 @@ impl Names {
             aggregate_type: names::AGGREGATE_TYPE.into(),
             source_position: names::SOURCE_POSITION.into(),
             created_at: names::CREATED_AT.into(),
+            sequence: names::SEQUENCE.into(),
             traceparent: names::TRACEPARENT.into(),
             late: names::LATE.into(),
             replayed: names::REPLAYED.into(),

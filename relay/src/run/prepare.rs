@@ -8,15 +8,14 @@ use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
 use crds::sink::{Guarantee, journal_topic};
 use scylla::client::session::Session;
-use scylla::statement::Consistency;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::outlook::Outlook;
-use crate::cdc_log::ScyllaLog;
+use super::tables;
 use crate::cdc_log::session::{ConnectError, connect};
 use crate::cdc_log::table::OutboxTable;
-use crate::cli::setup;
+use crate::cdc_log::{ScyllaLog, consistency};
 use crate::dead_letters::Targets;
 use crate::dead_letters::table::TableDeadLetters;
 use crate::dead_letters::topic::TopicDeadLetters;
@@ -223,9 +222,9 @@ async fn open_log(
 
 /// Opens the state tables, making first what is missing and may be made.
 async fn open_state(config: &RelayConfig, session: &Arc<Session>) -> Result<ScyllaState, Why> {
-    setup::create_tables(session, config, setup::replication(session))
+    tables::create_tables(session, config, tables::replication(session))
         .await
-        .map_err(|error| Why::new("StateTablesMissing", format!("{error:#}")))?;
+        .map_err(|error| Why::new("StateTablesMissing", error.to_string()))?;
     let opened = ScyllaState::open(session.clone(), &config.state.keyspace, &config.identity).await;
     opened.map_err(|error| Why::new(error.category(), error.to_string()))
 }
@@ -289,16 +288,5 @@ async fn wait<T>(
             () = stop.cancelled() => return None,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_WAIT),
         }
-    }
-}
-
-fn consistency(level: crds::source::Consistency) -> Consistency {
-    use crds::source::Consistency as Configured;
-    match level {
-        Configured::One => Consistency::One,
-        Configured::Quorum => Consistency::Quorum,
-        Configured::LocalQuorum => Consistency::LocalQuorum,
-        Configured::LocalOne => Consistency::LocalOne,
-        Configured::All => Consistency::All,
     }
 }

@@ -1,36 +1,41 @@
 //! Suppresses a second log row of the same event: a client whose write timed out retried it.
 //!
-//! Bounded in time and in number, so beyond the window a repeat is delivered. An event is known by 128 bits of hash:
-//! a collision would drop an event, and with a million in the window it has a probability of about 2⁻¹⁰⁸.
+//! Bounded in time and in number, so beyond the window a repeat is delivered. An event is known by 120 bits of hash:
+//! a collision would drop an event, and with a million in the window it has a probability of about 2⁻¹⁰⁰.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use crate::model::{Micros, RowId, SlotId};
 
-/// Events of one half window: as many as a hash table of 2^18 buckets takes before it doubles (7 of 8). At 33 bytes a
-/// bucket the two halves take at most 17 MiB; a faster source shortens the window.
-const HALF_CAPACITY: usize = (1 << 18) / 8 * 7;
+/// Parts that the window is forgotten in: the more there are, the less is kept beyond it, and the more a look costs.
+const GENERATIONS: usize = 4;
+
+/// Events of one generation: as many as a hash table of 2^17 buckets takes before it doubles (7 of 8). At 25 bytes a
+/// bucket all of them take at most 13 MiB; a faster source shortens the window.
+const CAPACITY: usize = (1 << 17) / 8 * 7;
 
 #[derive(Debug)]
 pub struct Duplicates {
     window: Micros,
     hashers: [RandomState; 2],
-    young: HashMap<Key, RowId>,
-    old: HashMap<Key, RowId>,
+    /// The youngest first.
+    generations: VecDeque<Generation>,
     rotated_at: Micros,
 }
 
-type Key = (SlotId, u64, u64);
+type Generation = HashMap<Key, RowId, BuildHasherDefault<Hashed>>;
+
+/// Two hashes of the event's id. The last byte of the second is its slot.
+type Key = (u64, u64);
 
 impl Duplicates {
-    /// Remembers events for at least `window` (0: not at all), at most twice as long.
+    /// Remembers events for at least `window` (0: not at all), at most half as long again.
     pub fn new(window: Micros) -> Self {
         Self {
             window,
             hashers: [RandomState::new(), RandomState::new()],
-            young: HashMap::new(),
-            old: HashMap::new(),
+            generations: VecDeque::from([Generation::default()]),
             rotated_at: 0,
         }
     }
@@ -42,12 +47,13 @@ impl Duplicates {
             return false;
         }
         self.rotate(now);
-        let [a, b] = &self.hashers;
-        let key = (slot, a.hash_one(event_id), b.hash_one(event_id));
-        match self.young.get(&key).or_else(|| self.old.get(&key)) {
+        let [a, b] = self.hashers.each_ref().map(|hasher| hasher.hash_one(event_id));
+        let key = (a, b & !0xff | slot_byte(slot));
+        let mut generations = self.generations.iter();
+        match generations.find_map(|generation| generation.get(&key)) {
             Some(first) => *first != row,
             None => {
-                self.young.insert(key, row);
+                self.generations[0].insert(key, row);
                 false
             }
         }
@@ -55,17 +61,53 @@ impl Duplicates {
 
     /// The slot is given up, or read anew: whether what was seen of it was delivered is no longer known here.
     pub fn forget(&mut self, slot: SlotId) {
-        self.young.retain(|key, _| key.0 != slot);
-        self.old.retain(|key, _| key.0 != slot);
+        for generation in &mut self.generations {
+            generation.retain(|key, _| key.1 & 0xff != slot_byte(slot));
+        }
     }
 
     fn rotate(&mut self, now: Micros) {
         // A clock that was set back must not keep events for ever.
         let age = now.saturating_sub(self.rotated_at).abs();
-        if age >= self.window || self.young.len() >= HALF_CAPACITY {
-            self.old = std::mem::take(&mut self.young);
-            self.rotated_at = now;
+        // What was remembered just before a rotation is there for as many as there are generations beside its own.
+        let length = self.window / (GENERATIONS as Micros - 1);
+        let elapsed = age / length.max(1);
+        let full = self.generations[0].len() >= CAPACITY;
+        if elapsed == 0 && !full {
+            return;
         }
+        // The next will be about as full: it does not have to grow step by step, each time with a copy beside it.
+        let expected = self.generations[0].len();
+        for _ in 0..elapsed.clamp(1, GENERATIONS as Micros) {
+            self.generations.push_front(Generation::default());
+        }
+        self.generations.truncate(GENERATIONS);
+        self.generations[0].reserve(expected);
+        self.rotated_at = now;
+    }
+}
+
+fn slot_byte(slot: SlotId) -> u64 {
+    slot.index() as u64
+}
+
+/// For keys that are hashes already.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 ^= hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

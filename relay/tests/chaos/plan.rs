@@ -90,7 +90,11 @@ impl Round {
     }
 
     pub(crate) fn guarantee(&self) -> &'static str {
-        if self.exactly { "ExactlyOnce" } else { "AtLeastOnce" }
+        if self.exactly {
+            "ExactlyOnce"
+        } else {
+            "AtLeastOnce"
+        }
     }
 
     pub(crate) fn actions(&self) -> Actions {

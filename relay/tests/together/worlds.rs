@@ -2,15 +2,21 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use relay::journal::Mark;
 use relay::model::SlotId;
 use relay::state::checkpoint::{Base, base_checksum};
 use sandbox::Sandbox;
+use sandbox::embed::TlsFiles;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
 use crate::process::{Relay, free_address};
+
+const KEYSPACE: &str =
+    "CREATE KEYSPACE app WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1}";
 
 const OUTBOX: &str = "CREATE TABLE app.outbox (aggregate_id uuid, sequence bigint, id uuid, event_type text, payload text, \
                       PRIMARY KEY (aggregate_id, sequence)) WITH cdc = {'enabled': true}";
@@ -32,6 +38,8 @@ fn configuration(node: SocketAddr, more: &str) -> tempfile::NamedTempFile {
     file
 }
 
+const PASSWORD: (&str, &str) = ("CQL_PASSWORD", "relay-secret");
+
 const LOGIN: &str = ", credentials: {username: relay, passwordEnv: CQL_PASSWORD}";
 
 impl World {
@@ -48,9 +56,7 @@ impl World {
             session,
             config,
         };
-        world
-            .cql("CREATE KEYSPACE app WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1}")
-            .await;
+        world.cql(KEYSPACE).await;
         world.cql(OUTBOX).await;
         world
     }
@@ -61,8 +67,22 @@ impl World {
     }
 
     fn relay(&self) -> Relay {
-        Relay::start_with(self.config.path(), "1/1", &[("CQL_PASSWORD", "relay-secret")])
+        Relay::start_with(self.config.path(), "1/1", &[PASSWORD])
     }
+
+    fn check(&self) -> String {
+        check(self.config.path())
+    }
+}
+
+/// What `outbox-relay check` finds.
+fn check(config: &Path) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
+    command
+        .args(["check", "-f", config.to_str().unwrap()])
+        .envs([PASSWORD]);
+    let output = tokio::task::block_in_place(|| command.output().unwrap());
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Everything but Kafka is well, and every slot owned.
@@ -102,6 +122,80 @@ async fn wrong_credentials_are_said_without_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_with_nodes_whose_certificate_is_trusted_and_names_their_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = certificate(folder.path(), "stranger", "IP:127.0.0.1");
+    for (name, address) in [("address", "IP:127.0.0.1"), ("name", "DNS:scylla.internal")] {
+        let files = certificate(folder.path(), name, address);
+        let trusted = files.certificate.to_str().unwrap().to_owned();
+        let node = Sandbox::builder().tls(files).start().await.unwrap();
+        let mut anyone = SslConnector::builder(SslMethod::tls()).unwrap();
+        anyone.set_verify(SslVerifyMode::NONE);
+        let session = SessionBuilder::new()
+            .known_node_addr(node.addr())
+            .tls_context(Some(anyone))
+            .build()
+            .await
+            .unwrap();
+        session.query_unpaged(KEYSPACE, ()).await.unwrap();
+        session.query_unpaged(OUTBOX, ()).await.unwrap();
+        let tls = |ca: &str, more: &str| format!(", tls: {{caFile: \"{ca}\"{more}}}");
+        let any_name = ", verifyHostname: false";
+        let refused = "certificate verify failed";
+        let cases = [
+            (
+                tls(&trusted, ""),
+                if name == "address" { ONLY_KAFKA } else { refused },
+            ),
+            (tls(&trusted, any_name), ONLY_KAFKA),
+            (tls(stranger.certificate.to_str().unwrap(), any_name), refused),
+            (String::new(), "source: "),
+        ];
+        for (more, expected) in cases {
+            let config = configuration(node.addr(), &more);
+            let relay = Relay::start(config.path(), "1/1");
+            let said = readyz(&relay, expected);
+            assert_eq!(
+                expected == ONLY_KAFKA,
+                !said.contains("source: "),
+                "{more}: {said}"
+            );
+            relay.stop();
+        }
+        let missing = folder.path().join("missing.pem");
+        let config = configuration(node.addr(), &tls(missing.to_str().unwrap(), ""));
+        let found = check(config.path());
+        assert!(
+            found.contains("source.tls: cannot use the authorities"),
+            "{found}"
+        );
+    }
+}
+
+/// A certificate that names this address or host, signed by itself, and its key.
+fn certificate(folder: &Path, name: &str, address: &str) -> TlsFiles {
+    let files = TlsFiles {
+        certificate: folder.join(format!("{name}.pem")),
+        key: folder.join(format!("{name}.key")),
+    };
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+        ])
+        .args([
+            &format!("/CN={name}"),
+            "-addext",
+            &format!("subjectAltName={address}"),
+        ])
+        .args(["-keyout".as_ref(), files.key.as_os_str()])
+        .args(["-out".as_ref(), files.certificate.as_os_str()])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    files
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_make_the_tables_is_told_the_exact_cql() {
     let world = World::new(
         Sandbox::builder().user("admin", "secret"),
@@ -115,9 +209,20 @@ async fn who_may_not_make_the_tables_is_told_the_exact_cql() {
     let documented = include_str!("../../../docs/permissions.md");
     let grants = documented.lines().filter(|line| line.starts_with("GRANT "));
     let (state, source): (Vec<_>, Vec<_>) = grants.partition(|grant| grant.contains(" outbox_relay "));
+    let check = world.check();
+    assert!(
+        check.contains("error    source.table: ") && check.contains("fix: grant SELECT"),
+        "{check}"
+    );
     for grant in source {
         world.cql(grant.trim_end_matches(';')).await;
     }
+    let check = world.check();
+    assert!(
+        check.contains("ok       source.table: its log can be read"),
+        "{check}"
+    );
+    assert!(check.contains("error    state.keyspace"), "{check}");
     let relay = world.relay();
     let said = readyz(&relay, "state: ");
     let statements: Vec<_> = said
@@ -135,6 +240,10 @@ async fn who_may_not_make_the_tables_is_told_the_exact_cql() {
     }
     let said = readyz(&relay, "permission on");
     assert!(said.contains("state: "), "{said}");
+    let check = world.check();
+    for refused in ["error    state.keyspace", "error    deadLetter.table"] {
+        assert!(check.contains(refused), "{check}");
+    }
     for grant in state {
         world.cql(grant.trim_end_matches(';')).await;
     }
