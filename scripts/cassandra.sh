@@ -110,7 +110,7 @@ run_node() {
   for name in "${OPENS[@]}"; do modules+=(--add-opens "$name=ALL-UNNAMED"); done
   : >"$dir/log"
   launch "$dir" java -cp "$HOME_DIR/*" "-Xmx$heap" -Xms256m -XX:+UseSerialGC "${modules[@]}" \
-    -Djdk.attach.allowAttachSelf=true "-Dcassandra.config=file://$dir/cassandra.yaml" "-Dcassandra.storagedir=$dir" \
+    -Djdk.attach.allowAttachSelf=true "-Djna.tmpdir=$dir/jna" "-Dcassandra.config=file://$dir/cassandra.yaml" "-Dcassandra.storagedir=$dir" \
     "-Dlogback.configurationFile=file://$dir/logback.xml" -Dcassandra-foreground=yes -Dcassandra.ring_delay_ms=0 \
     -Dcassandra.skip_wait_for_gossip_to_settle=0 -Dcassandra.superuser_setup_delay_ms=0 \
     org.apache.cassandra.service.CassandraDaemon

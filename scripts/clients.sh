@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/jvm.sh
+source scripts/go.sh
 TESTS=sandbox/tests/clients
 FORMS=relay/tests/formats
 
@@ -25,9 +26,19 @@ main() {
     scylla-driver) in_venv "scylla-driver==$SCYLLA_DRIVER_VERSION" pytest -q -p no:cacheprovider $TESTS/test_driver.py ;;
     cassandra-driver) in_venv "cassandra-driver==$CASSANDRA_DRIVER_VERSION" pytest -q -p no:cacheprovider $TESTS/test_driver.py ;;
     cqlsh) in_venv "cqlsh==$CQLSH_VERSION" pytest -q -p no:cacheprovider $TESTS/test_cqlsh.py ;;
-    gocql) cd $TESTS/gocql && go test -count=1 ./... ;;
+    gocql) gocql ;;
     *) echo "clients.sh: unknown client $1" >&2; exit 2 ;;
   esac
+}
+
+gocql() {
+  require_go
+  grep -q "gocql/gocql v$GOCQL_VERSION\$" $TESTS/gocql/go.mod ||
+    die "versions.env and $TESTS/gocql/go.mod name different versions of gocql"
+  export GOPATH=$CACHE/go-path GOMODCACHE=$CACHE/go-path/pkg/mod GOCACHE=$CACHE/go-build
+  export GOFLAGS='-modcacherw -mod=readonly'
+  cd $TESTS/gocql
+  go test -count=1 ./...
 }
 
 # in_venv PACKAGE COMMAND...: a marker says that it is whole.
@@ -41,7 +52,7 @@ in_venv() {
     if [[ ! -f $venv/complete ]]; then
       rm -rf "$venv"
       python3 -m venv "$venv"
-      "$venv/bin/pip" -q --disable-pip-version-check install "$package" "pytest==$PYTEST_VERSION" >&2
+      "$venv/bin/pip" -q --disable-pip-version-check --cache-dir "$CACHE/pip" install "$package" "pytest==$PYTEST_VERSION" >&2
       touch "$venv/complete"
     fi
     exec 9>&-

@@ -16,7 +16,7 @@ export LOGS=$CACHE/run/e2e-logs
 main() {
   case $CLUSTER in
     host)
-      [[ $(id -u) != 0 ]] || "$ROOT/scripts/need.sh" go node images python
+      [[ $(id -u) != 0 ]] || "$ROOT/scripts/need.sh" go node images python openssl
       "$ROOT/scripts/host-cluster.sh" check
       ;;
     kind) "$ROOT/scripts/kind.sh" check ;;

@@ -74,7 +74,7 @@ load() {
 
 up() {
   check
-  "$ROOT/scripts/need.sh" go java maven python images
+  "$ROOT/scripts/need.sh" go java maven python images openssl
   "$ROOT/scripts/kubernetes.sh" install control-plane helm
   "$ROOT/scripts/images.sh"
   local version image

@@ -3,16 +3,20 @@
 # distribution's packages; others get the one line that does, and exit code 1.
 #
 # Tools: rust, build (C and C++ compilers, make, perl: librdkafka and OpenSSL are built from source), java, maven,
-# python, go, images (what scripts/image.py and its callers take), node (what a Kubernetes node is made of:
-# containerd, runc, network plugins, iptables).
+# python, go (where the distribution's is too old, a newer one comes into the cache), openssl (the command, for
+# certificates of tests), images (what scripts/image.py and its callers take), node (what a Kubernetes node is made
+# of: containerd, runc, network plugins, iptables).
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../versions.env"
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$ROOT/scripts/go.sh"
 
 packages=()
 
 main() {
   (($#)) || { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-  local tool
+  local tool go=''
   for tool in "$@"; do
     case $tool in
       rust) have cargo || { echo "Rust is missing: install rustup, then run this again" >&2; exit 1; } ;;
@@ -30,10 +34,19 @@ main() {
         have busybox || packages+=(busybox-static)
         have objcopy || packages+=(binutils)
         ;;
-      go) have go || packages+=(golang-go) ;;
+      go)
+        go=yes
+        have go || [[ -x $GO_HOME/bin/go ]] || packages+=(golang-go ca-certificates)
+        ;;
+      openssl) have openssl || packages+=(openssl) ;;
       *) echo "need.sh: unknown tool $tool" >&2; exit 2 ;;
     esac
   done
+  install_packages
+  if [[ $go ]]; then require_go; fi
+}
+
+install_packages() {
   ((${#packages[@]})) || return 0
   local command="apt-get install -y --no-install-recommends ${packages[*]}"
   if [[ $(id -u) == 0 ]] && have apt-get; then

@@ -11,7 +11,7 @@ step() {
   printf '== %s: %d s\n' "$name" $((SECONDS - start))
 }
 
-step "tools" scripts/need.sh rust build java maven python go
+step "tools" scripts/need.sh rust build java maven python go openssl
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --workspace --all-targets --all-features -- -D warnings
 step "Kafka" scripts/kafka.sh install

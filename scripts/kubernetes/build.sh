@@ -9,6 +9,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/../jvm.sh"
 # shellcheck source-path=SCRIPTDIR
+source "$ROOT/scripts/go.sh"
+# shellcheck source-path=SCRIPTDIR
 source "$ROOT/scripts/kubernetes/paths.sh"
 
 main() {
@@ -20,7 +22,7 @@ main() {
   local -a missing=()
   for part in "$@"; do [[ -d $(home_of "$part") ]] || missing+=("$part"); done
   ((${#missing[@]})) || return 0
-  command -v go >/dev/null || die "${missing[*]} not in $CACHE yet and Go is missing to build it; on Debian or Ubuntu: apt-get install -y golang-go"
+  require_go
   # The caches of Go are some 5 GB and of no use afterwards.
   WORK=$CACHE/kubernetes-go.$$
   trap 'rm -rf "$WORK"' EXIT
