@@ -77,8 +77,7 @@ pub struct Sink {
     pub headers: Vec<Header>,
     /// AtLeastOnce: no event is lost; after a crash some are delivered again, each with its event id. ExactlyOnce: a
     /// consumer with isolation.level read_committed sees each event once; some 20 ms slower, needs transactions and the
-    /// compacted topic `<identity>-journal`, and dead letters in a table (deadLetter.target Table). It can be changed
-    /// either way.
+    /// compacted topic `<identity>-journal`. It can be changed either way.
     pub guarantee: Guarantee,
     /// TLS to the brokers.
     #[serde(skip_serializing_if = "Option::is_none")]

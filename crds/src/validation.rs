@@ -5,7 +5,7 @@ mod secrets;
 mod sink;
 mod source;
 
-use crate::dead_letter::{DeadLetter, DeadLetterTarget, OnAggregate};
+use crate::dead_letter::OnAggregate;
 use crate::names::{CQL_NAME, HostPort, TOPIC, is_cql_name, is_identity, is_topic};
 use crate::problems::Problems;
 use crate::sink::{Guarantee, journal_topic};
@@ -94,11 +94,6 @@ fn dead_letter(config: &RelayConfig, problems: &mut Problems) {
             "Continue, or deadLetter.target Table or Both: after a restart the table tells what is held";
         problems.refuse_text("deadLetter.onAggregate", "Hold", accepted);
     }
-    if config.sink.guarantee == Guarantee::ExactlyOnce && dead_letter.to_topic() {
-        let accepted =
-            "Table with sink.guarantee ExactlyOnce; the others are not supported with it by this version";
-        problems.refuse_text("deadLetter.target", target_name(dead_letter), accepted);
-    }
     let Some(table) = &dead_letter.table else { return };
     let (keyspace, name) = dead_letter.keyspace_and_table(&config.state.keyspace);
     let path = "deadLetter.table";
@@ -115,14 +110,6 @@ fn dead_letter(config: &RelayConfig, problems: &mut Problems) {
     }
 }
 
-fn target_name(dead_letter: &DeadLetter) -> &'static str {
-    match dead_letter.target {
-        DeadLetterTarget::Table => "Table",
-        DeadLetterTarget::Topic => "Topic",
-        DeadLetterTarget::Both => "Both",
-    }
-}
-
 /// The journal's topic is named after the identity.
 fn journal(config: &RelayConfig, problems: &mut Problems) {
     if config.sink.guarantee != Guarantee::ExactlyOnce {
@@ -136,6 +123,13 @@ fn journal(config: &RelayConfig, problems: &mut Problems) {
     }
     if config.sink.topic == name {
         problems.refuse_text("sink.topic", &name, "a topic other than the identity's journal");
+    }
+    if config.dead_letter.topic.as_ref() == Some(&name) {
+        problems.refuse_text(
+            "deadLetter.topic",
+            &name,
+            "a topic other than the identity's journal",
+        );
     }
 }
 

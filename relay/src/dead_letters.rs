@@ -3,6 +3,7 @@
 use crate::model::{SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, DeadLetters};
 
+pub mod message;
 pub mod table;
 pub mod topic;
 
@@ -21,8 +22,11 @@ impl DeadLetters for Targets {
             table.write(letters).await?;
         }
         match &self.topic {
-            Some(topic) => topic.write(letters, self.table.is_some()).await,
-            None => Ok(()),
+            // Those that are pending go into the transaction that resolves their events.
+            Some(topic) if !letters.iter().any(|letter| letter.pending) => {
+                topic.write(letters, self.table.is_some()).await
+            }
+            _ => Ok(()),
         }
     }
 

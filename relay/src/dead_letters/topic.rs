@@ -1,5 +1,6 @@
-//! Dead letters in a Kafka topic: the message as it would have been sent, with headers that say what went wrong.
+//! Dead letters in a Kafka topic, by a producer of their own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -9,33 +10,16 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::table::outcome_name;
+use super::message::message;
+use crate::encode::Message;
 use crate::ports::{DeadLetter, DeadLetterError};
 
 /// How long librdkafka may try. Then the lane opens its breaker and tries again later, so nothing is lost by ending.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Headers of a dead letter, beside those of the message itself.
-pub mod headers {
-    /// What the last attempt said.
-    pub const ERROR: &str = "dead-letter-error";
-    /// `message`, `configuration`, `transient` or `held`.
-    pub const CLASS: &str = "dead-letter-class";
-    /// `not-written` or `unknown`: whether the event may be in its topic all the same.
-    pub const OUTCOME: &str = "dead-letter-outcome";
-    /// Failed attempts.
-    pub const FAILURES: &str = "dead-letter-failures";
-    /// The topic that it was meant for.
-    pub const TOPIC: &str = "dead-letter-topic";
-    /// Its slot.
-    pub const SLOT: &str = "dead-letter-slot";
-    /// Bytes of a payload that the topic does not take; the dead-letter table has it.
-    pub const PAYLOAD_OMITTED: &str = "dead-letter-payload-omitted";
-}
-
 pub struct TopicDeadLetters {
     config: ClientConfig,
-    topic: String,
+    topic: Arc<str>,
     /// Until it fails: librdkafka remembers for minutes that a topic is missing or forbidden, and for ever a fatal
     /// error.
     producer: Mutex<Option<FutureProducer>>,
@@ -54,7 +38,7 @@ impl TopicDeadLetters {
         let producer = config.create().map_err(|error| failed(topic, &error))?;
         Ok(Self {
             config,
-            topic: topic.to_owned(),
+            topic: topic.into(),
             producer: Mutex::new(Some(producer)),
         })
     }
@@ -63,17 +47,9 @@ impl TopicDeadLetters {
     /// so a payload that this topic does not take is left out, and a header says so.
     pub(super) async fn write(&self, letters: &[DeadLetter], in_table: bool) -> Result<(), DeadLetterError> {
         for letter in letters {
-            let payload = letter.message.payload.as_deref();
-            let mut sent = self.send(letter, payload, headers_of(letter)).await;
-            if let (Err(error), true, Some(payload)) = (&sent, in_table, payload)
-                && is_too_large(error)
-            {
-                let length = payload.len().to_string();
-                let headers = headers_of(letter).insert(Header {
-                    key: headers::PAYLOAD_OMITTED,
-                    value: Some(&length),
-                });
-                sent = self.send(letter, None, headers).await;
+            let mut sent = self.send(&message(letter, &self.topic, false)).await;
+            if sent.as_ref().is_err_and(|error| in_table && is_too_large(error)) {
+                sent = self.send(&message(letter, &self.topic, true)).await;
             }
             if let Err(error) = sent {
                 self.renew().await;
@@ -100,17 +76,19 @@ impl TopicDeadLetters {
         let _ = tokio::task::spawn_blocking(move || drop(spent)).await;
     }
 
-    async fn send(
-        &self,
-        letter: &DeadLetter,
-        payload: Option<&[u8]>,
-        headers: OwnedHeaders,
-    ) -> Result<(), KafkaError> {
-        let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic)
+    async fn send(&self, message: &Message) -> Result<(), KafkaError> {
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        for (name, value) in &message.headers {
+            headers = headers.insert(Header {
+                key: name,
+                value: Some(&value[..]),
+            });
+        }
+        let mut record = FutureRecord::<[u8], [u8]>::to(&message.topic)
             .headers(headers)
-            .timestamp(letter.message.timestamp);
-        record.key = letter.message.key.as_deref();
-        record.payload = payload;
+            .timestamp(message.timestamp);
+        record.key = message.key.as_deref();
+        record.payload = message.payload.as_deref();
         let sent = self.producer()?.send(record, DELIVERY_TIMEOUT).await;
         sent.map(drop).map_err(|(error, _)| error)
     }
@@ -125,33 +103,6 @@ impl TopicDeadLetters {
             format!("{error}; event {event} needs {size} bytes and headers (raise max.message.bytes)");
         failed(&self.topic, &detail)
     }
-}
-
-fn headers_of(letter: &DeadLetter) -> OwnedHeaders {
-    let failures = letter.failures.to_string();
-    let slot = letter.slot.to_string();
-    let own = [
-        (headers::ERROR, letter.error.as_str()),
-        (headers::CLASS, letter.reason.name()),
-        (headers::OUTCOME, outcome_name(letter.outcome)),
-        (headers::FAILURES, &failures),
-        (headers::TOPIC, &letter.message.topic),
-        (headers::SLOT, &slot),
-    ];
-    let message = letter
-        .message
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_ref(), value.as_ref()));
-    let own = own.into_iter().map(|(name, value)| (name, value.as_bytes()));
-    message
-        .chain(own)
-        .fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header {
-                key,
-                value: Some(value),
-            })
-        })
 }
 
 fn is_too_large(error: &KafkaError) -> bool {

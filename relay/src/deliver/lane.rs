@@ -42,7 +42,7 @@ use crate::ports::{DeliveryError, Reason, Role};
 pub use exchange::{Action, Event, Generation, Note, Now, Policy, Resolved};
 pub use held::MAX_HELD;
 pub use ring::Seq;
-pub use transaction::{End, JournalOf};
+pub use transaction::{End, JournalOf, LettersTo};
 
 /// The events of one process on their way to the broker.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use super::holder::SlotHolder;
 use super::outlook::{Life, Outlook};
 use super::prepare::Ground;
 use crate::deliver::breaker::Breaker;
-use crate::deliver::lane::{JournalOf, Policy};
+use crate::deliver::lane::{JournalOf, LettersTo, Policy};
 use crate::deliver::shell::{self, Control, Delivery, EVENT_BATCHES, ExactlyOnce};
 use crate::health::Part;
 use crate::ledger::Ledger;
@@ -159,6 +159,10 @@ fn exactly_once<L, S, B, D, C: Clock>(
             identity: identity.as_str().into(),
             topic: journal_topic(identity).into(),
             incarnation,
+            letters: config.dead_letter.topic.as_deref().map(|topic| LettersTo {
+                topic: topic.into(),
+                in_table: config.dead_letter.to_table(),
+            }),
         },
     })
 }

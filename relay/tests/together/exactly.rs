@@ -144,10 +144,19 @@ async fn guarantee_changed(stack: &Stack) {
 }
 
 /// Some events are too large for the topic, and a relay dies while it looks for them: each is a dead letter or delivered,
-/// never both.
+/// never both. The topic for dead letters is no larger, so they are in it without their payload.
 async fn poisoned(stack: &Stack) {
-    let flow = stack.flow_with("poisoned", Guarantee::ExactlyOnce).await;
-    alter(stack, "poisoned", "max.message.bytes", "50000").await;
+    let mut flow = stack.flow_with("poisoned", Guarantee::ExactlyOnce).await;
+    stack
+        .broker
+        .create_topic("poisoned-letters", 1, &[])
+        .await
+        .unwrap();
+    for topic in ["poisoned", "poisoned-letters"] {
+        alter(stack, topic, "max.message.bytes", "50000").await;
+    }
+    let letters = "deadLetter: {target: Both, topic: poisoned-letters}\n";
+    flow.configure(file(&(flow.text(Guarantee::ExactlyOnce) + letters)));
     let relay = start(&flow, "1/1");
     ready(&relay);
     let load = flow.load_with(8, Some((100, 200_000))).await;
@@ -163,7 +172,7 @@ async fn poisoned(stack: &Stack) {
     let table = "outbox_relay.dead_letters";
     let letters = DeadLetters {
         table: Some((session, table.to_owned())),
-        topic: None,
+        topic: Some((stack.broker.cluster(), "poisoned-letters".to_owned())),
     };
     flow.verify_with(0, letters, 10..=16).await;
     relay.stop();
@@ -258,9 +267,12 @@ async fn alter(stack: &Stack, topic: &str, setting: &str, value: &str) {
 impl Flow<'_> {
     /// For relays that start from now on.
     fn choose(&mut self, guarantee: Guarantee) {
-        let text = self.text(guarantee);
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        self.configure(file);
+        self.configure(file(&self.text(guarantee)));
     }
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
 }

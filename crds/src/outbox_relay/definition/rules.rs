@@ -63,11 +63,6 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         at: "",
-        rule: "self.sink.guarantee != 'ExactlyOnce' || !has(self.deadLetter.target) || self.deadLetter.target == 'Table'",
-        message: "deadLetter.target must be Table with sink.guarantee ExactlyOnce",
-    },
-    Rule {
-        at: "",
         rule: "self.placement != 'Sidecar' || self.shares == 1",
         message: "shares must be 1 with placement Sidecar: the application's pods divide the work among themselves",
     },

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use crds::dead_letter::OnAggregate;
 use crds::relay_status::BreakerState;
 
-use super::ring::{Seq, State};
+use super::ring::{Entry, Seq, State};
+use super::transaction::Transaction;
 use super::{Action, Lane, Note, Now, Phase};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome, Reason};
 
@@ -31,7 +32,9 @@ impl Lane {
     /// The circuit was opened by dead letters that could not be written, and writing them will close it. Once their
     /// slots are somebody else's there may be none left.
     pub(super) fn letter_is_probe(&self) -> bool {
-        self.letters_failed && !(self.writing.is_empty() && self.next_letters().is_empty())
+        let transaction = self.transaction.as_ref();
+        let lettered = transaction.is_some_and(Transaction::has_letters);
+        self.letters_failed && (lettered || !(self.writing.is_empty() && self.next_letters().is_empty()))
     }
 
     /// Also while the circuit is open: it is the broker's, and dead letters may go elsewhere.
@@ -71,13 +74,17 @@ impl Lane {
                 for seq in batch {
                     self.not_dead_lettered(seq);
                 }
-                self.letters_failed = true;
-                self.notes.push(Note::DeadLettersNotWritten(error));
-                let transition = self.breaker.trip(now.elapsed);
-                self.note_transition(transition);
-                self.letters_after = self.breaker.probes_at().unwrap_or(now.elapsed);
+                self.letters_not_written(error, now);
             }
         }
+    }
+
+    pub(super) fn letters_not_written(&mut self, error: DeadLetterError, now: Now) {
+        self.letters_failed = true;
+        self.notes.push(Note::DeadLettersNotWritten(error));
+        let transition = self.breaker.trip(now.elapsed);
+        self.note_transition(transition);
+        self.letters_after = self.breaker.probes_at().unwrap_or(now.elapsed);
     }
 
     /// The oldest ones. Under `Hold` an aggregate's dead letters are written in order, so one that stands behind an
@@ -109,36 +116,13 @@ impl Lane {
     }
 
     fn start_writing(&mut self, seq: Seq) -> Option<DeadLetter> {
-        let pending = self.transaction.is_some();
         let entry = self.ring.get_mut(seq)?;
         let State::Condemned(reason) = entry.state else {
             return None;
         };
         entry.state = State::Writing(reason);
-        let event = &entry.event;
-        let failure = entry.failure.as_deref();
-        let error = match (failure, reason) {
-            (Some(failure), Reason::Rejected | Reason::Exhausted(_)) => failure.error.to_string(),
-            _ => "an earlier event of its aggregate is a dead letter (deadLetter.onAggregate is Hold)"
-                .to_owned(),
-        };
-        let written_at = event.position.time.micros();
-        Some(DeadLetter {
-            slot: event.slot,
-            position: event.position,
-            event_id: event.event_id.clone(),
-            aggregate_id: event.aggregate_id.clone(),
-            event_type: event.event_type.clone(),
-            created_at: event.created_at,
-            message: event.message.clone(),
-            reason,
-            pending,
-            error,
-            outcome: failure.map_or(Outcome::NotWritten, |failure| failure.outcome),
-            failures: entry.attempts.max(u32::from(failure.is_some())),
-            first_failed_at: failure.map_or(written_at, |failure| failure.first_at),
-            last_failed_at: failure.map_or(written_at, |failure| failure.last_at),
-        })
+        let entry = self.ring.get(seq)?;
+        Some(letter(entry, reason, self.transaction.is_some()))
     }
 
     fn dead_lettered(&mut self, seq: Seq, now: Now) {
@@ -176,5 +160,32 @@ impl Lane {
             entry.state = State::Condemned(reason);
             self.queue_letter(seq);
         }
+    }
+}
+
+/// What is kept of an event that is given up.
+pub(super) fn letter(entry: &Entry, reason: Reason, pending: bool) -> DeadLetter {
+    let event = &entry.event;
+    let failure = entry.failure.as_deref();
+    let error = match (failure, reason) {
+        (Some(failure), Reason::Rejected | Reason::Exhausted(_)) => failure.error.to_string(),
+        _ => "an earlier event of its aggregate is a dead letter (deadLetter.onAggregate is Hold)".to_owned(),
+    };
+    let written_at = event.position.time.micros();
+    DeadLetter {
+        slot: event.slot,
+        position: event.position,
+        event_id: event.event_id.clone(),
+        aggregate_id: event.aggregate_id.clone(),
+        event_type: event.event_type.clone(),
+        created_at: event.created_at,
+        message: event.message.clone(),
+        reason,
+        pending,
+        error,
+        outcome: failure.map_or(Outcome::NotWritten, |failure| failure.outcome),
+        failures: entry.attempts.max(u32::from(failure.is_some())),
+        first_failed_at: failure.map_or(written_at, |failure| failure.first_at),
+        last_failed_at: failure.map_or(written_at, |failure| failure.last_at),
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) failure: Option<Box<Failure>>,
     /// Attempts are used up: a dead letter as soon as the producer has given it up.
     pub(super) exhausted: bool,
+    /// As a dead letter it goes to the topic without its payload.
+    pub(super) bare: bool,
     /// Its slot is no longer ours: nobody is told what becomes of it.
     pub(super) revoked: bool,
     weight: usize,
@@ -71,6 +73,7 @@ impl Entry {
             attempts: 0,
             failure: None,
             exhausted: false,
+            bare: false,
             revoked: false,
         }
     }

@@ -78,7 +78,7 @@ impl Lane {
             Refused::Error(error) => error,
         };
         if Self::is_record(seq) {
-            return self.record_refused(error, now);
+            return self.record_refused(seq, error, now);
         }
         // Refused by the client before it met any other message: that is the confirming attempt.
         let alone = error.class == ErrorClass::Message;

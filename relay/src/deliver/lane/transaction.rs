@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use crds::relay_status::BreakerState;
 
-use super::ring::{Seq, State};
+use super::dead_lettering::letter;
+use super::ring::{Entry, Seq, State};
 use super::{Action, Event, Generation, Lane, Now, Phase};
+use crate::dead_letters::message::message;
 use crate::deliver::narrowing::Narrowing;
 use crate::encode::Message;
 use crate::journal::{Incarnation, Mark, Record, Writer};
 use crate::model::{SlotId, SlotSet};
-use crate::ports::{DeliveryError, Epoch, Report, Role};
+use crate::ports::{DeadLetterError, DeliveryError, Epoch, ErrorClass, Report, Role};
 
 pub use ending::End;
 
@@ -29,7 +31,8 @@ const BACKLOG_TICK: Duration = Duration::from_millis(250);
 /// Events of one transaction: their ids fill at most 800 KB of one journal record, below the usual limit of 1 MB.
 const MAX_EVENTS: usize = 100_000;
 
-/// Tokens from here on are those of journal records. Places of events stay far below.
+/// Tokens from here on are those of what seals a transaction: dead letters, then journal records. Places of events stay
+/// far below.
 const RECORDS: u64 = 1 << 63;
 
 /// How soon a call that had no answer is made again. Most of them have waited for seconds already.
@@ -41,6 +44,16 @@ pub struct JournalOf {
     pub identity: Arc<str>,
     pub topic: Arc<str>,
     pub incarnation: Incarnation,
+    /// Where dead letters go inside the transactions, if they go to a topic.
+    pub letters: Option<LettersTo>,
+}
+
+/// The topic for dead letters.
+#[derive(Debug, Clone)]
+pub struct LettersTo {
+    pub topic: Arc<str>,
+    /// A table has them as well, so a payload that the topic does not take may be left out.
+    pub in_table: bool,
 }
 
 /// The current transaction of a lane, and what goes on from one to the next.
@@ -59,8 +72,14 @@ pub(super) struct Transaction {
     lettered: Vec<Seq>,
     /// When it got its first event, or the first letter came to wait.
     began: Duration,
-    /// The records that it is sealed with.
+    /// What it is sealed with: dead letters, as far as they go to a topic, then the journal's records.
     records: Vec<Message>,
+    /// How many of them are dead letters: those of `letters`, in their order.
+    letter_records: usize,
+    /// Why a dead letter cannot be written.
+    letter_failure: Option<DeliveryError>,
+    /// It is aborted because of dead letters, and not of its events.
+    failed_letters: bool,
     /// How many of them are with the producer, or have been.
     records_sent: usize,
     /// Behind its last record.
@@ -100,6 +119,9 @@ impl Transaction {
             lettered: Vec::new(),
             began: Duration::ZERO,
             records: Vec::new(),
+            letter_records: 0,
+            letter_failure: None,
+            failed_letters: false,
             records_sent: 0,
             end: 0,
             failure: None,
@@ -132,6 +154,26 @@ impl Transaction {
         }
     }
 
+    pub(super) fn has_letters(&self) -> bool {
+        !(self.letters.is_empty() && self.lettered.is_empty())
+    }
+
+    fn letters_failed(&self, error: &DeliveryError) -> DeadLetterError {
+        let topic = self.journal.letters.as_ref().map(|letters| &*letters.topic);
+        DeadLetterError {
+            target: format!("topic {}", topic.unwrap_or_default()),
+            detail: error.to_string(),
+        }
+    }
+
+    /// Where its `index`-th record goes.
+    fn target(&self, index: usize) -> Option<&LettersTo> {
+        self.journal
+            .letters
+            .as_ref()
+            .filter(|_| index < self.letter_records)
+    }
+
     fn message(&self, record: &Record) -> Message {
         Message {
             topic: Arc::clone(&self.journal.topic),
@@ -142,6 +184,13 @@ impl Transaction {
             timestamp: 0,
         }
     }
+}
+
+fn letter_for(entry: &Entry, topic: &Arc<str>) -> Option<Message> {
+    let State::Lettered(reason) = entry.state else {
+        return None;
+    };
+    Some(message(&letter(entry, reason, true), topic, entry.bare))
 }
 
 impl Lane {
@@ -230,16 +279,10 @@ impl Lane {
         }
     }
 
-    pub(super) fn record_refused(&mut self, error: DeliveryError, now: Now) {
+    pub(super) fn record_refused(&mut self, token: u64, error: DeliveryError, now: Now) {
         self.record_sent();
         let result = Err(error);
-        self.record_reported(
-            Report {
-                token: RECORDS,
-                result,
-            },
-            now,
-        );
+        self.record_reported(Report { token, result }, now);
     }
 
     pub(super) fn record_reported(&mut self, report: Report, now: Now) {
@@ -248,10 +291,28 @@ impl Lane {
         };
         self.full = false;
         self.outstanding -= 1;
-        match report.result {
-            Ok(delivered) => transaction.end = transaction.end.max(delivered.offset + 1),
-            Err(error) => {
+        let index = (report.token - RECORDS) as usize;
+        match (report.result, transaction.target(index)) {
+            (Ok(_), Some(_)) => {}
+            (Ok(delivered), None) => transaction.end = transaction.end.max(delivered.offset + 1),
+            (Err(error), None) => {
                 transaction.failure = Some(error);
+                self.phase = Phase::Drain;
+            }
+            (Err(error), Some(target)) => {
+                let entry = transaction
+                    .letters
+                    .get(index)
+                    .and_then(|seq| self.ring.get_mut(*seq));
+                match entry {
+                    Some(entry) if error.class == ErrorClass::Message && target.in_table && !entry.bare => {
+                        entry.bare = true;
+                    }
+                    // What failed only because of others tells nothing.
+                    _ if error.class == ErrorClass::Collateral => {}
+                    _ => transaction.letter_failure = Some(error),
+                }
+                transaction.failed_letters = true;
                 self.phase = Phase::Drain;
             }
         }
@@ -302,7 +363,8 @@ impl Lane {
         let Some(transaction) = &self.transaction else {
             return false;
         };
-        let nothing = transaction.events.is_empty() && transaction.lettered.is_empty();
+        let letters = !transaction.lettered.is_empty() && now.elapsed >= self.letters_after;
+        let nothing = transaction.events.is_empty() && !letters;
         if nothing
             || transaction.stage != Stage::Open
             || !matches!(self.phase, Phase::Flow)
@@ -340,8 +402,10 @@ impl Lane {
             ring.get(*seq)
                 .is_some_and(|entry| writer.admits(entry.event.slot))
         };
-        // Those without a place in the journal wait for a checkpoint.
-        let (letters, waiting) = transaction.lettered.drain(..).partition(admitted);
+        // Those without a place in the journal wait for a checkpoint; after a failure all of them wait for a while.
+        let may_go = now.elapsed >= self.letters_after;
+        let ready = |seq: &Seq| may_go && admitted(seq);
+        let (letters, waiting) = transaction.lettered.drain(..).partition(ready);
         (transaction.letters, transaction.lettered) = (letters, waiting);
         if transaction.events.is_empty() && transaction.letters.is_empty() {
             return;
@@ -354,7 +418,13 @@ impl Lane {
         transaction.stage = Stage::Sealed;
         match transaction.writer.seal(resolved) {
             Ok(records) => {
-                let messages: Vec<_> = records.iter().map(|record| transaction.message(record)).collect();
+                let mut messages = Vec::new();
+                if let Some(target) = &transaction.journal.letters {
+                    let letters = transaction.letters.iter().filter_map(|seq| ring.get(*seq));
+                    messages.extend(letters.filter_map(|entry| letter_for(entry, &target.topic)));
+                }
+                transaction.letter_records = messages.len();
+                messages.extend(records.iter().map(|record| transaction.message(record)));
                 (transaction.records, transaction.records_sent) = (messages, 0);
                 self.commit_if_complete();
             }

@@ -7,7 +7,8 @@ use rand::Rng;
 use uuid::Uuid;
 
 use super::*;
-use crate::deliver::lane::transaction::JournalOf;
+use crate::dead_letters::message::headers::PAYLOAD_OMITTED;
+use crate::deliver::lane::transaction::{JournalOf, LettersTo};
 use crate::encode::Message;
 use crate::journal::{Entry, Incarnation, Mark, Record, decode};
 use crate::model::Micros;
@@ -15,6 +16,7 @@ use crate::ports::{Delivered, Epoch, Refused, Report, Signal, TransactionError, 
 
 const IDENTITY: &str = "shop.orders";
 const JOURNAL: &str = "journal";
+const LETTERS: &str = "letters";
 const AGGREGATES: u64 = 6;
 const PARTITIONS: u64 = 3;
 
@@ -51,6 +53,11 @@ struct World {
     journal: Vec<Record>,
     marks: BTreeMap<SlotId, Mark>,
     letters: Vec<Id>,
+    /// What `read_committed` consumers see of the topic for dead letters; None came without its payload.
+    letter_topic: Vec<Option<Id>>,
+    /// Dead letters whose payload their topic does not take, and whether it takes any at all.
+    bulky: BTreeSet<Id>,
+    letters_refused: bool,
     settled: usize,
     resolved: Vec<Id>,
     notes: Vec<Note>,
@@ -73,6 +80,10 @@ impl World {
             identity: IDENTITY.into(),
             topic: JOURNAL.into(),
             incarnation: Incarnation(Uuid::from_u128(1)),
+            letters: Some(LettersTo {
+                topic: LETTERS.into(),
+                in_table: true,
+            }),
         };
         let breaker = Breaker::new(&crds::CircuitBreaker::default());
         let mut lane = Lane::transactional(policy, breaker, seed, journal);
@@ -96,6 +107,9 @@ impl World {
             journal: Vec::new(),
             marks: BTreeMap::new(),
             letters: Vec::new(),
+            letter_topic: Vec::new(),
+            bulky: BTreeSet::new(),
+            letters_refused: false,
             settled: 0,
             resolved: Vec::new(),
             notes: Vec::new(),
@@ -206,9 +220,12 @@ impl World {
             }
             !take
         });
-        let poisoned = batch
-            .iter()
-            .any(|sent| id_of(&sent.message).is_some_and(|id| self.poison.contains(&id)));
+        let poisoned = batch.iter().any(|sent| {
+            let is_letter = &*sent.message.topic == LETTERS;
+            let bulky = letter_of(&sent.message).is_some_and(|id| self.bulky.contains(&id));
+            is_letter && (bulky || self.letters_refused)
+                || id_of(&sent.message).is_some_and(|id| self.poison.contains(&id))
+        });
         if self.numbers == Numbers::Refusing {
             self.fail(&batch, &failure(ErrorClass::Collateral, Outcome::NotWritten));
         } else if poisoned {
@@ -279,6 +296,10 @@ impl World {
                 self.topic.push((id, aggregate_of(&sent.message)));
                 continue;
             }
+            if &*sent.message.topic == LETTERS {
+                self.letter_topic.push(letter_of(&sent.message));
+                continue;
+            }
             let value = sent.message.payload.as_deref();
             let Ok(Entry::Record(record)) = decode(IDENTITY, value) else {
                 panic!("no record")
@@ -335,6 +356,13 @@ impl World {
             assert_eq!((copies, letters), expected, "event {id} of {aggregate}");
         }
         assert_eq!(self.settled, self.letters.len());
+        let bulky = self.poison.intersection(&self.bulky).count();
+        let bare = self.letter_topic.iter().filter(|id| id.is_none()).count();
+        assert!(bare >= bulky && self.letter_topic.len() == self.letters.len());
+        assert!(
+            self.letter_topic.iter().flatten().is_sorted(),
+            "in their order, and each once"
+        );
         for aggregate in 0..AGGREGATES {
             let seen = self.topic.iter().filter(|(_, of)| *of == aggregate);
             assert!(seen.map(|(id, _)| id).is_sorted(), "aggregate {aggregate}");
@@ -359,7 +387,19 @@ impl World {
 
 fn id_of(message: &Message) -> Option<Id> {
     let bytes = message.payload.as_deref()?;
-    (&*message.topic != JOURNAL).then(|| Id::from_be_bytes(bytes.try_into().unwrap()))
+    let is_event = ![JOURNAL, LETTERS].contains(&&*message.topic);
+    is_event.then(|| Id::from_be_bytes(bytes.try_into().unwrap()))
+}
+
+/// The event of a dead letter that has its payload.
+fn letter_of(message: &Message) -> Option<Id> {
+    let whole = message.headers.iter().all(|(name, _)| &**name != PAYLOAD_OMITTED);
+    let payload = message
+        .payload
+        .as_deref()
+        .filter(|_| &*message.topic == LETTERS)?;
+    assert!(whole);
+    Some(Id::from_be_bytes(payload.try_into().unwrap()))
 }
 
 fn aggregate_of(message: &Message) -> u64 {
@@ -368,7 +408,11 @@ fn aggregate_of(message: &Message) -> u64 {
 }
 
 fn partition_of(message: &Message) -> u64 {
-    id_of(message).map_or(PARTITIONS, |_| aggregate_of(message) % PARTITIONS)
+    match &*message.topic {
+        JOURNAL => PARTITIONS,
+        LETTERS => PARTITIONS + 1,
+        _ => aggregate_of(message) % PARTITIONS,
+    }
 }
 
 #[test]
@@ -422,6 +466,45 @@ fn the_guilty_become_dead_letters_and_nobody_counts_an_attempt() {
         .iter()
         .filter(|note| matches!(note, Note::AttemptFailed { .. }));
     assert_eq!(attempts.count(), 0, "{:?}", world.notes);
+}
+
+#[test]
+fn a_dead_letter_that_is_too_large_for_its_topic_goes_without_its_payload() {
+    let mut world = World::new(policy(), 3);
+    world.poison = [7, 30, 31, 90].into();
+    world.bulky = [30].into();
+    (0..100).for_each(|i| assert!(world.offer(i % AGGREGATES)));
+    world.run();
+    world.check();
+    let failed = |note: &Note| matches!(note, Note::AttemptFailed { .. } | Note::DeadLettersNotWritten(_));
+    assert!(!world.notes.iter().any(failed), "{:?}", world.notes);
+}
+
+#[test]
+fn nothing_goes_on_while_dead_letters_cannot_be_written_and_no_event_is_blamed() {
+    let mut world = World::new(policy(), 3);
+    world.poison = [3].into();
+    world.letters_refused = true;
+    (0..10).for_each(|i| assert!(world.offer(i % AGGREGATES)));
+    for _ in 0..600 {
+        world.turn();
+        world.step();
+        world.pass(Duration::from_millis(100));
+    }
+    assert_eq!((world.letters.len(), world.letter_topic.len()), (1, 0));
+    assert!(
+        world.aborts < 50,
+        "{} aborts: it waits for the circuit's probes",
+        world.aborts
+    );
+    let blamed = |note: &Note| matches!(note, Note::AttemptFailed { .. });
+    assert!(!world.notes.iter().any(blamed), "{:?}", world.notes);
+    let told =
+        |note: &Note| matches!(note, Note::DeadLettersNotWritten(error) if error.target == "topic letters");
+    assert!(world.notes.iter().any(told), "{:?}", world.notes);
+    world.letters_refused = false;
+    world.run();
+    world.check();
 }
 
 #[test]
@@ -486,6 +569,9 @@ proptest! {
                 let id = world.offered.len() as Id;
                 if world.offer(aggregate) && world.percent(poisonous) {
                     world.poison.insert(id);
+                    if world.percent(20) {
+                        world.bulky.insert(id);
+                    }
                 }
             }
             world.turn();

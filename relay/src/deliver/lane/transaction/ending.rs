@@ -85,6 +85,9 @@ impl Lane {
         transaction.stage = Stage::Open;
         transaction.healing = false;
         transaction.bytes = 0;
+        if !transaction.letters.is_empty() {
+            self.letters_failed = false;
+        }
         let (events, letters) = (
             std::mem::take(&mut transaction.events),
             std::mem::take(&mut transaction.letters),
@@ -136,7 +139,11 @@ impl Lane {
         transaction.bytes = 0;
         transaction.records.clear();
         let letters = std::mem::take(&mut transaction.letters);
-        transaction.lettered.extend(letters);
+        // They keep their order: those that had no place yet came after them.
+        transaction.lettered.splice(0..0, letters);
+        let letter_failure = transaction.letter_failure.take();
+        let letter_failure = letter_failure.map(|error| transaction.letters_failed(&error));
+        let failed_letters = std::mem::take(&mut transaction.failed_letters);
         let mut events = std::mem::take(&mut transaction.events);
         let failure = transaction.failure.take();
         let excused = std::mem::take(&mut transaction.healing);
@@ -156,7 +163,10 @@ impl Lane {
         self.flow.purged = given_up || excused && only_collateral;
         let nothing_failed = failed.is_empty();
         let suspects = self.settle(failed, Role::Flow, now);
-        if nothing_failed && !self.flow.purged {
+        if let Some(error) = letter_failure {
+            self.letters_not_written(error, now);
+        }
+        if nothing_failed && !self.flow.purged && !failed_letters {
             let oldest = events
                 .first()
                 .copied()
@@ -166,7 +176,7 @@ impl Lane {
         self.flow.purged = false;
         events.retain(|seq| self.waits(*seq));
         let convict = self.transaction.as_mut().and_then(|transaction| {
-            transaction.healing = !suspects.is_empty();
+            transaction.healing = failed_letters || !suspects.is_empty();
             transaction.narrowing.aborted(&events, &suspects)
         });
         if let Some(seq) = convict {

@@ -1,0 +1,55 @@
+//! A dead letter as a message: the one that would have been sent, with headers that say what went wrong. Pure.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::table::outcome_name;
+use crate::encode::Message;
+use crate::ports::DeadLetter;
+
+/// Headers of a dead letter, beside those of the message itself.
+pub mod headers {
+    /// What the last attempt said.
+    pub const ERROR: &str = "dead-letter-error";
+    /// `message`, `configuration`, `transient` or `held`.
+    pub const CLASS: &str = "dead-letter-class";
+    /// `not-written` or `unknown`: whether the event may be in its topic all the same.
+    pub const OUTCOME: &str = "dead-letter-outcome";
+    /// Failed attempts.
+    pub const FAILURES: &str = "dead-letter-failures";
+    /// The topic that it was meant for.
+    pub const TOPIC: &str = "dead-letter-topic";
+    /// Its slot.
+    pub const SLOT: &str = "dead-letter-slot";
+    /// Bytes of a payload that the topic does not take; the dead-letter table has it.
+    pub const PAYLOAD_OMITTED: &str = "dead-letter-payload-omitted";
+}
+
+/// The message for this topic. `bare`: without its payload, which the topic does not take.
+pub fn message(letter: &DeadLetter, topic: &Arc<str>, bare: bool) -> Message {
+    let meant = &letter.message;
+    let own = [
+        (headers::ERROR, letter.error.clone()),
+        (headers::CLASS, letter.reason.name().to_owned()),
+        (headers::OUTCOME, outcome_name(letter.outcome).to_owned()),
+        (headers::FAILURES, letter.failures.to_string()),
+        (headers::TOPIC, meant.topic.to_string()),
+        (headers::SLOT, letter.slot.to_string()),
+    ];
+    let own = own
+        .into_iter()
+        .map(|(name, value)| (Arc::from(name), Bytes::from(value)));
+    let mut message = Message {
+        topic: Arc::clone(topic),
+        headers: meant.headers.iter().cloned().chain(own).collect(),
+        ..meant.clone()
+    };
+    if let Some(payload) = message.payload.take_if(|_| bare) {
+        let length = payload.len().to_string();
+        message
+            .headers
+            .push((headers::PAYLOAD_OMITTED.into(), length.into()));
+    }
+    message
+}
