@@ -235,6 +235,7 @@ impl Operator {
                 Some(outcome) => Made {
                     outcome,
                     configuration: None,
+                    secrets_changed: None,
                 },
                 // Kubernetes removes the children; the relays drain as they are stopped.
                 None => return Ok(self.settings.look_every),
@@ -252,6 +253,7 @@ impl Operator {
             placement: relay.spec.placement,
             count: relay.spec.shares,
             configuration: made.configuration.as_deref(),
+            secrets_changed: made.secrets_changed,
             selector: &names::selector_text(&relay.name_any(), relay.spec.placement),
             outcome: &made.outcome,
             shares: &shares,

@@ -6,9 +6,9 @@ mod share;
 
 use crate::child::{Child, Kind};
 use crate::names;
-use crds::RelayConfig;
 use crds::outbox_relay::OutboxRelay;
 use crds::pods::{Placement, ServiceMonitor};
+use crds::{RelayConfig, Timestamp};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ pub struct Settings {
 pub struct References {
     /// Checksum of the keys in use, by Secret.
     pub secrets: BTreeMap<String, String>,
+    /// When the content of one of them was changed last.
+    pub secrets_changed: Option<Timestamp>,
     /// Whether the cluster knows ServiceMonitors.
     pub service_monitors: bool,
 }
@@ -43,6 +45,8 @@ pub struct Children {
     pub shares: Vec<Share>,
     /// Checksum of the configuration that relays are to run with, as they report it.
     pub configuration: String,
+    /// When a Secret that relays run with was changed last.
+    pub secrets_changed: Option<Timestamp>,
 }
 
 /// One share that is wanted.
@@ -104,6 +108,7 @@ pub fn children(
         shared,
         shares,
         configuration: make.config_checksum,
+        secrets_changed: references.secrets_changed,
     })
 }
 

@@ -41,6 +41,7 @@ fn children_of(case: &Case) -> Children {
         look_every: std::time::Duration::from_secs(10),
     };
     let references = References {
+        secrets_changed: None,
         secrets: case.secrets.clone(),
         service_monitors: case.service_monitors,
     };

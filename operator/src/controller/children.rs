@@ -10,8 +10,8 @@ use crate::references::Broken;
 use crate::status::Outcome;
 use crate::validate::validate;
 use crate::watches::RelayPod;
-use crds::RelayConfig;
 use crds::outbox_relay::OutboxRelay;
+use crds::{RelayConfig, Timestamp};
 use kube::ResourceExt;
 use std::sync::atomic::Ordering;
 
@@ -20,6 +20,8 @@ pub(super) struct Made {
     pub(super) outcome: Outcome,
     /// Checksum of the configuration that relays are to run with, if there is a valid one.
     pub(super) configuration: Option<String>,
+    /// When a Secret that relays run with was changed last.
+    pub(super) secrets_changed: Option<Timestamp>,
 }
 
 impl Operator {
@@ -36,6 +38,7 @@ impl Operator {
                 return Made {
                     outcome: stopped.err().unwrap_or(outcome),
                     configuration: None,
+                    secrets_changed: None,
                 };
             }
         };
@@ -43,6 +46,7 @@ impl Operator {
         Made {
             outcome: made.map_or_else(|error| outcome_of(&error), Outcome::Applied),
             configuration: Some(wanted.configuration),
+            secrets_changed: wanted.secrets_changed,
         }
     }
 
