@@ -64,8 +64,7 @@ async fn lag(place: &Place) -> Value {
     place.admin.request(request).await.unwrap()
 }
 
-#[tokio::test]
-async fn shares_follow_the_lag_and_nobody_reads_it_without_permission() {
+pub(crate) async fn shares_follow_the_lag_and_nobody_reads_it_without_permission() {
     let place = Place::new("autoscaling").await;
     let relays = Relays::play(&place).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0")

@@ -21,9 +21,7 @@ const PARALLEL: usize = 32;
 /// How long requests are counted.
 const STEADY: Duration = Duration::from_secs(120);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes; make bench-operator"]
-async fn a_thousand_resources() {
+pub(crate) async fn a_thousand_resources() {
     let dir = scratch("kubernetes-bench");
     start(&dir);
     prepare(&dir).await;

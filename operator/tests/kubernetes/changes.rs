@@ -22,8 +22,7 @@ async fn ready_with(place: &Place, relays: &Relays, shares: u32) {
     relays.forget();
 }
 
-#[tokio::test]
-async fn scaling_starts_the_new_shares_when_the_last_old_one_has_stopped() {
+pub(crate) async fn scaling_starts_the_new_shares_when_the_last_old_one_has_stopped() {
     let place = Place::new("scale").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -96,8 +95,7 @@ async fn until_ready_replicas(place: &Place, wanted: [u64; 2]) {
     }
 }
 
-#[tokio::test]
-async fn a_restart_goes_from_share_to_share_each_ready_before_the_next() {
+pub(crate) async fn a_restart_goes_from_share_to_share_each_ready_before_the_next() {
     let place = Place::new("roll").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -149,8 +147,7 @@ async fn a_restart_goes_from_share_to_share_each_ready_before_the_next() {
     assert_eq!(relays.happened(), expected);
 }
 
-#[tokio::test]
-async fn a_broken_reference_leaves_what_runs_and_a_rotated_secret_rolls_it() {
+pub(crate) async fn a_broken_reference_leaves_what_runs_and_a_rotated_secret_rolls_it() {
     let place = Place::new("secrets").await;
     let relays = Relays::play(&place).await;
     let operator = operator(&place, relays.port, "one").await;
@@ -218,8 +215,7 @@ async fn a_broken_reference_leaves_what_runs_and_a_rotated_secret_rolls_it() {
     }
 }
 
-#[tokio::test]
-async fn what_only_a_relay_sees_to_be_wrong_stops_at_the_first_share() {
+pub(crate) async fn what_only_a_relay_sees_to_be_wrong_stops_at_the_first_share() {
     let place = Place::new("unfit").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -263,8 +259,7 @@ async fn what_only_a_relay_sees_to_be_wrong_stops_at_the_first_share() {
     place.until_ready("orders").await;
 }
 
-#[tokio::test]
-async fn what_only_the_operator_sees_to_be_wrong_becomes_a_condition() {
+pub(crate) async fn what_only_the_operator_sees_to_be_wrong_becomes_a_condition() {
     let place = Place::new("invalid").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -294,8 +289,7 @@ async fn what_only_the_operator_sees_to_be_wrong_becomes_a_condition() {
     assert_eq!(relays.happened(), [], "back to what runs: nothing restarts");
 }
 
-#[tokio::test]
-async fn pausing_stops_all_shares_and_resuming_starts_them() {
+pub(crate) async fn pausing_stops_all_shares_and_resuming_starts_them() {
     let place = Place::new("pause").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;

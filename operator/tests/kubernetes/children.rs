@@ -1,6 +1,6 @@
 //! What the operator makes: children as they must be, kept so, and nothing of anybody else's.
 
-use crate::cluster::{Place, condition, minimal, names_of};
+use crate::cluster::{Place, condition, minimal, names_of, until};
 use crate::played::Relays;
 use crate::running::operator;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -27,8 +27,7 @@ async fn until_nothing_is_left(place: &Place) {
     }
 }
 
-#[tokio::test]
-async fn five_fields_become_a_relay_that_is_ready_and_deletion_leaves_nothing() {
+pub(crate) async fn five_fields_become_a_relay_that_is_ready_and_deletion_leaves_nothing() {
     let place = Place::new("five-fields").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -101,8 +100,7 @@ async fn five_fields_become_a_relay_that_is_ready_and_deletion_leaves_nothing() 
     until_nothing_is_left(&place).await;
 }
 
-#[tokio::test]
-async fn what_belongs_to_somebody_else_is_not_touched() {
+pub(crate) async fn what_belongs_to_somebody_else_is_not_touched() {
     let place = Place::new("foreign").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -143,8 +141,7 @@ async fn what_belongs_to_somebody_else_is_not_touched() {
     place.until_ready("orders").await;
 }
 
-#[tokio::test]
-async fn children_that_others_change_or_remove_become_as_they_must_be() {
+pub(crate) async fn children_that_others_change_or_remove_become_as_they_must_be() {
     let place = Place::new("drift").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -168,22 +165,7 @@ async fn children_that_others_change_or_remove_become_as_they_must_be() {
         .patch(name, &by_hand.force(), &Patch::Apply(&edit))
         .await
         .unwrap();
-    let until = |what: &'static str, wanted: fn(&Value) -> bool| {
-        let deployments = deployments.clone();
-        async move {
-            let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
-            loop {
-                let now = deployments.get_opt(name).await.unwrap();
-                let now = serde_json::to_value(now).unwrap();
-                if wanted(&now) {
-                    return;
-                }
-                assert!(tokio::time::Instant::now() < deadline, "{what}: {now}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
-    };
-    until("the edit is taken back", |now| {
+    until(&deployments, name, "what the operator wants", |now| {
         now["spec"]["replicas"] == 1
             && now["spec"]["template"]["spec"]["containers"][0]["image"] == "relay:test"
     })
@@ -194,19 +176,15 @@ async fn children_that_others_change_or_remove_become_as_they_must_be() {
         .delete("orders-relay", &DeleteParams::default())
         .await
         .unwrap();
-    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
-    while services.get_opt("orders-relay").await.unwrap().is_none() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the Service did not come back"
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    until(&services, "orders-relay", "there again", |now| {
+        !now.is_null() && now["metadata"]["deletionTimestamp"].is_null()
+    })
+    .await;
     deployments
         .delete(name, &DeleteParams::background())
         .await
         .unwrap();
-    until("the share comes back", |now| {
+    until(&deployments, name, "there again", |now| {
         !now.is_null() && now["metadata"]["deletionTimestamp"].is_null()
     })
     .await;

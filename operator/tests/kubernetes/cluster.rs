@@ -1,19 +1,25 @@
 //! One control plane for all tests of this binary; a namespace each.
 
+use futures::StreamExt;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, ServiceAccount};
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
+use kube::runtime::watcher::watch_object;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Command;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// Long enough for a busy build machine; what takes this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Before a watch that was interrupted goes on.
+pub(crate) const AGAIN: Duration = Duration::from_millis(200);
 
 static CLUSTER: OnceCell<PathBuf> = OnceCell::const_new();
 
@@ -119,21 +125,7 @@ impl Place {
 
     /// Waits until the resource is as `wanted` says.
     pub(crate) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while tokio::time::Instant::now() < deadline {
-            if let Ok(Some(relay)) = self.relays().get_opt(name).await {
-                last = serde_json::to_value(&relay).unwrap();
-                if wanted(&last) {
-                    return last;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!(
-            "{name} did not become {what}:\n{}",
-            serde_json::to_string_pretty(&last["status"]).unwrap()
-        );
+        until(&self.relays(), name, what, wanted).await
     }
 
     pub(crate) async fn until_ready(&self, name: &str) -> Value {
@@ -144,6 +136,43 @@ impl Place {
         })
         .await
     }
+}
+
+/// Follows an object by a watch until it is as `wanted` says; one that is not there is null.
+pub(crate) async fn until(
+    api: &Api<DynamicObject>,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let mut last = Value::Null;
+    let waited = tokio::time::timeout(PATIENCE, async {
+        let mut states = pin!(watch_object(api.clone(), name));
+        loop {
+            match states.next().await {
+                Some(Ok(state)) => {
+                    last = serde_json::to_value(state).unwrap();
+                    if wanted(&last) {
+                        return;
+                    }
+                }
+                // The API server is away, or has no time.
+                Some(Err(_)) | None => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    });
+    if waited.await.is_err() {
+        let shown = if last["status"].is_null() {
+            &last
+        } else {
+            &last["status"]
+        };
+        panic!(
+            "{name} did not become {what}:\n{}",
+            serde_json::to_string_pretty(shown).unwrap()
+        );
+    }
+    last
 }
 
 /// The status of the whole specification is reported.
@@ -221,25 +250,10 @@ pub(crate) async fn prepare_with(dir: &Path, definition: &str) {
         admin.clone(),
         &resource("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
     );
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let crd = crds.get("outboxrelays.outboxrelay.dev").await.unwrap();
-        let conditions = crd.data["status"]["conditions"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        if conditions
-            .iter()
-            .any(|one| one["type"] == "Established" && one["status"] == "True")
-        {
-            break;
-        }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "not established: {conditions:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until(&crds, "outboxrelays.outboxrelay.dev", "established", |crd| {
+        condition(crd, "Established").0 == "True"
+    })
+    .await;
     let node: Node = serde_json::from_value(json!({"metadata": {"name": "played"}})).unwrap();
     let nodes: Api<Node> = Api::all(admin.clone());
     nodes

@@ -4,8 +4,7 @@
 use crate::cluster::{Place, apply_any, documents, minimal, repository};
 use serde_json::{Value, json};
 
-#[tokio::test]
-async fn every_sample_is_accepted() {
+pub(crate) async fn every_sample_is_accepted() {
     let place = Place::new("shop").await;
     let mut samples = 0;
     for entry in std::fs::read_dir(repository().join("deploy/samples")).unwrap() {
@@ -43,8 +42,7 @@ fn merge(into: &mut Value, change: &Value) {
     }
 }
 
-#[tokio::test]
-async fn envelopes_that_do_not_fit_together_are_refused() {
+pub(crate) async fn envelopes_that_do_not_fit_together_are_refused() {
     let place = Place::new("refused-envelopes").await;
     for (spec, expected) in [
         (
@@ -77,8 +75,7 @@ async fn envelopes_that_do_not_fit_together_are_refused() {
     }
 }
 
-#[tokio::test]
-async fn what_is_wrong_is_refused_with_what_would_be_right() {
+pub(crate) async fn what_is_wrong_is_refused_with_what_would_be_right() {
     let place = Place::new("refused").await;
     for (spec, expected) in [
         (json!({"shares": 0}), "should be greater than or equal to 1"),
@@ -150,8 +147,7 @@ async fn what_is_wrong_is_refused_with_what_would_be_right() {
     }
 }
 
-#[tokio::test]
-async fn names_that_fit_no_service_and_what_is_missing_are_refused() {
+pub(crate) async fn names_that_fit_no_service_and_what_is_missing_are_refused() {
     let place = Place::new("misnamed").await;
     let long = "o".repeat(58);
     for name in ["orders.eu", "1orders", long.as_str()] {
@@ -167,8 +163,7 @@ async fn names_that_fit_no_service_and_what_is_missing_are_refused() {
     assert!(message.contains("spec.source.table: Required value"), "{message}");
 }
 
-#[tokio::test]
-async fn what_is_the_key_of_progress_cannot_change() {
+pub(crate) async fn what_is_the_key_of_progress_cannot_change() {
     let place = Place::new("immutable").await;
     place.apply(&minimal("orders")).await.unwrap();
     for (change, expected) in [

@@ -1,6 +1,6 @@
 //! The end of resources: state stays unless it is to go, and what keeps it from going is told.
 
-use crate::cluster::{Place, condition, minimal, names_of};
+use crate::cluster::{Place, condition, minimal, names_of, until};
 use crate::played::Relays;
 use crate::running::{operator, operator_with};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -14,20 +14,11 @@ fn to_delete() -> Value {
 }
 
 async fn until_job(place: &Place) -> Value {
-    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
-    loop {
-        if let Some(job) = place
-            .api("batch/v1", "Job")
-            .get_opt("orders-relay")
-            .await
-            .unwrap()
-            && job.metadata.deletion_timestamp.is_none()
-        {
-            return serde_json::to_value(job).unwrap();
-        }
-        assert!(tokio::time::Instant::now() < deadline, "no Job");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let jobs = place.api("batch/v1", "Job");
+    until(&jobs, "orders-relay", "a Job", |job| {
+        !job.is_null() && job["metadata"]["deletionTimestamp"].is_null()
+    })
+    .await
 }
 
 /// Says how the Job's pod ended, as a kubelet would.
@@ -50,14 +41,7 @@ async fn end_pods_of_job(place: &Place, exit_code: i64, said: &str) {
 }
 
 async fn until_gone(place: &Place) {
-    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
-    while place.relays().get_opt("orders").await.unwrap().is_some() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the resource is still there"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    place.until("orders", "nothing", Value::is_null).await;
 }
 
 async fn delete(place: &Place) {
@@ -68,8 +52,7 @@ async fn delete(place: &Place) {
         .unwrap();
 }
 
-#[tokio::test]
-async fn only_a_resource_whose_state_is_to_go_has_a_finalizer() {
+pub(crate) async fn only_a_resource_whose_state_is_to_go_has_a_finalizer() {
     let place = Place::new("finalizer").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -99,8 +82,7 @@ async fn only_a_resource_whose_state_is_to_go_has_a_finalizer() {
     assert_eq!(names_of(&place, "batch/v1", "Job").await, [] as [&str; 0]);
 }
 
-#[tokio::test]
-async fn state_goes_by_a_job_after_the_relays_have_stopped() {
+pub(crate) async fn state_goes_by_a_job_after_the_relays_have_stopped() {
     let place = Place::new("state-goes").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -154,8 +136,7 @@ async fn state_goes_by_a_job_after_the_relays_have_stopped() {
     }
 }
 
-#[tokio::test]
-async fn a_job_that_fails_is_told_of_and_there_is_a_way_out() {
+pub(crate) async fn a_job_that_fails_is_told_of_and_there_is_a_way_out() {
     let place = Place::new("state-stays").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -189,8 +170,7 @@ async fn a_job_that_fails_is_told_of_and_there_is_a_way_out() {
     until_gone(&place).await;
 }
 
-#[tokio::test]
-async fn a_namespace_that_is_deleted_is_not_held_up() {
+pub(crate) async fn a_namespace_that_is_deleted_is_not_held_up() {
     let place = Place::new("namespace-goes").await;
     let relays = Relays::play(&place).await;
     // With rights in all namespaces: those in one go with it, and whoever loses them can remove no finalizer.

@@ -5,8 +5,7 @@ use crate::played::Relays;
 use crate::running::{operator, operator_with};
 use serde_json::json;
 
-#[tokio::test]
-async fn when_the_leader_is_killed_another_one_takes_over() {
+pub(crate) async fn when_the_leader_is_killed_another_one_takes_over() {
     let place = Place::new("failover").await;
     let relays = Relays::play(&place).await;
     let mut first = operator(&place, relays.port, "first").await;
@@ -35,8 +34,7 @@ async fn when_the_leader_is_killed_another_one_takes_over() {
     );
 }
 
-#[tokio::test]
-async fn while_the_api_server_is_away_relays_run_on_and_afterwards_an_operator_works() {
+pub(crate) async fn while_the_api_server_is_away_relays_run_on_and_afterwards_an_operator_works() {
     // A control plane of its own: other tests need theirs, and this operator looks after all namespaces.
     let dir = scratch("kubernetes-outage");
     start(&dir);

@@ -1,20 +1,25 @@
 //! Plays what a control plane without nodes lacks: pods of relays begin to run, answer `/status`, and stop when they
 //! are deleted. Each pod gets an address of its own of the loopback network.
 
-use crate::cluster::Place;
-use crds::RelayStatus;
+use crate::cluster::{AGAIN, Place};
 use crds::relay_status::{BreakerState, DataEvent, DataEventKind, Phase};
+use crds::{RelayStatus, Timestamp};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::runtime::reflector::store;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// How relays behave.
@@ -64,10 +69,28 @@ pub(crate) enum Happened {
 #[derive(Clone)]
 pub(crate) struct Relays {
     pub(crate) port: u16,
-    script: Arc<Mutex<Script>>,
-    happened: Arc<Mutex<Vec<Happened>>>,
-    questions: Arc<AtomicU32>,
+    stage: Arc<Stage>,
     _tasks: Arc<JoinSet<()>>,
+}
+
+/// What the test says, and what it sees.
+#[derive(Default)]
+struct Stage {
+    script: Mutex<Script>,
+    /// Told when the script has changed.
+    changed: Notify,
+    happened: Mutex<Vec<Happened>>,
+    questions: AtomicU32,
+}
+
+impl Stage {
+    fn now(&self) -> Script {
+        self.script.lock().unwrap().clone()
+    }
+
+    fn happens(&self, what: Happened) {
+        self.happened.lock().unwrap().push(what);
+    }
 }
 
 /// Share of a pod whose relay is a sidecar.
@@ -76,162 +99,162 @@ const AUTO: &str = "auto";
 /// Distinguishes the addresses of all pods of this process.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-struct Running {
-    share: String,
-    process: String,
-    /// Ends the answers.
-    _answers: JoinSet<()>,
-}
+/// What the API server did not take is told again after this time.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 impl Relays {
     pub(crate) async fn play(place: &Place) -> Self {
-        let script = Arc::<Mutex<Script>>::default();
-        let happened = Arc::<Mutex<Vec<Happened>>>::default();
+        let stage = Arc::<Stage>::default();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
-        let pods: Api<Pod> = Api::namespaced(place.admin.clone(), &place.namespace);
-        let mut tasks = JoinSet::new();
-        let questions = Arc::<AtomicU32>::default();
-        tasks.spawn(play(
-            pods,
+        let kubelet = Kubelet {
+            pods: Api::namespaced(place.admin.clone(), &place.namespace),
             port,
-            script.clone(),
-            happened.clone(),
-            questions.clone(),
-        ));
+            stage: stage.clone(),
+            running: HashMap::new(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(kubelet.play());
         Self {
             port,
-            script,
-            happened,
-            questions,
+            stage,
             _tasks: Arc::new(tasks),
         }
     }
 
     pub(crate) fn script(&self, change: impl FnOnce(&mut Script)) {
-        change(&mut self.script.lock().unwrap());
+        change(&mut self.stage.script.lock().unwrap());
+        self.stage.changed.notify_one();
     }
 
     pub(crate) fn happened(&self) -> Vec<Happened> {
-        self.happened.lock().unwrap().clone()
+        self.stage.happened.lock().unwrap().clone()
     }
 
     /// How often relays were asked.
     pub(crate) fn questions(&self) -> u32 {
-        self.questions.load(Ordering::Relaxed)
+        self.stage.questions.load(Ordering::Relaxed)
     }
 
     pub(crate) fn forget(&self) {
-        self.happened.lock().unwrap().clear();
+        self.stage.happened.lock().unwrap().clear();
     }
 }
 
-async fn play(
+/// A pod that runs.
+struct Running {
+    share: String,
+    process: String,
+    address: Ipv4Addr,
+    /// Ends the answers.
+    _answers: JoinSet<()>,
+}
+
+struct Kubelet {
     pods: Api<Pod>,
     port: u16,
-    script: Arc<Mutex<Script>>,
-    happened: Arc<Mutex<Vec<Happened>>>,
-    questions: Arc<AtomicU32>,
-) {
-    let mut running: HashMap<String, Running> = HashMap::new();
-    loop {
-        let Ok(list) = pods.list(&ListParams::default()).await else {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            continue;
-        };
-        for pod in list.items {
-            let now = script.lock().unwrap().clone();
-            if !pod.labels().contains_key("outboxrelay.dev/relay") {
-                continue;
+    stage: Arc<Stage>,
+    /// By UID.
+    running: HashMap<String, Running>,
+}
+
+impl Kubelet {
+    /// Looks after all pods of relays when one of them or the script has changed.
+    async fn play(mut self) {
+        let (seen, writer) = store();
+        let config = watcher::Config::default().labels("outboxrelay.dev/relay");
+        let mut events = pin!(watcher(self.pods.clone(), config).reflect(writer));
+        let stage = self.stage.clone();
+        loop {
+            tokio::select! {
+                event = events.next() => if !matches!(event, Some(Ok(_))) {
+                    tokio::time::sleep(AGAIN).await;
+                },
+                () = stage.changed.notified() => {}
+                () = tokio::time::sleep(TELL_AGAIN) => {}
             }
-            let share = pod.labels().get("outboxrelay.dev/share").cloned();
-            let share = share.unwrap_or_else(|| AUTO.to_owned());
-            let uid = pod.uid().unwrap();
-            if pod.metadata.deletion_timestamp.is_some() {
-                if !now.hold_drain {
-                    if let Some(ended) = running.remove(&uid) {
-                        let sidecars = &mut script.lock().unwrap().sidecars;
-                        sidecars.retain(|process| *process != ended.process);
-                    }
-                    let gone = pods
-                        .delete(&pod.name_any(), &DeleteParams::default().grace_period(0))
-                        .await;
-                    if gone.is_ok() {
-                        happened.lock().unwrap().push(Happened::Stopped(share));
-                    }
-                }
-            } else if pod
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.node_name.as_ref())
-                .is_none()
-                || now.pending.contains(&share)
-            {
-                // The scheduler, or the script, has not decided yet.
-            } else if let Some(known) = running.get(&uid) {
-                let ready = now.is_ready(&known.share);
-                set_status(&pods, &pod, None, ready).await;
-            } else {
-                let number = NEXT.fetch_add(1, Ordering::Relaxed);
-                let address = Ipv4Addr::new(127, 90, (number / 250) as u8, (number % 250 + 1) as u8);
-                let listener = TcpListener::bind((address, port)).await.unwrap();
-                let mut answers = JoinSet::new();
-                let process = format!("{number:08}");
-                answers.spawn(answer(
-                    listener,
-                    share.clone(),
-                    process.clone(),
-                    script.clone(),
-                    questions.clone(),
-                ));
-                if share == AUTO {
-                    script.lock().unwrap().sidecars.push(process.clone());
-                }
-                set_status(&pods, &pod, Some(address), now.is_ready(&share)).await;
-                happened.lock().unwrap().push(Happened::Started(share.clone()));
-                let _answers = answers;
-                running.insert(
-                    uid,
-                    Running {
-                        share,
-                        process,
-                        _answers,
-                    },
-                );
+            let mut pods = seen.state();
+            pods.sort_by_key(|pod| pod.name_any());
+            for pod in pods {
+                self.look_after(&pod).await;
             }
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    async fn look_after(&mut self, pod: &Pod) {
+        let script = self.stage.now();
+        let share = pod.labels().get("outboxrelay.dev/share").cloned();
+        let share = share.unwrap_or_else(|| AUTO.to_owned());
+        let uid = pod.uid().unwrap();
+        if pod.metadata.deletion_timestamp.is_some() {
+            if !script.hold_drain {
+                self.stop(pod, &uid, share).await;
+            }
+            return;
+        }
+        let is_scheduled = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        if !self.running.contains_key(&uid) {
+            if !is_scheduled || script.pending.contains(&share) {
+                return;
+            }
+            let running = self.start(&share).await;
+            self.running.insert(uid.clone(), running);
+            self.stage.happens(Happened::Started(share.clone()));
+        }
+        let running = &self.running[&uid];
+        set_status(&self.pods, pod, running.address, script.is_ready(&running.share)).await;
+    }
+
+    async fn start(&self, share: &str) -> Running {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = Ipv4Addr::new(127, 90, (number / 250) as u8, (number % 250 + 1) as u8);
+        let listener = TcpListener::bind((address, self.port)).await.unwrap();
+        let process = format!("{number:08}");
+        let started = k8s_openapi::jiff::Timestamp::now().to_string().parse().unwrap();
+        let (of, named, stage) = (share.to_owned(), process.clone(), self.stage.clone());
+        let mut answers = JoinSet::new();
+        answers.spawn(answer(listener, of, named, started, stage));
+        if share == AUTO {
+            self.stage.script.lock().unwrap().sidecars.push(process.clone());
+        }
+        Running {
+            share: share.to_owned(),
+            process,
+            address,
+            _answers: answers,
+        }
+    }
+
+    async fn stop(&mut self, pod: &Pod, uid: &str, share: String) {
+        if let Some(ended) = self.running.remove(uid) {
+            let sidecars = &mut self.stage.script.lock().unwrap().sidecars;
+            sidecars.retain(|process| *process != ended.process);
+        }
+        let now = DeleteParams::default().grace_period(0);
+        if self.pods.delete(&pod.name_any(), &now).await.is_ok() {
+            self.stage.happens(Happened::Stopped(share));
+        }
     }
 }
 
 /// What a kubelet would say; only when it is something new.
-async fn set_status(pods: &Api<Pod>, pod: &Pod, address: Option<Ipv4Addr>, ready: bool) {
+async fn set_status(pods: &Api<Pod>, pod: &Pod, address: Ipv4Addr, ready: bool) {
     let wanted = if ready { "True" } else { "False" };
-    let known = pod.status.as_ref().and_then(|status| {
-        let conditions = status.conditions.as_ref()?;
-        Some(
-            conditions
-                .iter()
-                .find(|condition| condition.type_ == "Ready")?
-                .status
-                .clone(),
-        )
-    });
-    if address.is_none() && known.as_deref() == Some(wanted) {
+    let known = pod.status.clone().unwrap_or_default();
+    let mut conditions = known.conditions.iter().flatten();
+    let is_known = conditions.any(|condition| condition.type_ == "Ready" && condition.status == wanted);
+    if is_known && known.pod_ip == Some(address.to_string()) {
         return;
     }
-    let mut status = json!({
+    let patch = Patch::Strategic(json!({"status": {
         "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
         "conditions": [{"type": "Ready", "status": wanted, "lastTransitionTime": k8s_openapi::jiff::Timestamp::now()}],
-    });
-    if let Some(address) = address {
-        status["podIP"] = json!(address);
-        status["podIPs"] = json!([{"ip": address}]);
-    }
-    let patch = Patch::Strategic(json!({"status": status}));
+    }}));
     // A pod may be gone by now.
     let _ = pods
         .patch_status(&pod.name_any(), &PatchParams::default(), &patch)
@@ -242,13 +265,13 @@ async fn answer(
     listener: TcpListener,
     share: String,
     process: String,
-    script: Arc<Mutex<Script>>,
-    questions: Arc<AtomicU32>,
+    started: Timestamp,
+    stage: Arc<Stage>,
 ) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
-        questions.fetch_add(1, Ordering::Relaxed);
-        let now = script.lock().unwrap().clone();
+        stage.questions.fetch_add(1, Ordering::Relaxed);
+        let now = stage.now();
         let (share, process) = (share.clone(), process.clone());
         tokio::spawn(async move {
             if now.silent.contains(&share) {
@@ -257,7 +280,11 @@ async fn answer(
             }
             let mut request = [0; 2048];
             let _ = stream.read(&mut request).await;
-            let body = serde_json::to_string(&status(&share, &process, &now)).unwrap();
+            let body = serde_json::to_string(&RelayStatus {
+                started,
+                ..status(&share, &process, &now)
+            })
+            .unwrap();
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
                 body.len()

@@ -43,8 +43,7 @@ fn writes(requests: &BTreeMap<String, usize>) -> usize {
 }
 
 /// An operator that looks ten times as often as it would: a minute is ten of its minutes.
-#[tokio::test]
-async fn in_ten_minutes_without_a_change_nothing_is_written() {
+pub(crate) async fn in_ten_minutes_without_a_change_nothing_is_written() {
     let place = Place::new("silence").await;
     let relays = Relays::play(&place).await;
     let arguments = [
@@ -102,8 +101,7 @@ async fn in_ten_minutes_without_a_change_nothing_is_written() {
     assert!((5..=12).contains(&reads), "{reads} reads of one Secret");
 }
 
-#[tokio::test]
-async fn under_load_a_status_is_written_once_in_ten_seconds() {
+pub(crate) async fn under_load_a_status_is_written_once_in_ten_seconds() {
     let place = Place::new("load").await;
     let relays = Relays::play(&place).await;
     let arguments = ["--namespace", &place.namespace, "--look-milliseconds", "500"];

@@ -3,7 +3,7 @@
 use crate::cluster::{Place, apply_any, condition, documents, minimal, names_of};
 use crate::played::{Happened, Relays};
 use crate::running::operator;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -25,6 +25,16 @@ fn stopped_sidecar() -> Happened {
     Happened::Stopped("auto".to_owned())
 }
 
+/// The first one that runs owns all slots, so that the resource is ready before the others are.
+async fn until_all_run(place: &Place) -> Value {
+    let all = |relay: &Value| {
+        relay["status"]["readyShares"] == 3
+            && condition(relay, "Ready").0 == "True"
+            && condition(relay, "Reconciling").0 == "False"
+    };
+    place.until("orders", "ready with three sidecars", all).await
+}
+
 async fn until_names(place: &Place, api_version: &str, kind: &str, expected: &[&str]) {
     let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
     loop {
@@ -37,8 +47,7 @@ async fn until_names(place: &Place, api_version: &str, kind: &str, expected: &[&
     }
 }
 
-#[tokio::test]
-async fn the_applications_pods_are_found_configured_and_told_of() {
+pub(crate) async fn the_applications_pods_are_found_configured_and_told_of() {
     let place = Place::new("sidecar").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -69,13 +78,9 @@ async fn the_applications_pods_are_found_configured_and_told_of() {
     assert_eq!(loaded.identity, "sidecar.orders");
 
     application(&place).await;
-    let ready = place.until_ready("orders").await;
+    let ready = until_all_run(&place).await;
     let status = &ready["status"];
-    assert_eq!(
-        (&status["shares"], &status["readyShares"]),
-        (&json!(3), &json!(3)),
-        "{status}"
-    );
+    assert_eq!(status["shares"], 3, "{status}");
     assert_eq!(status["selector"], "outboxrelay.dev/relay=orders");
     let slots: u64 = status["shareStatuses"]
         .as_array()
@@ -97,8 +102,38 @@ async fn the_applications_pods_are_found_configured_and_told_of() {
     assert_eq!(relays.happened(), []);
 }
 
-#[tokio::test]
-async fn from_one_placement_to_the_other_the_former_drains_first() {
+/// The pods belong to the application: that they still run with the former Secret is only told.
+pub(crate) async fn a_rotated_secret_makes_sidecars_outdated_until_they_are_restarted() {
+    let place = Place::new("sidecar-secret").await;
+    let relays = Relays::play(&place).await;
+    let _operator = operator(&place, relays.port, "one").await;
+    let secret = |password: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "scylla", "namespace": "sidecar-secret"},
+            "stringData": {"username": "relay", "password": password}})
+    };
+    apply_any(&place.admin, &secret("first")).await;
+    let mut relay = sidecar();
+    relay["spec"]["source"]["credentialsSecretRef"] = json!({"name": "scylla"});
+    place.apply(&relay).await.unwrap();
+    application(&place).await;
+    until_all_run(&place).await;
+    // The API server notes the time of a change in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    relays.forget();
+    apply_any(&place.admin, &secret("second")).await;
+    let outdated = |relay: &Value| condition(relay, "Reconciling") == ("True", "SidecarsOutdated");
+    place.until("orders", "outdated", outdated).await;
+    assert_eq!(relays.happened(), []);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let pods = place.api("v1", "Pod");
+    let all = DeleteParams::default();
+    pods.delete_collection(&all, &ListParams::default())
+        .await
+        .unwrap();
+    until_all_run(&place).await;
+}
+
+pub(crate) async fn from_one_placement_to_the_other_the_former_drains_first() {
     let place = Place::new("placement").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;

@@ -21,8 +21,7 @@ async fn events(place: &Place, reason: &str) -> Vec<DynamicObject> {
         .collect()
 }
 
-#[tokio::test]
-async fn what_relays_say_and_do_not_say_is_told() {
+pub(crate) async fn what_relays_say_and_do_not_say_is_told() {
     let place = Place::new("truth").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -86,8 +85,7 @@ async fn what_relays_say_and_do_not_say_is_told() {
     );
 }
 
-#[tokio::test]
-async fn nothing_new_is_not_written_and_numbers_are_written_rarely() {
+pub(crate) async fn nothing_new_is_not_written_and_numbers_are_written_rarely() {
     let place = Place::new("quiet").await;
     let relays = Relays::play(&place).await;
     let _operator = operator(&place, relays.port, "one").await;
@@ -114,8 +112,7 @@ async fn nothing_new_is_not_written_and_numbers_are_written_rarely() {
     assert!((2..=4).contains(&versions.len()), "{versions:?}");
 }
 
-#[tokio::test]
-async fn a_data_event_becomes_one_kubernetes_event_also_across_a_restart() {
+pub(crate) async fn a_data_event_becomes_one_kubernetes_event_also_across_a_restart() {
     let place = Place::new("events").await;
     let relays = Relays::play(&place).await;
     let mut first = operator(&place, relays.port, "one").await;

@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 /// One file per released form of the definition; none is ever removed as long as resources of it may exist.
 const OLDER: &[&str] = &["operator/tests/kubernetes/older/outboxrelays-1.yaml"];
 
-#[tokio::test]
-async fn resources_of_every_older_definition_go_on_with_the_present_one() {
+pub(crate) async fn resources_of_every_older_definition_go_on_with_the_present_one() {
     for older in OLDER {
         let dir = scratch("kubernetes-upgrade");
         start(&dir);
