@@ -107,9 +107,9 @@ fn committed(file: &str, wanted: &str) {
 }
 
 /// A template as a plain manifest: without what only Helm needs.
-fn plain(name: &str) -> String {
+fn plain(name: &str, values: &[&str]) -> String {
     let file = format!("templates/{name}.yaml");
-    let output = template(&["--show-only", &file]);
+    let output = template(&[&["--show-only", &file], &set(values)[..]].concat());
     assert!(
         output.status.success(),
         "{}",
@@ -133,11 +133,26 @@ fn plain_manifests_are_what_the_chart_makes() {
     let rights = "# What the operator may do, and nothing more. Rendered from charts/outbox-relay; `make generate` \
                   rewrites it.\n#\n# This is for all namespaces. The chart with watchNamespace=NAME renders the \
                   rights for one.\n";
+    let metrics = "# Optional: the relays' lag as an external metric, for HorizontalPodAutoscalers. Rendered from \
+                   charts/outbox-relay; `make\n# generate` rewrites it. A cluster has one server of external metrics: \
+                   where KEDA or prometheus-adapter is that server,\n# leave this out and let them scale by the \
+                   relays' metric outbox_relay_source_lag_seconds. After this file:\n#\n#   kubectl -n \
+                   outbox-relay-system set env deployment/outbox-relay-operator \
+                   EXTERNAL_METRICS_LISTEN=0.0.0.0:6443\n#\n# Delete what this file makes before the operator: an \
+                   APIService without its server keeps namespaces from being deleted.\n#\n";
     committed(
         "deploy/operator/operator.yaml",
-        &format!("{operator}{namespace}{}", plain("operator")),
+        &format!("{operator}{namespace}{}", plain("operator", &[])),
     );
-    committed("deploy/operator/rbac.yaml", &format!("{rights}{}", plain("rbac")));
+    committed(
+        "deploy/operator/rbac.yaml",
+        &format!("{rights}{}", plain("rbac", &[])),
+    );
+    let enabled = plain("external-metrics", &["externalMetrics.enabled=true"]);
+    committed(
+        "deploy/operator/external-metrics.yaml",
+        &format!("{metrics}{enabled}"),
+    );
 }
 
 #[test]
