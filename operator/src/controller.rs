@@ -56,6 +56,9 @@ pub enum PassError {
 }
 
 impl PassError {
+    /// All values of the label `category`.
+    pub(crate) const CATEGORIES: [&str; 4] = ["child", "report", "finalizer", "panic"];
+
     fn category(&self) -> &'static str {
         match self {
             Self::Child(_) => "child",

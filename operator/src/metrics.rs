@@ -1,5 +1,6 @@
 //! What the operator counts. Names, labels and help texts stand here.
 
+use crate::controller::PassError;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
@@ -9,7 +10,7 @@ pub struct Metrics {
     registry: Registry,
     /// Passes over a resource.
     pub reconcile_seconds: Histogram,
-    /// Failed passes by category: `api`, `child`, `panic`.
+    /// Failed passes by category.
     pub reconcile_errors: IntCounterVec,
     /// Passes that run.
     pub reconciling: IntGauge,
@@ -62,9 +63,14 @@ impl Metrics {
         );
         let reconcile_seconds = Histogram::with_opts(options.buckets(buckets))?;
         registry.register(Box::new(reconcile_seconds.clone()))?;
+        let reconcile_errors = counters("reconcile_errors_total", "Passes that failed", "category")?;
+        // At zero, so that the first one is an increase.
+        for category in PassError::CATEGORIES {
+            reconcile_errors.with_label_values(&[category]);
+        }
         Ok(Self {
             reconcile_seconds,
-            reconcile_errors: counters("reconcile_errors_total", "Passes that failed", "category")?,
+            reconcile_errors,
             reconciling: gauge("reconciling", "Passes that run now")?,
             queue: gauge("queue_length", "Triggers from watches that no pass has taken up")?,
             applies: counters("applies_total", "Requests that made a child true", "kind")?,
