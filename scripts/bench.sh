@@ -3,14 +3,14 @@
 #                 first drains of a full log, then a steady load. Table on stdout, JSON in $OUTBOX_CACHE/run/bench/bench.json
 #
 #   ROUNDS=5 EVENTS=1000000     drains, and events of each
-#   RATE=2000 STEADY_SECONDS=60 the steady load; 0 seconds: none
+#   RATE=2000 STEADY_SECONDS=240 the steady load, longer than the horizon so that its ids are all there; 0 seconds: none
 #   WARM=500000                 messages that the broker gets before anything is measured, at least
 #   PROFILE=release             the build; dev for trying the benchmark itself
 #   RELAY=no                    only the baselines
 #
 # The sandbox and one broker of its own; nothing else should run. Latencies: every process reads the same clock.
 set -euo pipefail
-COMMAND="make bench ROUNDS=${ROUNDS:=5} EVENTS=${EVENTS:=1000000} RATE=${RATE:=2000} STEADY_SECONDS=${STEADY_SECONDS:=60}"
+COMMAND="make bench ROUNDS=${ROUNDS:=5} EVENTS=${EVENTS:=1000000} RATE=${RATE:=2000} STEADY_SECONDS=${STEADY_SECONDS:=240}"
 COMMAND+=" WARM=${WARM:=500000} PROFILE=${PROFILE:=release}"
 [[ -z ${SCYLLA:-}${KAFKA:-} ]] || { echo "bench.sh: SCYLLA and KAFKA cannot be chosen: their CPU time is part of it" >&2; exit 1; }
 source "$(dirname "${BASH_SOURCE[0]}")/stack.sh"
