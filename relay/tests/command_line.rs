@@ -170,7 +170,20 @@ async fn check_finds_what_is_unfit_and_names_the_fix() {
         "keep their order",
         "error    sink.topic",
     ];
+    let printed = output(relay(&["schema", "--keyspace", "app", "--table", "outbox"])).await;
+    // This is one node.
+    let printed = String::from_utf8(printed.stdout)
+        .unwrap()
+        .replace("'replication_factor': 3", "'replication_factor': 1");
+    let lines: Vec<_> = printed.lines().filter(|line| !line.starts_with("--")).collect();
+    let printed = lines.join("\n");
+    let printed: Vec<_> = printed
+        .split(';')
+        .map(str::trim)
+        .filter(|statement| !statement.is_empty())
+        .collect();
     tokio::join!(
+        check(&printed, false, &fit),
         check(&[], false, &no_table),
         check(&[OUTBOX], false, &no_cdc),
         check(&keys_only, false, &["hides column payload"]),
