@@ -200,9 +200,11 @@ run_part() {
         --authorization-mode=Node,RBAC --enable-admission-plugins=OwnerReferencesPermissionEnforcement
       ;;
     controller-manager)
-      # Without a kubelet nobody renews nodes, so they count as alive for a day. Autoscalers are asked often, and nothing
+      # Without a kubelet nobody renews nodes, so they count as alive for a day; and whoever plays pods gives them addresses
+      # of the loopback network, which are refused as endpoints, again and again. Autoscalers are asked often, and nothing
       # waits for the controllers' own limits.
-      [[ $address != 127.0.0.1 ]] || more=(--node-monitor-grace-period=24h)
+      [[ $address != 127.0.0.1 ]] || more=(--node-monitor-grace-period=24h
+        '--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller')
       launch "$own" "$BIN/kube-controller-manager" "--kubeconfig=$dir/admin.kubeconfig" \
         "--authentication-kubeconfig=$dir/admin.kubeconfig" "--authorization-kubeconfig=$dir/admin.kubeconfig" \
         --bind-address=127.0.0.1 "--secure-port=$(cat "$own/port")" "--cert-dir=$own/" --leader-elect=false \

@@ -235,11 +235,7 @@ impl Operator {
     async fn pass(&self, relay: &OutboxRelay) -> Result<Duration, PassError> {
         let made = if relay.metadata.deletion_timestamp.is_some() {
             match self.end(relay).await? {
-                Some(outcome) => Made {
-                    outcome,
-                    configuration: None,
-                    secrets_changed: None,
-                },
+                Some(outcome) => Made::nothing(outcome),
                 // Kubernetes removes the children; the relays drain as they are stopped.
                 None => return Ok(self.settings.look_every),
             }
@@ -247,7 +243,7 @@ impl Operator {
             self.keep_finalizer(relay).await?;
             self.make_children(relay).await
         };
-        let shares = self.look_at_shares(relay).await;
+        let shares = self.look_at_shares(relay, &made.shares).await;
         let previous = self.remember(relay, |memory| memory.written.clone().map(|(_, status)| status));
         let previous = previous.or_else(|| relay.status.clone()).unwrap_or_default();
         let status = roll_up(&View {

@@ -22,6 +22,20 @@ pub(super) struct Made {
     pub(super) configuration: Option<String>,
     /// When a Secret that relays run with was changed last.
     pub(super) secrets_changed: Option<Timestamp>,
+    /// Labels of shares whose Deployments are as they must be and ask for a pod, also where no watch shows them yet.
+    pub(super) shares: Vec<String>,
+}
+
+impl Made {
+    /// Nothing is known of the children.
+    pub(super) fn nothing(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            configuration: None,
+            secrets_changed: None,
+            shares: Vec::new(),
+        }
+    }
 }
 
 impl Operator {
@@ -35,16 +49,17 @@ impl Operator {
             Ok(wanted) => wanted,
             Err(outcome) => {
                 let stopped = self.stop_if_paused(relay, owner, &shares).await;
-                return Made {
-                    outcome: stopped.err().unwrap_or(outcome),
-                    configuration: None,
-                    secrets_changed: None,
-                };
+                return Made::nothing(stopped.err().unwrap_or(outcome));
             }
         };
         let made = self.make(relay, owner, &wanted, &shares).await;
+        let (outcome, shares) = made.map_or_else(
+            |error| (outcome_of(&error), Vec::new()),
+            |(waiting, shares)| (Outcome::Applied(waiting), shares),
+        );
         Made {
-            outcome: made.map_or_else(|error| outcome_of(&error), Outcome::Applied),
+            outcome,
+            shares,
             configuration: Some(wanted.configuration),
             secrets_changed: wanted.secrets_changed,
         }
@@ -71,13 +86,14 @@ impl Operator {
         Ok((config, references))
     }
 
+    /// What is waited for, and the shares that were applied.
     async fn make(
         &self,
         relay: &OutboxRelay,
         owner: Owner<'_>,
         wanted: &Children,
         shares: &[SeenShare],
-    ) -> Result<Option<Waiting>, ApplyError> {
+    ) -> Result<(Option<Waiting>, Vec<String>), ApplyError> {
         for child in wanted.iter() {
             self.applier
                 .admit(owner, child, self.seen(owner, child).as_ref())
@@ -96,13 +112,15 @@ impl Operator {
                 self.applier.remove(owner, Kind::Deployment, name, &seen).await?;
             }
         }
-        for index in &plan.apply {
-            self.apply(owner, &wanted.shares[*index].child).await?;
+        let mut applied = Vec::new();
+        for share in plan.apply.iter().map(|index| &wanted.shares[*index]) {
+            self.apply(owner, &share.child).await?;
+            applied.extend((share.replicas > 0).then(|| share.label.clone()));
         }
         if plan.waiting.is_none() {
             self.remove_orphans(relay, owner, wanted, has_sidecars).await?;
         }
-        Ok(plan.waiting)
+        Ok((plan.waiting, applied))
     }
 
     pub(super) async fn apply(&self, owner: Owner<'_>, child: &Child) -> Result<(), ApplyError> {

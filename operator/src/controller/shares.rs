@@ -10,17 +10,18 @@ use crds::pods::Placement;
 use std::collections::BTreeSet;
 
 impl Operator {
-    pub(super) async fn look_at_shares(&self, relay: &OutboxRelay) -> Vec<ShareView> {
+    /// `applied` are shares that exist although no watch may show them yet: a status that said otherwise would be
+    /// corrected a moment later.
+    pub(super) async fn look_at_shares(&self, relay: &OutboxRelay, applied: &[String]) -> Vec<ShareView> {
         let identity = Identity::of(relay);
         let deployments = self.world.shares(identity.owner());
         let pods = self.world.pods(identity.owner());
         let mut shares = Vec::new();
         let mut asked = Vec::new();
-        for label in labels(&deployments, &pods) {
+        for label in labels(&deployments, &pods, applied) {
             let pod = pod_of(&pods, &label);
-            let exists = deployments
-                .iter()
-                .any(|share| share.label == label && share.replicas > 0 && !share.deleting);
+            let is_seen = |share: &SeenShare| share.label == label && share.replicas > 0 && !share.deleting;
+            let exists = applied.contains(&label) || deployments.iter().any(is_seen);
             if !exists && pod.is_none() {
                 continue;
             }
@@ -73,10 +74,11 @@ fn sidecars<'a>(
 }
 
 /// Shares that exist in any form, in order.
-fn labels(deployments: &[SeenShare], pods: &[RelayPod]) -> Vec<String> {
+fn labels(deployments: &[SeenShare], pods: &[RelayPod], applied: &[String]) -> Vec<String> {
     let of_deployments = deployments.iter().map(|share| share.label.clone());
     let of_pods = pods.iter().filter_map(|pod| pod.share.clone());
-    let labels: BTreeSet<_> = of_deployments.chain(of_pods).collect();
+    let applied = applied.iter().cloned();
+    let labels: BTreeSet<_> = of_deployments.chain(of_pods).chain(applied).collect();
     let mut labels: Vec<_> = labels.into_iter().collect();
     labels.sort_by_key(|label| order(label));
     labels

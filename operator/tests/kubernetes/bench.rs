@@ -36,12 +36,36 @@ pub(crate) async fn a_thousand_resources() {
 
     let begin = Instant::now();
     let mut operator = operator_with(&place, port, "cold", &[], true).await;
+    let mut parts = vec![("operator", operator.pid(), 0.0)];
+    for part in ["apiserver", "etcd", "controller-manager", "scheduler"] {
+        let pid = pid(&place, part);
+        parts.push((part, pid, processor_seconds(pid)));
+    }
+    parts.push((
+        "the bench itself",
+        std::process::id(),
+        processor_seconds(std::process::id()),
+    ));
     until_all_ready(&place).await;
     let cold = begin.elapsed();
+    println!("{RESOURCES} OutboxRelays, one share each");
+    println!(
+        "  from no children to all Ready     {:8.1} s  (at most 60)",
+        cold.as_secs_f64()
+    );
+    println!("  requests of the operator for it   {:8}", requests(&place));
+    println!(
+        "  processor seconds for it, of {} cores:",
+        std::thread::available_parallelism().unwrap()
+    );
+    for (part, pid, before) in parts {
+        println!("    {part:<32}{:8.1}", processor_seconds(pid) - before);
+    }
     // What comes after the last one became ready is part of it.
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let before = requests(&place);
+    let (before, used) = (requests(&place), processor_seconds(operator.pid()));
     tokio::time::sleep(STEADY).await;
+    let used = processor_seconds(operator.pid()) - used;
     let per_minute = (requests(&place) - before) as f64 * 60.0 / STEADY.as_secs_f64();
     let (rss, peak) = (memory(&operator, "VmRSS"), memory(&operator, "VmHWM"));
     assert!(operator.stop().await);
@@ -50,11 +74,6 @@ pub(crate) async fn a_thousand_resources() {
     let operator = operator_with(&place, port, "restarted", &[], true).await;
     until_passes(&operator, RESOURCES).await;
     let restarted = begin.elapsed();
-    println!("{RESOURCES} OutboxRelays, one share each");
-    println!(
-        "  from no children to all Ready     {:8.1} s  (at most 60)",
-        cold.as_secs_f64()
-    );
     println!(
         "  a restart until all were looked at{:8.1} s",
         restarted.as_secs_f64()
@@ -68,6 +87,10 @@ pub(crate) async fn a_thousand_resources() {
         memory(&operator, "VmRSS")
     );
     println!("  API requests in steady state      {per_minute:8.1} per minute");
+    println!(
+        "  processor in steady state         {:8.1} % of a core",
+        100.0 * used / STEADY.as_secs_f64()
+    );
     drop(operator);
     control(&dir, "stop", &[]);
     assert!(
@@ -199,6 +222,20 @@ async fn until_passes(operator: &Running, wanted: usize) {
         assert!(Instant::now() < deadline, "only {count} passes");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+fn pid(place: &Place, part: &str) -> u32 {
+    let pid = std::fs::read_to_string(place.dir.join(part).join("pid")).unwrap();
+    pid.trim().parse().unwrap()
+}
+
+/// What the process has used of the machine so far; the kernel counts in hundredths.
+fn processor_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Behind the name of the program, which may hold anything: user and system time are fields 14 and 15.
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks = |field: &str| field.parse::<f64>().unwrap();
+    (ticks(fields[11]) + ticks(fields[12])) / 100.0
 }
 
 /// A field of the process's status, in MiB.
