@@ -72,6 +72,11 @@ images: ## container images of relay, operator, orders and sandbox, with Docker
 e2e: ## everything as pods of a real cluster, the verifier after each change and failure: CLUSTER=kind or CLUSTER=host (root)
 	@scripts/e2e.sh
 
+.PHONY: alerts
+alerts: ## each alert of the chart fires when it should and says what it should; builds promtool once
+	@scripts/need.sh go
+	@scripts/kubernetes.sh promtool test rules charts/alerts-test.yaml
+
 .PHONY: kind
 kind: ## a cluster in Docker with operator, relay and orders, to try things
 	@scripts/kind.sh up

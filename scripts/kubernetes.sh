@@ -14,6 +14,7 @@
 #   kubernetes.sh restart [dir]        start again what does not run, same ports and data
 #   kubernetes.sh kubectl [dir] ...    kubectl with the administrator's rights
 #   kubernetes.sh helm ...             Helm, for any cluster
+#   kubernetes.sh promtool ...         promtool of Prometheus, which takes some 5 minutes to build, once
 #
 # dir defaults to $OUTBOX_CACHE/run/kubernetes.
 set -euo pipefail
@@ -38,6 +39,7 @@ main() {
     restart) run_parts "$(directory "${1:-}")" ;;
     kubectl) KUBECONFIG=$(directory "$1")/admin.kubeconfig "$BIN/kubectl" "${@:2}" ;;
     helm) install helm && "$(home_of helm)/helm" "$@" ;;
+    promtool) install prometheus && "$(home_of prometheus)/promtool" "$@" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
   esac
 }

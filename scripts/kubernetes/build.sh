@@ -4,7 +4,7 @@
 # half as long again. Called by kubernetes.sh install, which holds the lock of the cache.
 #
 # Parts: control-plane (etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl), node (kubelet, kube-proxy),
-# coredns, helm, kind
+# coredns, helm, kind, prometheus (and promtool)
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/../jvm.sh"
@@ -80,6 +80,15 @@ compile_helm() {
     -X "$helm/pkg/chartutil.k8sVersionMinor=$(cut -d. -f2 <<<"$KUBERNETES_VERSION")"
   )
   GOBIN=$1 go install -ldflags "-s -w ${names[*]}" "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION"
+}
+
+# With the discovery of targets in Kubernetes and no other: the rest is ten times as much code.
+compile_prometheus() {
+  local module=github.com/prometheus/prometheus
+  cd "$ROOT/scripts/kubernetes/prometheus"
+  go build -mod=readonly -tags remove_all_sd,enable_kubernetes_sd \
+    -ldflags "-s -w -X github.com/prometheus/common/version.Version=$PROMETHEUS_VERSION" \
+    -o "$1/" "$module/cmd/prometheus" "$module/cmd/promtool"
 }
 
 compile_kind() { GOBIN=$1 go install -ldflags "-s -w" "sigs.k8s.io/kind@v$KIND_VERSION"; }

@@ -8,6 +8,7 @@ home_of() {
     coredns) echo "$CACHE/coredns-$COREDNS_VERSION" ;;
     helm) echo "$CACHE/helm-$HELM_VERSION" ;;
     kind) echo "$CACHE/kind-$KIND_VERSION" ;;
-    *) die "unknown part $1; there are control-plane, node, coredns, helm, kind" ;;
+    prometheus) echo "$CACHE/prometheus-$PROMETHEUS_VERSION" ;;
+    *) die "unknown part $1; there are control-plane, node, coredns, helm, kind, prometheus" ;;
   esac
 }
