@@ -1,4 +1,4 @@
-//! What ARCHITECTURE.md and README.md say about the code is true.
+//! What README.md, ARCHITECTURE.md and the pages of docs/ say about the code is true.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,6 +10,21 @@ use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// What is written for people: the documents of the root and the pages of docs/.
+fn documents() -> Vec<String> {
+    let pages = std::fs::read_dir(root().join("docs")).unwrap();
+    let pages = pages.map(|page| format!("docs/{}", page.unwrap().file_name().to_string_lossy()));
+    let of_root = [
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "README.md",
+        "SECURITY.md",
+    ];
+    let all = of_root.into_iter().map(str::to_owned).chain(pages);
+    all.filter(|document| document.ends_with(".md")).collect()
 }
 
 /// What stands between backticks and looks like a path of the repository.
@@ -37,17 +52,29 @@ fn paths(document: &str) -> Vec<String> {
 
 #[test]
 fn every_path_that_is_named_exists() {
-    for document in [
-        "ARCHITECTURE.md",
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/guarantees.md",
-    ] {
-        for path in paths(document) {
+    for document in documents() {
+        for path in paths(&document) {
             assert!(root().join(&path).exists(), "{document} names {path}");
         }
     }
     assert!(paths("ARCHITECTURE.md").len() > 8, "the map names paths at all");
+}
+
+#[test]
+fn every_link_leads_to_a_file() {
+    let mut links = 0;
+    for document in documents() {
+        let text = read_to_string(root().join(&document)).unwrap();
+        let folder = root().join(&document).parent().unwrap().to_owned();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.starts_with("http")) {
+            // An anchor of the same page leads to its folder.
+            let file = target.split('#').next().unwrap_or_default();
+            assert!(folder.join(file).exists(), "{document} links to {target}");
+            links += 1;
+        }
+    }
+    assert!(links > 50, "{links}");
 }
 
 /// Each guarantee names a file and, after it, the functions in it that prove it.
@@ -73,13 +100,8 @@ fn every_test_that_proves_a_guarantee_exists() {
 #[test]
 fn every_make_target_that_is_named_exists() {
     let makefile = read_to_string(root().join("Makefile")).unwrap();
-    for document in [
-        "README.md",
-        "CONTRIBUTING.md",
-        "ARCHITECTURE.md",
-        "docs/guarantees.md",
-    ] {
-        let text = read_to_string(root().join(document)).unwrap();
+    for document in documents() {
+        let text = read_to_string(root().join(&document)).unwrap();
         let named: Vec<_> = text
             .match_indices("make ")
             .filter(|(at, _)| text[..*at].ends_with(['`', '\n']))
@@ -110,34 +132,36 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_configuration_in_the_readme_is_accepted() {
-    let blocks = blocks("README.md", "yaml");
-    assert!(!blocks.is_empty());
-    for block in blocks {
-        let config = crds::load(&block, Path::new(""));
-        assert!(config.is_ok(), "{config:?}\n{block}");
+fn configurations_in_the_documents_are_accepted() {
+    assert!(!blocks("README.md", "yaml").is_empty());
+    for document in documents() {
+        // What has no identity is a part of a configuration.
+        let whole = |block: &String| block.contains("identity:");
+        for block in blocks(&document, "yaml").into_iter().filter(whole) {
+            let config = crds::load(&block, Path::new(""));
+            assert!(config.is_ok(), "{document}: {config:?}\n{block}");
+        }
     }
 }
 
 #[test]
-fn every_command_and_option_in_the_readme_exists() {
+fn every_command_and_option_in_the_documents_exists() {
     use clap::CommandFactory;
     let cli = relay::cli::Cli::command();
     let mut commands = 0;
-    for block in blocks("README.md", "sh") {
-        for line in block
-            .lines()
-            .filter_map(|line| line.strip_prefix("outbox-relay "))
-        {
+    for document in documents() {
+        let blocks = blocks(&document, "sh");
+        let lines = blocks.iter().flat_map(|block| block.lines());
+        for line in lines.filter_map(|line| line.strip_prefix("outbox-relay ")) {
             let name = line.split_whitespace().next().unwrap();
             let command = cli.find_subcommand(name);
-            let command = command.unwrap_or_else(|| panic!("README names outbox-relay {name}"));
+            let command = command.unwrap_or_else(|| panic!("{document} names outbox-relay {name}"));
             commands += 1;
             for option in line.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
                 let known = command
                     .get_arguments()
                     .any(|known| known.get_long() == Some(option));
-                assert!(known, "README names outbox-relay {name} --{option}");
+                assert!(known, "{document} names outbox-relay {name} --{option}");
             }
         }
     }
