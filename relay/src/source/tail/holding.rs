@@ -63,7 +63,11 @@ impl Tail {
             return VecDeque::new();
         };
         let mut checks = VecDeque::new();
-        for (_, other) in self.groups.iter().filter(|(other, _)| **other != id) {
+        let others = self.groups.iter().filter(|(other, _)| **other != id);
+        let mut others: Vec<_> = others.map(|(_, other)| other).collect();
+        // The newest first: what a look at the tail of one set finds has to wait for those that are older still.
+        others.sort_by_key(|other| std::cmp::Reverse(other.start));
+        for other in others {
             if !other.active() || !other.cut.overlaps(&group.cut) {
                 continue;
             }
