@@ -26,6 +26,7 @@ test: ## format, lints, every test; installs what it needs, no Docker
 simulate: ## seeded schedules of faults through the pipeline, under virtual time: SEEDS=10000, FROM=1
 	cargo run -p outbox-relay-simulation -- --seeds $(or $(SEEDS),10000) --from $(or $(FROM),1)
 	cargo run -p outbox-relay-simulation -- --seed $(or $(FROM),1) --everywhere --stride $(or $(STRIDE),11)
+	cargo run -p outbox-relay-simulation -- --seed 6 --everywhere --stride $(or $(STRIDE),11)
 
 .PHONY: mutations
 mutations: ## the relay broken on purpose, a line at a time: the simulation must notice (MUTATIONS="name name" for some)

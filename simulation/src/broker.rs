@@ -1,28 +1,49 @@
 //! The model of a Kafka cluster and of librdkafka in front of it, from their documentation and from what was measured.
 
 mod client;
+mod cluster;
+mod journal;
+mod line;
 mod request;
+mod transactional;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay::encode::Message;
+use relay::journal::{Entry, decode};
 use relay::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role, Signals, TopicInfo};
 
 use crate::plan::Fault;
 use crate::process::Point;
 use crate::relay_process::Port;
-use crate::world::{MS, Micros};
+use crate::world::{MS, Micros, World};
 use client::Client;
+pub(crate) use cluster::Cluster;
+use cluster::Effects;
 
 const PARTITIONS: usize = 3;
 
 /// What the topic takes; only one kind of poison is larger.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 100_000;
 
-/// The topic: what was written, in the order in which it was.
-#[derive(Default)]
-pub(crate) struct Topic {
-    pub(crate) written: u64,
+/// Messages that a queue takes while it is short.
+const SHORT_QUEUE: usize = 3;
+
+/// A request that arrives when nobody waits for it any more.
+pub(crate) struct Late {
+    due: Micros,
+    request: Request,
+}
+
+enum Request {
+    Initialise(String),
+    End {
+        id: String,
+        epoch: u32,
+        number: usize,
+        commit: bool,
+    },
 }
 
 pub(crate) struct ModelProducer(Arc<Client>);
@@ -65,6 +86,16 @@ impl Poison {
         let text = std::str::from_utf8(payload).unwrap_or_default();
         Self::ALL.into_iter().find(|poison| text.contains(poison.mark()))
     }
+
+    /// What a message of the batch is told that this one was in: of itself, or of its batch-mate.
+    fn refusal(self, itself: bool) -> DeliveryError {
+        let (class, code) = match (self, itself) {
+            (Self::Record, true) => (ErrorClass::Message, "InvalidRecord"),
+            (Self::Record, false) => (ErrorClass::Collateral, "InvalidDifferentRecord"),
+            _ => (ErrorClass::Message, "MessageSizeTooLarge"),
+        };
+        error(class, code, Outcome::NotWritten)
+    }
 }
 
 fn error(class: ErrorClass, code: &str, outcome: Outcome) -> DeliveryError {
@@ -73,6 +104,89 @@ fn error(class: ErrorClass, code: &str, outcome: Outcome) -> DeliveryError {
         code: code.to_owned(),
         detail: "planted".to_owned(),
         outcome,
+    }
+}
+
+/// Any good hash of the key will do.
+fn partition_of(message: &Message) -> usize {
+    let key = message.key.as_deref().unwrap_or_default();
+    let hash = key
+        .iter()
+        .fold(7_usize, |hash, byte| hash.wrapping_mul(31) ^ usize::from(*byte));
+    hash % PARTITIONS
+}
+
+/// What a trace calls it.
+fn named(message: &Message) -> String {
+    let headers = message.headers.iter();
+    let told = headers.filter(|(name, _)| matches!(&**name, "source-position" | "event-id" | "late"));
+    told.map(|(name, value)| format!("{name} {}", String::from_utf8_lossy(value)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl World {
+    /// Tells everybody what the cluster has done.
+    fn took_effect(&self, effects: Effects) {
+        let now = self.now();
+        if let Some((sends, records)) = effects.committed {
+            self.count("transactions: committed");
+            let identity = &self.plan.config.identity;
+            let records = records
+                .iter()
+                .filter_map(|record| match decode(identity, Some(record)) {
+                    Ok(Entry::Record(record)) => Some(record),
+                    _ => None,
+                });
+            let records: Vec<_> = records.collect();
+            self.judge(|oracle| oracle.committed(&sends, &records, now));
+        }
+        if effects.aborted {
+            self.count("transactions: aborted");
+        }
+        for send in effects.shown {
+            self.tell(|| format!("consumers see message {send}"));
+            let appended = self.judge(|oracle| oracle.appended(send, now));
+            if appended.late {
+                self.count("outcome: late event");
+            }
+            if appended.duplicate {
+                self.count("outcome: duplicate");
+            }
+        }
+    }
+
+    fn cluster_later(&self, late: Late) {
+        self.late.lock().push(late);
+    }
+
+    /// What is due in the cluster, though nobody waits for it.
+    pub(crate) fn pump(self: &Arc<Self>) {
+        let now = self.now();
+        let due: Vec<Late> = self.late.lock().extract_if(.., |late| late.due <= now).collect();
+        for late in due {
+            match late.request {
+                Request::Initialise(id) => {
+                    let (_, effects) = self.cluster.lock().initialise(&id);
+                    self.took_effect(effects);
+                }
+                Request::End {
+                    id,
+                    epoch,
+                    number,
+                    commit,
+                } => {
+                    if transactional::apply(self, (&id, epoch), number, commit).is_err() {
+                        self.count("transactions: end asked for by a fenced producer refused");
+                    }
+                }
+            }
+        }
+        let expired = self.cluster.lock().expire(now - self.plan.transaction_timeout);
+        for effects in expired {
+            self.count("transactions: open for too long");
+            self.took_effect(effects);
+        }
     }
 }
 

@@ -1,12 +1,20 @@
 //! The model of the dead letters' table: durable or not, and told or not.
 
-use relay::model::SlotId;
+use relay::model::{SlotId, SourcePosition};
 use relay::ports::{DeadLetter, DeadLetterError, DeadLetters};
 
 use crate::plan::Fault;
 use crate::process::Point;
 use crate::relay_process::Port;
 use crate::world::MS;
+
+/// A row of the table.
+pub(crate) struct Letter {
+    slot: SlotId,
+    position: SourcePosition,
+    aggregate: Option<String>,
+    pending: bool,
+}
 
 impl DeadLetters for Port {
     async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
@@ -32,9 +40,7 @@ impl DeadLetters for Port {
         };
         for letter in &letters[..written] {
             world.count("outcome: dead letter");
-            if let Some(aggregate) = &letter.aggregate_id {
-                world.letters.lock().push((letter.slot, aggregate.clone()));
-            }
+            self.put(letter);
             let position = letter.position.to_string();
             world.tell(|| {
                 format!(
@@ -56,11 +62,54 @@ impl DeadLetters for Port {
             } else {
                 "letters: written, but not told"
             });
-            return Err(DeadLetterError {
-                target: "model".into(),
-                detail: "planted".into(),
-            });
+            return Err(planted());
         }
+        Ok(())
+    }
+
+    async fn settle(&self, letters: &[(SlotId, SourcePosition)]) -> Result<(), DeadLetterError> {
+        let (process, world) = (&self.0, &self.0.world);
+        process.pass(Point::SettleAsked).await;
+        for (_, position) in letters {
+            self.round_trip().await?;
+            world.count("letters: settled after the commit");
+            self.decide(position, true);
+        }
+        process.pass(Point::Settled).await;
+        if world.fault(Fault::LettersUntold, process.seat) && world.percent(60) {
+            return Err(planted());
+        }
+        Ok(())
+    }
+
+    async fn recover(
+        &self,
+        slot: SlotId,
+        resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
+    ) -> Result<(), DeadLetterError> {
+        let (process, world) = (&self.0, &self.0.world);
+        process.pass(Point::RecoverAsked).await;
+        self.round_trip().await?;
+        let pending: Vec<SourcePosition> = {
+            let letters = world.letters.lock();
+            let pending = letters
+                .iter()
+                .filter(|letter| letter.slot == slot && letter.pending);
+            pending.map(|letter| letter.position).collect()
+        };
+        for position in pending {
+            let Some(settles) = resolved(&position) else {
+                return Ok(());
+            };
+            self.round_trip().await?;
+            world.count(if settles {
+                "letters: pending one settled by the next owner"
+            } else {
+                "letters: pending one removed by the next owner"
+            });
+            self.decide(&position, settles);
+        }
+        process.pass(Point::Recovered).await;
         Ok(())
     }
 
@@ -71,21 +120,77 @@ impl DeadLetters for Port {
             .sleep(world.chance(|chance| chance.within(MS / 2, 3 * MS)))
             .await;
         if world.fault(Fault::LettersFail, process.seat) {
-            return Err(DeadLetterError {
-                target: "model".into(),
-                detail: "planted".into(),
-            });
+            return Err(planted());
         }
         process.pass(Point::LettersAnswered).await;
         let letters = world.letters.lock();
         let mut aggregates: Vec<String> = letters
             .iter()
-            .filter(|(of, _)| *of == slot)
-            .map(|(_, aggregate)| aggregate.clone())
+            .filter(|letter| letter.slot == slot && !letter.pending)
+            .filter_map(|letter| letter.aggregate.clone())
             .collect();
         aggregates.sort();
         aggregates.dedup();
         aggregates.truncate(limit);
         Ok(aggregates)
+    }
+}
+
+impl Port {
+    /// Writing one twice writes it once.
+    fn put(&self, letter: &DeadLetter) {
+        let mut letters = self.0.world.letters.lock();
+        letters.retain(|other| other.position != letter.position);
+        letters.push(Letter {
+            slot: letter.slot,
+            position: letter.position,
+            aggregate: letter.aggregate_id.clone(),
+            pending: letter.pending,
+        });
+    }
+
+    /// The letter waits from now on, or is gone.
+    fn decide(&self, position: &SourcePosition, waits: bool) {
+        let world = &self.0.world;
+        world.tell(|| {
+            format!(
+                "{} decides on the letter of {position}: waits {waits}",
+                self.0.name
+            )
+        });
+        {
+            let mut letters = world.letters.lock();
+            if waits {
+                let found = letters.iter_mut().find(|letter| letter.position == *position);
+                if let Some(letter) = found {
+                    letter.pending = false;
+                }
+            } else {
+                letters.retain(|letter| letter.position != *position);
+            }
+        }
+        let position = position.to_string();
+        world.judge(|oracle| oracle.letter_decided(&position, waits));
+    }
+
+    async fn round_trip(&self) -> Result<(), DeadLetterError> {
+        let (process, world) = (&self.0, &self.0.world);
+        let slow = world.fault(Fault::LettersSlow, process.seat);
+        let most = if slow { 300 * MS } else { 3 * MS };
+        world
+            .sleep(world.chance(|chance| chance.within(MS / 2, most)))
+            .await;
+        process.thawed().await;
+        if world.fault(Fault::LettersFail, process.seat) {
+            return Err(planted());
+        }
+        Ok(())
+    }
+}
+
+fn planted() -> DeadLetterError {
+    DeadLetterError {
+        target: "model".into(),
+        detail: "planted".into(),
     }
 }

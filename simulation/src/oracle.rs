@@ -4,6 +4,7 @@
 mod checkpoints;
 mod deliveries;
 mod lives;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -71,6 +72,10 @@ struct RowFate {
     appended: Vec<usize>,
     sends: Vec<usize>,
     letter: bool,
+    /// In exactly-once: who wrote a letter that no commit has made valid yet.
+    pending: Option<usize>,
+    /// In exactly-once: a transaction with its message is committed.
+    committed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +104,7 @@ pub(crate) struct Oracle {
 
 /// What the plan says that the promises depend on.
 struct Rules {
+    exactly_once: bool,
     lease: Micros,
     interval: Micros,
     exhausts: bool,
@@ -129,6 +135,9 @@ const HOLD_UP: [Hazard; 8] = [
     Hazard::Panics,
     Hazard::Poison,
 ];
+
+/// From a slot's first checkpoint until its oldest rows are read: they expire all the while.
+const FIRST_READ: Micros = SECOND;
 
 /// The least time between failed attempts of an event.
 struct Retry {
@@ -174,6 +183,7 @@ impl Oracle {
         Self {
             violation: None,
             rules: Rules {
+                exactly_once: plan.exactly_once,
                 lease: Micros::from(state.lease_seconds) * 1_000_000,
                 interval: Micros::from(state.checkpoint_interval_milliseconds) * 1_000,
                 exhausts: plan.config.dead_letter.when == crds::dead_letter::DeadLetterWhen::Exhausted,
@@ -268,14 +278,16 @@ impl Oracle {
     }
 
     /// Whether an event is not to be expected any more: its slot has stopped, or goes on without what had expired. A slot
-    /// begins with what there is when its first checkpoint is made.
+    /// begins with what there is when its first checkpoint is made and its rows are read for the first time.
     fn is_given_up(&self, event: usize, now: Micros) -> bool {
         let rows = &self.events[event].rows;
         let Some((row, _)) = rows.first().map(|row| &self.rows[*row]) else {
             return false;
         };
         let expired = self.has_expired(event, now);
-        let began = self.slots[row.slot].pinned.unwrap_or(now);
+        let began = self.slots[row.slot]
+            .pinned
+            .map_or(now, |pinned| pinned + FIRST_READ);
         let told = self.gaps.contains(&row.slot) && (self.rules.gap_stops || expired);
         told || expired && row.expires < began
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crds::RelayConfig;
 use crds::dead_letter::{DeadLetterWhen, OnAggregate};
 use crds::retry::Jitter;
+use crds::sink::Guarantee;
 use crds::source::OnRetentionGap;
 
 use crate::chance::Chance;
@@ -112,7 +113,25 @@ pub(crate) enum Fault {
     StateUntold,
     OwnersStale,
     BeatsFade,
+    CoordinatorDown,
+    CoordinatorUntold,
+    CommitRefused,
+    MarkersSlow,
+    JournalFails,
 }
+
+/// Those of transactions.
+const OF_TRANSACTIONS: [Fault; 5] = [
+    Fault::CoordinatorDown,
+    Fault::CoordinatorUntold,
+    Fault::CommitRefused,
+    Fault::MarkersSlow,
+    Fault::JournalFails,
+];
+
+/// Every so many-th seed delivers exactly once; the others are what they would be without.
+const EXACTLY_ONCE_EVERY: u64 = 4;
+const EXACTLY_ONCE_AT: u64 = 2;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
@@ -136,6 +155,10 @@ pub(crate) struct Plan {
     pub(crate) hazards: BTreeSet<Hazard>,
     pub(crate) config: RelayConfig,
     pub(crate) horizon: Micros,
+    /// `sink.guarantee: ExactlyOnce`
+    pub(crate) exactly_once: bool,
+    /// The cluster takes a transaction back that has been open for this long.
+    pub(crate) transaction_timeout: Micros,
     /// `--share auto`; otherwise pinned.
     pub(crate) auto: bool,
     /// From when on how many processes share the work.
@@ -195,10 +218,15 @@ impl Plan {
         let seats = layouts.iter().map(|(_, seats)| *seats).max().unwrap_or(1);
         // Clocks differ by at most 5 s, and none is more than 5 s off.
         let slowest = chance.pick(&[-5 * SECOND, -5 * SECOND / 2, 0]);
-        Self {
+        let transactions = Transactions::of(seed, seats, faults_until);
+        let mut plan = Self {
             seed,
             config: config(chance, horizon),
             horizon,
+            exactly_once: transactions.is_some(),
+            transaction_timeout: transactions
+                .as_ref()
+                .map_or(SECOND, |transactions| transactions.timeout),
             auto: chance.percent(50),
             seats,
             intruder: hazards.contains(&Hazard::Intruder).then(|| {
@@ -231,7 +259,13 @@ impl Plan {
             hazards,
             written_until,
             faults_until,
+        };
+        if let Some(transactions) = transactions {
+            plan.config.sink.guarantee = Guarantee::ExactlyOnce;
+            plan.windows.extend(transactions.windows);
+            plan.hazards.extend(transactions.hazards);
         }
+        plan
     }
 
     /// When everything is there again.
@@ -257,6 +291,43 @@ impl Plan {
             .map(|(from, _)| *from)
             .find(|from| *from > now);
         (current.map_or(0, |(_, seats)| *seats), next)
+    }
+}
+
+/// What only exactly-once has.
+struct Transactions {
+    timeout: Micros,
+    windows: Vec<Window>,
+    /// It is about owners that die, or come back, more often than about anything else.
+    hazards: Vec<Hazard>,
+}
+
+impl Transactions {
+    fn of(seed: u64, seats: usize, faults_until: Micros) -> Option<Self> {
+        if seed % EXACTLY_ONCE_EVERY != EXACTLY_ONCE_AT {
+            return None;
+        }
+        let mut chance = Chance::new(seed ^ 0x5eed_0000_0000_0002);
+        let count = chance.within(1, 4);
+        let window = |chance: &mut Chance| {
+            let fault = chance.pick(&OF_TRANSACTIONS);
+            let from = within_faults(chance, faults_until);
+            let seat = chance.percent(50).then(|| chance.below(seats as i64) as usize);
+            Window {
+                fault,
+                seat: seat.filter(|_| fault != Fault::MarkersSlow),
+                from,
+                until: (from + chance.within(200 * MS, 2500 * MS)).min(faults_until),
+            }
+        };
+        Some(Self {
+            timeout: chance.pick(&[2, 3, 8]) * SECOND,
+            windows: (0..count).map(|_| window(&mut chance)).collect(),
+            hazards: [Hazard::Crashes, Hazard::Freezes]
+                .into_iter()
+                .filter(|_| chance.percent(40))
+                .collect(),
+        })
     }
 }
 

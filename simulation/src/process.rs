@@ -43,10 +43,26 @@ pub(crate) enum Point {
     LettersAsked,
     LettersWritten,
     LettersAnswered,
+    InitialiseAsked,
+    InitialiseAnswered,
+    FenceAsked,
+    FenceAnswered,
+    CommitAsked,
+    CommitApplied,
+    CommitTold,
+    AbortAsked,
+    AbortApplied,
+    AbortTold,
+    JournalAsked,
+    JournalAnswered,
+    SettleAsked,
+    Settled,
+    RecoverAsked,
+    Recovered,
 }
 
 /// With their names, and about how often a process passes each.
-pub(crate) const POINTS: [(Point, &str, i64); 28] = [
+pub(crate) const POINTS: [(Point, &str, i64); 44] = [
     (Point::ClockRead, "at a look at the clock", 4096),
     (Point::SetsAsked, "asking for stream sets", 16),
     (Point::SetsAnswered, "with stream sets", 16),
@@ -75,7 +91,26 @@ pub(crate) const POINTS: [(Point, &str, i64); 28] = [
     (Point::LettersAsked, "sending dead letters", 2),
     (Point::LettersWritten, "dead letters durable, not told", 2),
     (Point::LettersAnswered, "dead letters told", 2),
+    (Point::InitialiseAsked, "asking for a transactional id", 1),
+    (Point::InitialiseAnswered, "with a transactional id", 1),
+    (Point::FenceAsked, "fencing a former owner", 2),
+    (Point::FenceAnswered, "with a former owner fenced", 2),
+    (Point::CommitAsked, "sending a commit", 64),
+    (Point::CommitApplied, "commit arrived, not told", 64),
+    (Point::CommitTold, "commit told", 64),
+    (Point::AbortAsked, "sending an abort", 4),
+    (Point::AbortApplied, "abort arrived, not told", 4),
+    (Point::AbortTold, "abort told", 4),
+    (Point::JournalAsked, "asking for the journal", 4),
+    (Point::JournalAnswered, "with the journal", 4),
+    (Point::SettleAsked, "settling dead letters", 2),
+    (Point::Settled, "dead letters settled, not told", 2),
+    (Point::RecoverAsked, "asking for undecided dead letters", 4),
+    (Point::Recovered, "with dead letters decided", 4),
 ];
+
+/// Those that every process passes come first.
+const WITHOUT_TRANSACTIONS: usize = 28;
 
 pub(crate) struct Process {
     pub(crate) world: Arc<World>,
@@ -113,7 +148,15 @@ impl Process {
         let life = world.judge(|oracle| oracle.started(placement));
         let now = world.now();
         let faulty = now + SECOND / 4 < world.plan.faults_until;
-        let chosen = |percent| world.percent(percent).then(|| world.chance(choose));
+        let points = if world.plan.exactly_once {
+            POINTS.as_slice()
+        } else {
+            &POINTS[..WITHOUT_TRANSACTIONS]
+        };
+        let chosen = |percent| {
+            let chosen = world.percent(percent);
+            chosen.then(|| world.chance(|chance| choose(points, chance)))
+        };
         let lease = Micros::from(world.plan.config.state.lease_seconds) * SECOND;
         let crash = (faulty && world.plan.has(Hazard::Crashes))
             .then(|| chosen(80))
@@ -347,8 +390,8 @@ const LOOKS_MAX: u32 = 50_000;
 /// The payload of panics that are part of the schedule.
 pub(crate) struct Injected;
 
-fn choose(chance: &mut crate::chance::Chance) -> (Point, i64) {
-    let (point, _, often) = chance.pick(&POINTS);
+fn choose(points: &[(Point, &str, i64)], chance: &mut crate::chance::Chance) -> (Point, i64) {
+    let (point, _, often) = chance.pick(points);
     (point, chance.spread(often))
 }
 

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use relay::cdc_log::table::{CdcOptions, OutboxTable};
 use relay::deliver::prepare::Preparer;
+use relay::deliver::transactions::Transacting;
 use relay::health::Board;
+use relay::journal::Incarnation;
 use relay::metrics::Metrics;
-use relay::ports::{Clock, NoTransactions};
+use relay::ports::{Clock, NoTransactions, Transactions};
 use relay::run::{Ground, Outlook, operate};
 use relay::state::ownership::Share;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,9 @@ pub(crate) struct Port(pub(crate) Arc<Process>);
 
 /// A stop takes as long as its time-outs and a freeze, never longer.
 const STOPS_WITHIN: Micros = 60 * SECOND;
+
+/// Before the journal is looked for again.
+const JOURNAL_PAUSE: Micros = 200 * MS;
 
 /// Runs a relay until it is told to stop.
 async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> anyhow::Result<()> {
@@ -39,6 +44,9 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
         Metrics::new()?,
     );
     let port = Port(process);
+    let Some((transactions, incarnation)) = transactions(&port, &stop).await else {
+        return Ok(());
+    };
     let ground = Ground {
         table: OutboxTable {
             keyspace: "shop".into(),
@@ -57,8 +65,8 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
         state: Arc::new(port.clone()),
         dead_letters: Arc::new(port.clone()),
         broker: port,
-        transactions: Arc::new(NoTransactions),
-        incarnation: None,
+        transactions,
+        incarnation,
         preparer: Preparer::new(&config.source, &config.sink, |_| false)?,
         first_set: Some(world.plan.sets[0].start),
         order: None,
@@ -66,6 +74,31 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
     };
     operate(config, share, &Arc::new(outlook), Arc::new(ground), &stop).await;
     Ok(())
+}
+
+/// None if `stop` came before the journal was there.
+async fn transactions(
+    port: &Port,
+    stop: &CancellationToken,
+) -> Option<(Arc<dyn Transactions>, Option<Incarnation>)> {
+    let world = &port.0.world;
+    if !world.plan.exactly_once {
+        return Some((Arc::new(NoTransactions), None));
+    }
+    world.count("process: delivers exactly once");
+    let transacting = Transacting::new(port.clone(), port.clone(), &world.plan.config.identity);
+    loop {
+        let opened = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            opened = transacting.incarnation(port) => opened,
+        };
+        match opened {
+            Ok(incarnation) => return Some((Arc::new(transacting), Some(incarnation))),
+            Err(error) => world.tell(|| format!("{} has no journal: {error}", port.0.name)),
+        }
+        world.sleep(JOURNAL_PAUSE).await;
+    }
 }
 
 /// One place for a process: whoever dies in it is started again, and shares change by restarts.

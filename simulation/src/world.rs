@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use crds::relay_status::DataEventKind;
 use relay::health::Board;
 
-use crate::broker::Topic;
+use crate::broker::{Cluster, Late};
 use crate::chance::Chance;
+use crate::letters::Letter;
 use crate::log::Log;
 use crate::oracle::Oracle;
 use crate::plan::{Fault, Plan};
@@ -33,10 +34,10 @@ pub(crate) struct World {
     started: Instant,
     chance: Mutex<Chance>,
     pub(crate) log: Mutex<Log>,
-    pub(crate) topic: Mutex<Topic>,
+    pub(crate) cluster: Mutex<Cluster>,
+    pub(crate) late: Mutex<Vec<Late>>,
     pub(crate) store: Mutex<Store>,
-    /// Slot and aggregate of each dead letter.
-    pub(crate) letters: Mutex<Vec<(relay::model::SlotId, String)>>,
+    pub(crate) letters: Mutex<Vec<Letter>>,
     /// What each process says of itself.
     pub(crate) boards: Mutex<Vec<Board>>,
     pub(crate) oracle: Mutex<Oracle>,
@@ -56,7 +57,8 @@ impl World {
             started: Instant::now(),
             chance: Mutex::new(chance),
             log: Mutex::new(log),
-            topic: Mutex::default(),
+            cluster: Mutex::default(),
+            late: Mutex::default(),
             letters: Mutex::default(),
             boards: Mutex::default(),
             store: Mutex::new(Store::new()),

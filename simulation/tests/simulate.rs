@@ -30,27 +30,37 @@ fn promises_hold_in_every_schedule() {
         assert!(outcome.events >= 200, "seed {seed} has {} events", outcome.events);
         tally.add(&outcome.tally);
     }
-    assert!(tally.of("process: restarted") > 0);
+    for what in ["process: restarted", "transactions: committed"] {
+        assert!(tally.of(what) > 0, "{what}");
+    }
 }
 
 /// Some of the awaits; `simulate --seed 7 --everywhere` is killed at each.
 #[test]
 fn a_process_may_be_killed_at_any_await() {
-    const SEED: u64 = 7;
+    kill_at_some_awaits(7);
+}
+
+#[test]
+fn an_owner_of_transactions_may_be_killed_at_any_await() {
+    kill_at_some_awaits(6);
+}
+
+fn kill_at_some_awaits(seed: u64) {
     const KILLS: u64 = 12;
-    let awaits = run_killing(SEED, u64::MAX, false).unwrap().awaits;
+    let awaits = run_killing(seed, u64::MAX, false).unwrap().awaits;
     assert!(awaits > 1000, "{awaits}");
     for number in 0..KILLS {
         let at = number * awaits / KILLS + 1;
-        let outcome = run_killing(SEED, at, false).unwrap();
+        let outcome = run_killing(seed, at, false).unwrap();
         let violation = outcome.violation.map(|violation| violation.to_string());
-        assert_eq!(violation, None, "--seed {SEED} --kill-at {at} --trace");
+        assert_eq!(violation, None, "--seed {seed} --kill-at {at} --trace");
     }
 }
 
 #[test]
 fn the_same_seed_is_the_same_schedule() {
-    for seed in [3, 4711] {
+    for seed in [3, 6, 4711] {
         let (first, second) = (run(seed, true).unwrap(), run(seed, true).unwrap());
         let differs = first
             .trace

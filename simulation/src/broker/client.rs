@@ -8,18 +8,16 @@ use relay::encode::Message;
 use relay::ports::{Delivered, DeliveryError, ErrorClass, Outcome, Refused, Report, Role, Signal, Signals};
 use tokio::sync::Notify;
 
-use super::{Item, PARTITIONS, Poison, error, request};
+use super::line::Line;
+use super::{Item, PARTITIONS, Poison, SHORT_QUEUE, error, named, partition_of, request};
 use crate::plan::Fault;
 use crate::process::{Point, Process};
 use crate::world::MS;
 
-/// Messages that the queue takes while it is short.
-const SHORT_QUEUE: usize = 3;
-
 pub(super) struct Client {
     pub(super) process: Arc<Process>,
     pub(super) role: Role,
-    signals: Signals,
+    pub(super) line: Line,
     state: Mutex<State>,
     filled: Notify,
 }
@@ -32,8 +30,6 @@ struct State {
     /// Nothing is sent any more.
     over: bool,
     ended: bool,
-    /// An outage is told once.
-    told_down: bool,
 }
 
 impl Client {
@@ -41,7 +37,7 @@ impl Client {
         let client = Arc::new(Self {
             process: process.clone(),
             role,
-            signals,
+            line: Line::new(process, signals),
             state: Mutex::default(),
             filled: Notify::new(),
         });
@@ -75,15 +71,12 @@ impl Client {
         let now = world.now();
         let frozen = process.frozen_until().is_some();
         let send = world.judge(|oracle| oracle.sent(process.life, message, frozen, now));
+        world.tell(|| format!("{} sends message {send}: {}", process.name, named(message)));
         let limit = world.plan.config.memory.in_flight_messages as usize;
-        let key = message.key.as_deref().unwrap_or_default();
-        let partition = key
-            .iter()
-            .fold(7_usize, |hash, byte| hash.wrapping_mul(31) ^ usize::from(*byte));
         let item = Item {
             token,
             send,
-            partition: partition % PARTITIONS,
+            partition: partition_of(message),
             poison,
         };
         self.state.lock().queue.push_back(item);
@@ -206,26 +199,13 @@ impl Client {
                 Outcome::Unknown,
             ));
             if first {
-                self.signal(fatal.clone());
+                self.line.signal(fatal.clone());
             }
             self.purge();
             if !first {
-                self.signal(fatal);
+                self.line.signal(fatal);
             }
         }
-    }
-
-    /// Once per outage.
-    pub(super) fn tell_down(&self) {
-        if !std::mem::replace(&mut self.state.lock().told_down, true) {
-            self.process.world.count("broker: all brokers down");
-            let down = error(ErrorClass::Transient, "AllBrokersDown", Outcome::Unknown);
-            self.signal(Signal::AllBrokersDown(down));
-        }
-    }
-
-    pub(super) fn tell_up(&self) {
-        self.state.lock().told_down = false;
     }
 
     pub(super) fn report(&self, item: &Item, result: Result<Delivered, DeliveryError>) {
@@ -242,18 +222,9 @@ impl Client {
                 .map_or_else(ToString::to_string, |at| format!("at {}", at.offset));
             format!("{} hears of message {}: {result}", self.process.name, item.send)
         });
-        self.signals.send(Signal::Report(Report {
+        self.line.signal(Signal::Report(Report {
             token: item.token,
             result,
         }));
-    }
-
-    pub(super) fn signal(&self, signal: Signal) {
-        if !self.process.is_dead() {
-            self.process
-                .world
-                .tell(|| format!("{} hears {signal:?}", self.process.name));
-            self.signals.send(signal);
-        }
     }
 }

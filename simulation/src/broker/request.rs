@@ -5,12 +5,13 @@ use std::sync::Arc;
 use relay::ports::{Delivered, ErrorClass, Outcome, Signal};
 
 use super::client::Client;
+use super::cluster::What;
 use super::{Item, Poison, error};
 use crate::plan::Fault;
 use crate::world::{MS, World};
 
 /// What the cluster does with a batch.
-enum Verdict {
+pub(super) enum Verdict {
     Write,
     /// Refused; with what outcome, and whether it was written all the same.
     Fail(ErrorClass, &'static str, Outcome, bool),
@@ -25,7 +26,7 @@ pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>)
     world
         .sleep(world.chance(|chance| chance.within(MS / 2, 4 * MS)))
         .await;
-    let stalled = arrive(&client, &world).await;
+    let stalled = client.line.arrive().await;
     // The process may be gone, or may have given up: what is on the wire arrives or not.
     let abandoned = process.is_dead() || !client.is_flying(partition, &batch);
     if abandoned {
@@ -35,7 +36,7 @@ pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>)
                 .await;
             if world.plan.faults_until + 5000 * MS > world.now() {
                 world.count("broker: purged message landed later");
-                write(&world, &batch);
+                write(&world, partition, &batch);
             }
         }
         return;
@@ -44,58 +45,20 @@ pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>)
         world.count("broker: stall that ends in an error");
         throttled()
     } else {
-        judge(&world, process.seat, &batch)
+        judge(&world, process.seat, batch.iter().find_map(|item| item.poison))
     };
     let mut offset = None;
     if let Verdict::Write | Verdict::Fail(_, _, _, true) | Verdict::Fatal(true) = verdict {
-        offset = Some(write(&world, &batch));
+        offset = Some(write(&world, partition, &batch));
     }
-    let refused = world.fault(Fault::BrokerRefusesLate, process.seat);
-    let late = refused || world.fault(Fault::BrokerReportsLate, process.seat) && world.percent(50);
-    if late {
-        world.count("broker: report late");
-    }
-    let delay = world.chance(|chance| {
-        if late {
-            chance.within(100 * MS, 2500 * MS)
-        } else {
-            chance.within(0, 3 * MS)
-        }
-    });
-    world.sleep(delay).await;
-    process.thawed().await;
+    client.line.answered().await;
     if !client.landed(partition, &batch) {
         return;
     }
     answer(&client, &batch, &verdict, offset.unwrap_or_default());
 }
 
-/// Waits until the cluster can be reached; what it hears of the outage, the client tells. Whether it stalled.
-async fn arrive(client: &Client, world: &World) -> bool {
-    let seat = client.process.seat;
-    if world.fault(Fault::BrokerTrouble, seat) && world.percent(30) {
-        world.count("broker: trouble told");
-        client.signal(Signal::Trouble(error(
-            ErrorClass::Configuration,
-            "SSL",
-            Outcome::NotWritten,
-        )));
-    }
-    while let Some(until) = world.fault_until(Fault::BrokersDown, seat) {
-        client.tell_down();
-        world.sleep_until(until).await;
-    }
-    client.tell_up();
-    let mut stalled = false;
-    while let Some(until) = world.fault_until(Fault::BrokerStall, seat) {
-        world.count("broker: stall without error");
-        world.sleep_until(until).await;
-        stalled = true;
-    }
-    stalled
-}
-
-fn throttled() -> Verdict {
+pub(super) fn throttled() -> Verdict {
     Verdict::Fail(
         ErrorClass::Transient,
         "ThrottlingQuotaExceeded",
@@ -104,7 +67,7 @@ fn throttled() -> Verdict {
     )
 }
 
-fn judge(world: &World, seat: usize, batch: &[Item]) -> Verdict {
+pub(super) fn judge(world: &World, seat: usize, poison: Option<Poison>) -> Verdict {
     let on = |fault, percent| world.fault(fault, seat) && world.percent(percent);
     if on(Fault::BrokerConfiguration, 80) {
         world.count("broker: configuration error");
@@ -138,33 +101,16 @@ fn judge(world: &World, seat: usize, batch: &[Item]) -> Verdict {
         world.count("broker: fatal error");
         return Verdict::Fatal(world.percent(50));
     }
-    batch
-        .iter()
-        .find_map(|item| item.poison)
-        .map_or(Verdict::Write, Verdict::Refuse)
+    poison.map_or(Verdict::Write, Verdict::Refuse)
 }
 
 /// Appends the batch; returns the offset of its first message.
-fn write(world: &World, batch: &[Item]) -> i64 {
-    let now = world.now();
-    let mut first = None;
-    for item in batch.iter().filter(|item| item.poison.is_none()) {
-        let offset = {
-            let mut topic = world.topic.lock();
-            topic.written += 1;
-            topic.written as i64
-        };
-        first.get_or_insert(offset);
-        world.tell(|| format!("topic: message {} at {offset}", item.send));
-        let appended = world.judge(|oracle| oracle.appended(item.send, now));
-        if appended.late {
-            world.count("outcome: late event");
-        }
-        if appended.duplicate {
-            world.count("outcome: duplicate");
-        }
-    }
-    first.unwrap_or_default()
+fn write(world: &World, partition: usize, batch: &[Item]) -> i64 {
+    let sends = batch.iter().filter(|item| item.poison.is_none());
+    let messages: Vec<What> = sends.map(|item| What::Message(item.send)).collect();
+    let (offset, effects) = world.cluster.lock().append(partition, messages);
+    world.took_effect(effects);
+    offset
 }
 
 fn answer(client: &Client, batch: &[Item], verdict: &Verdict, offset: i64) {
@@ -196,16 +142,7 @@ fn answer(client: &Client, batch: &[Item], verdict: &Verdict, offset: i64) {
                 "broker: message refused with its batch"
             });
             for item in batch {
-                let refused = match (record, item.poison) {
-                    (false, _) => error(ErrorClass::Message, "MessageSizeTooLarge", Outcome::NotWritten),
-                    (true, Some(_)) => error(ErrorClass::Message, "InvalidRecord", Outcome::NotWritten),
-                    (true, None) => error(
-                        ErrorClass::Collateral,
-                        "InvalidDifferentRecord",
-                        Outcome::NotWritten,
-                    ),
-                };
-                client.report(item, Err(refused));
+                client.report(item, Err(poison.refusal(item.poison.is_some())));
             }
             client.break_off();
         }
@@ -215,7 +152,7 @@ fn answer(client: &Client, batch: &[Item], verdict: &Verdict, offset: i64) {
                 "OutOfOrderSequenceNumber",
                 Outcome::Unknown,
             );
-            client.signal(Signal::Fatal(fatal.clone()));
+            client.line.signal(Signal::Fatal(fatal.clone()));
             for item in batch {
                 client.report(item, Err(fatal.clone()));
             }

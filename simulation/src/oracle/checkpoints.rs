@@ -31,6 +31,8 @@ pub(super) struct SlotFacts {
     /// Rows of events.
     pub(super) rows: Vec<usize>,
     bound: Option<Micros>,
+    /// What bounds were taken back over: nobody knows any more what of it was delivered.
+    pub(super) forgotten: Option<(Micros, Micros)>,
     /// When its first checkpoint was made: from there on it is known what was not read.
     pub(super) pinned: Option<Micros>,
 }
@@ -121,13 +123,15 @@ impl Oracle {
         match &done.step.change {
             Change::Claim { seen, owner } => {
                 let epoch = seen.unwrap_or(0) + 1;
-                self.check_claim(slot, life, done.before.0.as_deref(), now);
+                self.check_claim(slot, life, done, now);
                 if self.slots[slot].epoch.is_some_and(|current| current >= epoch) {
                     self.fail("epochs-rise", format!("slot {slot}: epoch {epoch} again"));
                 }
                 self.slots[slot].claimed.insert(epoch, life);
                 (self.slots[slot].epoch, self.slots[slot].owner) = (Some(epoch), Some(owner.clone()));
-                self.lives[life].held.entry(slot).or_default().epoch = epoch;
+                let own = done.before.0.as_ref() == Some(owner);
+                let holding = self.lives[life].held.entry(slot).or_default();
+                (holding.epoch, holding.own) = (epoch, own);
                 self.count_owned(now);
             }
             Change::Release { .. } => {
@@ -167,6 +171,10 @@ impl Oracle {
                 );
                 self.fail("bound-never-goes-back", detail);
             }
+            let forgotten = self.slots[slot]
+                .forgotten
+                .get_or_insert((checkpoint.bound, before));
+            *forgotten = (forgotten.0.min(checkpoint.bound), forgotten.1.max(before));
         }
         self.slots[slot].bound = Some(checkpoint.bound);
         self.slots[slot].pinned.get_or_insert(now);
@@ -187,11 +195,11 @@ impl Oracle {
     }
 
     /// A slot is given up in order: what was acknowledged is in the checkpoint, and nothing is on its way, unless it was
-    /// held up.
+    /// held up, or lost with a transactional producer.
     fn check_release(&mut self, slot: usize, done: &Done) {
         let (life, sent) = (done.step.life, done.step.sent);
         let held = self.lives[life].held.get(&slot).copied();
-        let Some(held) = held.filter(|_| self.rules.flows) else {
+        let Some(held) = held.filter(|_| self.rules.flows && !self.lives[life].broken) else {
             return;
         };
         let own = |send: &super::deliveries::Send| send.life == life && send.since == held.since;
@@ -275,6 +283,14 @@ impl Oracle {
             );
             self.fail("claim-before-load", detail);
         }
+        let holding = self.lives[life].held.entry(slot).or_default();
+        if holding.since == holding.epoch {
+            // An owner looks at its own checkpoint again.
+            return;
+        }
+        let own = holding.own;
+        (holding.since, holding.at) = (holding.epoch, now);
+        let epoch = holding.epoch;
         let Some(checkpoint) = checkpoint else {
             return;
         };
@@ -287,9 +303,6 @@ impl Oracle {
             bound: checkpoint.bound,
             rows: rows.collect(),
         };
-        let holding = self.lives[life].held.entry(slot).or_default();
-        (holding.since, holding.at) = (holding.epoch, now);
-        let epoch = holding.epoch;
         self.lives[life].known.insert((slot, epoch), known);
         let lives = &self.lives;
         let patience = self.rules.interval + SAVE_SLACK;
@@ -297,6 +310,7 @@ impl Oracle {
             let owner = &lives[send.life];
             let until = owner.died.unwrap_or(now);
             send.since < epoch
+                && !(own && send.life == life)
                 && matches!(send.told, Told::Delivered(at) if at + patience < until && owner.troubled + patience < at)
         });
         // A set that is published late takes bounds back, and what lies below the old one is forgotten.

@@ -39,6 +39,12 @@ pub(super) enum Told {
     Unknown,
 }
 
+impl Aggregate {
+    pub(super) fn letter(&mut self, by: usize, durable: Micros) {
+        self.letters.push((by, durable));
+    }
+}
+
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Appended {
     pub(crate) duplicate: bool,
@@ -126,9 +132,9 @@ impl Oracle {
         };
         let (row, late) = (*row, *late);
         let duplicate = !self.rows[row].1.appended.is_empty();
-        if duplicate {
+        if duplicate && !self.rules.exactly_once {
             self.excuse(send);
-        } else {
+        } else if !duplicate {
             self.check_source_duplicate(send);
             self.check_order(send, late, now);
         }
@@ -202,7 +208,8 @@ impl Oracle {
     }
 
     /// A row of a newer set that came before this one, if all that came before are such: each was read when the tail of
-    /// the older set, to which this row belongs, had long shown it, and had to be looked at once more.
+    /// the older set, to which this row belongs, had long shown it, and had to be looked at once more. What another owner
+    /// handed over was handed over before.
     fn overtaken_at_a_switch(&self, row: usize, life: usize) -> Option<usize> {
         let facts = &self.rows[row].0;
         let owner = &self.lives[life];
@@ -220,6 +227,10 @@ impl Oracle {
         });
         let first = later.next()?;
         let unjust = |other: &usize| {
+            let mut sends = self.rows[*other].1.sends.iter().map(|send| &self.sends[*send]);
+            if sends.any(|send| send.life != life || send.since != held.since) {
+                return false;
+            }
             let seen = owner.reads.get(other);
             let newer = self.rows[*other].0.set;
             newer > facts.set
@@ -230,12 +241,15 @@ impl Oracle {
     }
 
     /// Whether a later row of the aggregate was handed over without appearing: it failed, and waits behind this one
-    /// now; no broker takes it; or it was suppressed.
+    /// now; it was given up; no broker takes it; or it was suppressed.
     fn has_later(&self, row: usize) -> bool {
         let facts = &self.rows[row].0;
         self.rows.iter().any(|(other, fate)| {
             let counts = match other.kind {
-                Kind::Event(event) => !fate.sends.is_empty() || self.events[event].rows.len() > 1,
+                Kind::Event(event) => {
+                    let given_up = fate.letter || fate.pending.is_some();
+                    given_up || !fate.sends.is_empty() || self.events[event].rows.len() > 1
+                }
                 Kind::Poison(_) => true,
                 Kind::Noise => false,
             };
@@ -357,7 +371,9 @@ impl Oracle {
         };
         if reason != Reason::Held {
             aggregate.dead = true;
-            aggregate.letters.push((life, now));
+        }
+        if reason != Reason::Held && !self.rules.exactly_once {
+            aggregate.letter(life, now);
         }
         if !just {
             let detail = format!("{}: {reason:?}", self.name(row));
@@ -369,8 +385,20 @@ impl Oracle {
             let detail = format!("dead letter of {} carries id {id}", self.name(row));
             self.fail("event-id", detail);
         }
+        if self.rules.exactly_once {
+            return self.letter_pending(row, life, letter.pending);
+        }
         self.rows[row].1.letter = true;
         self.resolve(row);
+    }
+
+    /// It counts from the commit on that resolves its event.
+    fn letter_pending(&mut self, row: usize, life: usize, pending: bool) {
+        if !pending && !self.rows[row].1.letter {
+            let detail = format!("{} waits, and no commit has resolved it", self.name(row));
+            self.fail("letter-with-its-commit", detail);
+        }
+        self.rows[row].1.pending = Some(life);
     }
 
     /// Attempts that a dead letter claims to have had need their time: each waits for its back-off, and none is made

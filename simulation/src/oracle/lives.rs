@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use relay::ports::Placement;
 
 use super::Oracle;
+use crate::store::Done;
 use crate::world::{Micros, SECOND};
 
 /// A stream set is news for so long.
@@ -22,13 +23,17 @@ pub(super) struct LifeFacts {
     pub(super) held: BTreeMap<usize, Holding>,
     pub(super) died: Option<Micros>,
     pub(super) killed: bool,
-    /// When the last heartbeat arrived.
-    beat: Option<Micros>,
+    /// When heartbeats arrived.
+    beats: Vec<Micros>,
+    /// When it looked at the heartbeats of all.
+    looks: Vec<Micros>,
     /// When the last one that it knows to have arrived was sent.
     beat_sent: Option<Micros>,
     /// It was frozen, or could not renew in time, at least once: it may have come back as an owner who had been given
     /// up, and whom the one who takes over cannot tell from a dead one.
     pub(super) lapsed: bool,
+    /// A transactional producer of its was fenced, or failed for ever: what it had in flight is lost to it.
+    pub(super) broken: bool,
     /// The last time that the state store failed it, or that it did not run.
     pub(super) troubled: Micros,
     /// When it first read rows with their values, where there are several stream sets.
@@ -50,6 +55,8 @@ pub(super) struct Holding {
     /// When it read the checkpoint.
     pub(super) since: i64,
     pub(super) at: Micros,
+    /// The slot carried its name when it claimed it last.
+    pub(super) own: bool,
 }
 
 impl Default for Holding {
@@ -58,6 +65,7 @@ impl Default for Holding {
             epoch: -1,
             since: -1,
             at: 0,
+            own: false,
         }
     }
 }
@@ -103,9 +111,18 @@ impl Oracle {
         facts.troubled = facts.troubled.max(until);
     }
 
+    pub(crate) fn producer_died(&mut self, life: usize) {
+        self.lives[life].broken = true;
+    }
+
     /// A heartbeat arrives.
     pub(crate) fn beat(&mut self, life: usize, now: Micros) {
-        self.lives[life].beat = Some(now);
+        self.lives[life].beats.push(now);
+    }
+
+    /// The process reads the heartbeats of all.
+    pub(crate) fn looked(&mut self, life: usize, now: Micros) {
+        self.lives[life].looks.push(now);
     }
 
     /// The process hears that the heartbeat that it sent then has arrived.
@@ -213,9 +230,12 @@ impl Oracle {
         }
     }
 
-    /// A slot is taken from somebody who lives, and whose heartbeat moves.
-    pub(super) fn check_claim(&mut self, slot: usize, life: usize, before: Option<&str>, now: Micros) {
+    /// A slot is taken from somebody who lives, and whose heartbeat had moved within the lease when the taker looked, before
+    /// it sent the claim. What arrives after that look comes too late: its sender was silent for the lease, and has to
+    /// raise its epochs first.
+    pub(super) fn check_claim(&mut self, slot: usize, life: usize, done: &Done, now: Micros) {
         self.check_placement(slot, life, now);
+        let before = done.before.0.as_deref();
         let Some(owner) = before.filter(|name| *name != self.lives[life].name) else {
             return;
         };
@@ -223,14 +243,18 @@ impl Oracle {
         let Some(owner) = owner.filter(|facts| facts.died.is_none() && !facts.lapsed) else {
             return;
         };
-        if let Some(beat) = owner.beat
-            && now - beat < self.rules.lease
+        let looks = self.lives[life].looks.iter().rev();
+        let looked = looks.copied().find(|look| *look <= done.step.sent);
+        let looked = looked.unwrap_or(now);
+        let seen = owner.beats.iter().rev().find(|beat| **beat <= looked);
+        if let Some(beat) = seen
+            && looked - beat < self.rules.lease
         {
             let detail = format!(
-                "{} takes slot {slot} from {}, whose heartbeat moved {} us ago",
+                "{} takes slot {slot} from {}, whose heartbeat had moved {} us before it looked",
                 self.lives[life].name,
                 owner.name,
-                now - beat
+                looked - beat
             );
             self.fail("lease", detail);
         }

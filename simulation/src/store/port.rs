@@ -47,7 +47,10 @@ impl StateStore for Port {
         self.0.pass(Point::OwnersAsked).await;
         self.wait(1).await;
         self.reachable("read heartbeats")?;
-        let rows = self.0.world.store.lock().processes.clone();
+        let world = &self.0.world;
+        let rows = world.store.lock().processes.clone();
+        let now = world.now();
+        world.judge(|oracle| oracle.looked(self.0.life, now));
         self.0.pass(Point::OwnersAnswered).await;
         let row = |(process, (beat, placement))| ProcessRow {
             process,
