@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod check;
+pub mod dead_letters;
 mod file;
 pub mod run;
 pub mod schema;
@@ -34,6 +35,9 @@ pub enum Command {
     /// What the relay keeps of its progress.
     #[command(subcommand)]
     State(StateCommand),
+    /// Look at dead letters of the table, and discard them.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// Print what a running relay says of itself.
     Status(StatusArgs),
 }
@@ -98,6 +102,69 @@ pub struct StateDeleteArgs {
     #[command(flatten)]
     pub config: FileArgs,
     /// Do it; without this nothing is touched.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// One line per dead letter of the table, the oldest first.
+    List(ListArgs),
+    /// Everything that is known of the dead letters of one event, as JSON.
+    Show(ShowArgs),
+    /// Remove dead letters that nobody needs any more. They are gone for good.
+    Discard(DiscardArgs),
+}
+
+/// Which dead letters: those that have all that is asked for.
+#[derive(Debug, clap::Args)]
+pub struct FilterArgs {
+    /// The event's id.
+    #[arg(long, value_name = "ID")]
+    pub event_id: Option<String>,
+    /// The event's type.
+    #[arg(long, value_name = "TYPE")]
+    pub event_type: Option<String>,
+    /// The aggregate's id.
+    #[arg(long, value_name = "ID")]
+    pub aggregate: Option<String>,
+    /// Why it was given up.
+    #[arg(long, value_parser = ["message", "configuration", "transient", "held", "reconciled"])]
+    pub class: Option<String>,
+    /// Given up at least this long ago, as in 90s, 15m, 1h or 7d.
+    #[arg(long, value_name = "AGE", value_parser = crate::dead_letters::stored::parse_age)]
+    pub older_than: Option<std::time::Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Only so many, the newest.
+    #[arg(long, value_name = "COUNT")]
+    pub newest: Option<usize>,
+    /// A JSON document per line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    /// The event's id.
+    pub event_id: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DiscardArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Do it; without this they are only listed.
     #[arg(long)]
     pub yes: bool,
 }

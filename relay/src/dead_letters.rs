@@ -4,6 +4,7 @@ use crate::model::{SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, DeadLetters};
 
 pub mod message;
+pub mod stored;
 pub mod table;
 pub mod topic;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use relay::cli::{Cli, Command, StateCommand, check, run, schema, setup, state, status};
+use relay::cli::{Cli, Command, StateCommand, check, dead_letters, run, schema, setup, state, status};
 
 /// The reader allocates an event, delivery frees it on another thread. In a drain glibc's allocator spent a third of the
 /// relay's CPU time on that.
@@ -18,6 +18,7 @@ async fn main() -> ExitCode {
         Command::Setup(args) => setup::setup(&args).await,
         Command::Schema(args) => schema::schema(&args),
         Command::State(StateCommand::Delete(args)) => state::delete(&args).await,
+        Command::DeadLetters(command) => dead_letters::dead_letters(&command).await,
         Command::Status(args) => status::status(&args).await,
     };
     exit.into()

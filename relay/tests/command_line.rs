@@ -192,6 +192,76 @@ async fn check_finds_what_is_unfit_and_names_the_fix() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_and_discarded_as_asked() {
+    let (node, session) = node().await;
+    let config = config(node.addr());
+    let run = async |arguments: &[&str]| {
+        let file = ["-f", config.path().to_str().unwrap()];
+        let all: Vec<_> = ["dead-letters"]
+            .iter()
+            .chain(arguments)
+            .chain(&file)
+            .copied()
+            .collect();
+        let output = output(relay(&all)).await;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, _, said) = run(&["list"]).await;
+    assert!(
+        code == Some(1) && said.contains("outbox_relay.dead_letters"),
+        "{said}"
+    );
+    let made = output(relay(&["setup", "-f", config.path().to_str().unwrap()])).await;
+    assert!(made.status.success());
+    for (number, class, status) in [
+        (1, "message", "waiting"),
+        (2, "transient", "waiting"),
+        (3, "message", "pending"),
+    ] {
+        let row = format!(
+            "INSERT INTO outbox_relay.dead_letters (identity, slot, source_time, source_stream, source_seq, event_id, \
+             event_type, aggregate_id, payload, error_message, error_class, last_failed_at, status) VALUES \
+             ('test.relay', {number}, 5000000{number}-0000-1000-8080-808080808080, 0x00, 0, 'event-{number}', 'Created', \
+             'a', 0x7b7d, 'refused', '{class}', {number}000, '{status}')"
+        );
+        session.query_unpaged(row, ()).await.unwrap();
+    }
+    let (code, listed, _) = run(&["list", "--class", "message"]).await;
+    assert_eq!(code, Some(0));
+    let ids = ["event-1", "event-2", "event-3"].map(|id| listed.contains(id));
+    assert!(
+        ids == [true, false, true] && listed.ends_with("2 dead letters\n"),
+        "{listed}"
+    );
+    let (_, newest, _) = run(&["list", "--newest", "1", "--json", "--older-than", "1h"]).await;
+    let newest: serde_json::Value = serde_json::from_str(&newest).unwrap();
+    assert_eq!(
+        (&newest["eventId"], &newest["payload"]),
+        (&"event-3".into(), &"{}".into())
+    );
+    let (code, shown, _) = run(&["show", "event-2"]).await;
+    assert!(
+        code == Some(0) && shown.contains("\"class\": \"transient\""),
+        "{shown}"
+    );
+    assert_eq!(run(&["show", "event-9"]).await.0, Some(1));
+
+    let (code, _, said) = run(&["discard", "--yes"]).await;
+    assert!(code == Some(2) && said.contains("accepted: --event-id"), "{said}");
+    let (_, dry, _) = run(&["discard", "--class", "message"]).await;
+    assert!(
+        dry.contains("1 dead letters would be discarded") && dry.contains("1 are not decided yet"),
+        "{dry}"
+    );
+    let (_, done, _) = run(&["discard", "--class", "message", "--yes"]).await;
+    assert!(done.contains("1 dead letters discarded"), "{done}");
+    let (_, left, _) = run(&["list"]).await;
+    let ids = ["event-1", "event-2", "event-3"].map(|id| left.contains(id));
+    assert_eq!(ids, [false, true, true], "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn run_waits_for_what_is_not_there_and_readyz_says_what() {
     let nobody = free_address();
     let config = config(nobody);

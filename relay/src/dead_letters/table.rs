@@ -11,6 +11,7 @@ use scylla::statement::{Consistency, Statement};
 use scylla::value::{CqlTimestamp, CqlTimeuuid, CqlValue};
 use uuid::Uuid;
 
+use super::stored::{self, Stored};
 use crate::model::{CdcTime, Micros, SlotId, SlotSet, SourcePosition, StreamId};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome};
 
@@ -69,7 +70,7 @@ pub fn add_status(keyspace: &str, table: &str) -> String {
 const NO_SLOT: i32 = -1;
 
 /// Of a letter whose event no committed transaction has resolved yet.
-const PENDING: &str = "pending";
+pub const PENDING: &str = "pending";
 
 /// Of a letter that waits for somebody to act.
 const WAITING: &str = "waiting";
@@ -91,6 +92,7 @@ pub struct TableDeadLetters {
     count: PreparedStatement,
     aggregates: PreparedStatement,
     settle: PreparedStatement,
+    whole: PreparedStatement,
     remove: PreparedStatement,
     pending: PreparedStatement,
 }
@@ -116,8 +118,9 @@ impl TableDeadLetters {
                 detail: error.to_string(),
             })
         };
-        let of_slot =
-            |what| format!("SELECT {what} FROM \"{keyspace}\".\"{table}\" WHERE identity = ? AND slot = ?");
+        let of_slot = |what: &str| {
+            format!("SELECT {what} FROM \"{keyspace}\".\"{table}\" WHERE identity = ? AND slot = ?")
+        };
         let insert = prepare(text).await?;
         let count = prepare(of_slot("count(*)")).await?;
         let aggregates = prepare(of_slot("aggregate_id, status")).await?;
@@ -127,8 +130,10 @@ impl TableDeadLetters {
         let settle = prepare(settle).await?;
         let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
         let pending = prepare(of_slot("source_time, source_stream, source_seq, status")).await?;
+        let whole = prepare(of_slot(stored::COLUMNS)).await?;
         let table = Self {
             session,
+            whole,
             identity: config.identity.clone(),
             target,
             insert,
@@ -275,6 +280,42 @@ impl TableDeadLetters {
                 .max(0) as u64;
         }
         Ok(pending)
+    }
+
+    /// The letters that `takes` says yes to, of all slots.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn stored(&self, takes: impl Fn(&Stored) -> bool) -> Result<Vec<Stored>, DeadLetterError> {
+        let mut letters = Vec::new();
+        for slot in SlotId::all() {
+            let values = (self.identity.clone(), slot.index() as i32);
+            let rows = self.session.execute_iter(self.whole.clone(), values).await;
+            let rows = rows.map_err(|error| self.failed(&error))?;
+            let mut rows = rows
+                .rows_stream::<Stored>()
+                .map_err(|error| self.failed(&error))?;
+            while let Some(letter) = rows.try_next().await.map_err(|error| self.failed(&error))? {
+                letters.extend(Some(letter).filter(|letter| takes(letter)));
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Removes a letter.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn discard(&self, letter: &Stored) -> Result<(), DeadLetterError> {
+        let values = (
+            &self.identity,
+            letter.slot,
+            letter.source_time,
+            &letter.source_stream,
+            letter.source_seq,
+        );
+        let removed = self.session.execute_unpaged(&self.remove, values).await;
+        removed.map(drop).map_err(|error| self.failed(&error))
     }
 
     fn row(&self, letter: &DeadLetter) -> Vec<Option<CqlValue>> {
