@@ -153,11 +153,15 @@ fn every_command_and_option_in_the_documents_exists() {
         let blocks = blocks(&document, "sh");
         let lines = blocks.iter().flat_map(|block| block.lines());
         for line in lines.filter_map(|line| line.strip_prefix("outbox-relay ")) {
-            let name = line.split_whitespace().next().unwrap();
+            let mut words = line.split_whitespace();
+            let name = words.next().unwrap();
             let command = cli.find_subcommand(name);
             let command = command.unwrap_or_else(|| panic!("{document} names outbox-relay {name}"));
+            let sub = words.next().and_then(|word| command.find_subcommand(word));
+            let command = sub.unwrap_or(command);
             commands += 1;
             for option in line.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
+                let option = option.trim_end_matches(',');
                 let known = command
                     .get_arguments()
                     .any(|known| known.get_long() == Some(option));
