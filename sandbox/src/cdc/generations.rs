@@ -282,7 +282,8 @@ mod tests {
         }
     }
 
-    /// The table of reference A4 for vnodes; times in seconds relative to the switch.
+    /// The current generation takes every write up to 5 s ahead of the clock, however old; a former one only those of the
+    /// last 5 s. Times in seconds relative to the switch.
     #[test]
     fn acceptance_follows_leeway_and_generation() {
         let mut rng = StdRng::seed_from_u64(7);

@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// The table of reference A4 for tablets; times in seconds relative to now.
+    /// Unlike generations, stream sets take writes however old. Times in seconds relative to now.
     #[test]
     fn old_timestamps_go_to_the_set_that_was_in_use() {
         let (mut streams, mut rng) = with_tablets(1);

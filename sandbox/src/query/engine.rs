@@ -53,9 +53,10 @@ pub struct EngineOptions {
 /// The form of answers where ScyllaDB and Cassandra give the same facts in two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// A conditional write answers `[applied]` and all columns with the old row or nulls, also when applied. A page
-    /// ends once it has its rows, rows that a filter drops counted, or 1 MiB; then another follows even if it is
-    /// empty.
+    /// A conditional write answers `[applied]` and the columns that its conditions name (all of them with IF [NOT]
+    /// EXISTS, the primary key before them in a batch) with the old row or nulls, also when applied; a batch one row
+    /// for each statement. A page ends once it has its rows, rows that a filter drops counted, or 1 MiB; then another
+    /// follows even if it is empty.
     Scylla,
     /// A conditional write answers `[applied]` alone when applied; else with the columns of the row that stood
     /// against it. A page ends in front of a row that no longer fits, so the last one is never empty.
@@ -223,7 +224,7 @@ impl Engine {
         }
         BatchPlan::check_all(kind, false, plans.iter().map(|(plan, _)| *plan))?;
         let plans: Vec<_> = plans.iter().map(|(plan, values)| (*plan, &values[..])).collect();
-        self.modify(session, &catalog, &plans, None, params)
+        self.modify(session, &catalog, &plans, true, None, params)
     }
 
     /// Applies mutations as they are: no hooks, no validation. For what the node itself writes and for delayed
@@ -263,7 +264,7 @@ impl Engine {
             Plan::Select(plan) => self
                 .select(session, catalog, plan, &values, params)
                 .map(QueryResult::Rows),
-            Plan::Modify(plan) => self.modify(session, catalog, &[(plan, &values)], None, params),
+            Plan::Modify(plan) => self.modify(session, catalog, &[(plan, &values)], false, None, params),
             Plan::Batch(batch) => self.run_batch(session, catalog, batch, &values, params),
             Plan::Truncate(table) => {
                 self.refuse_virtual(table)?;
@@ -308,7 +309,7 @@ impl Engine {
         };
         let plans: Vec<(&ModifyPlan, &[BindValue])> =
             batch.statements.iter().map(|plan| (plan, values)).collect();
-        self.modify(session, catalog, &plans, timestamp, params)
+        self.modify(session, catalog, &plans, true, timestamp, params)
     }
 
     fn authorize(

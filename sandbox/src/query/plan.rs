@@ -135,17 +135,15 @@ impl Planned {
         }
     }
 
-    /// The table of a conditional write.
-    pub fn conditional_table(&self) -> Option<&TableSchema> {
-        let plan = match &self.plan {
-            Plan::Modify(modify) => Some(modify.as_ref()).filter(|modify| modify.is_conditional()),
-            Plan::Batch(batch) => batch
-                .statements
-                .iter()
-                .find(|statement| statement.is_conditional()),
-            _ => None,
+    /// The statements of a conditional write, and whether they are a batch.
+    pub fn conditional(&self) -> Option<(&[ModifyPlan], bool)> {
+        let (statements, batch) = match &self.plan {
+            Plan::Modify(modify) => (std::slice::from_ref(modify.as_ref()), false),
+            Plan::Batch(batch) => (&batch.statements[..], true),
+            _ => return None,
         };
-        plan.map(|plan| plan.table.as_ref())
+        let conditional = statements.iter().any(ModifyPlan::is_conditional);
+        conditional.then_some((statements, batch))
     }
 
     /// None: no rows come back, or their columns depend on the outcome.

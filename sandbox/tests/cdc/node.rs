@@ -12,55 +12,52 @@ use scylla::statement::Consistency;
 
 pub(crate) struct Node {
     pub(crate) session: Session,
-    /// None: a real node.
-    pub(crate) sandbox: Option<Sandbox>,
+    _sandbox: Option<Sandbox>,
 }
 
 impl Node {
     pub(crate) async fn start() -> Self {
-        match std::env::var("SCYLLA_CONTACT_POINT") {
-            Ok(address) => Self {
+        if let Ok(address) = std::env::var("SCYLLA_CONTACT_POINT") {
+            return Self {
                 session: connect(&address, true).await,
-                sandbox: None,
-            },
-            Err(_) => Self::sandbox().await,
+                _sandbox: None,
+            };
         }
-    }
-
-    /// For tests that switch what only the sandbox can switch.
-    pub(crate) async fn sandbox() -> Self {
         let sandbox = Sandbox::builder().start().await.expect("the sandbox starts");
-        let session = connect(&sandbox.addr().to_string(), false).await;
         Self {
-            session,
-            sandbox: Some(sandbox),
+            session: connect(&sandbox.addr().to_string(), false).await,
+            _sandbox: Some(sandbox),
         }
     }
 
     /// An empty keyspace of that name in use.
     pub(crate) async fn use_keyspace(&self, name: &str, tablets: bool) {
-        for statement in [
-            format!("DROP KEYSPACE IF EXISTS {name}"),
-            format!(
-                "CREATE KEYSPACE {name} WITH replication = {{'class': 'NetworkTopologyStrategy', \
-                 'replication_factor': 1}} AND tablets = {{'enabled': {tablets}}}"
-            ),
-        ] {
-            self.session
-                .query_unpaged(statement, ())
-                .await
-                .expect("the keyspace is made");
-        }
-        self.session
-            .use_keyspace(name, false)
-            .await
-            .expect("the keyspace is used");
+        use_keyspace(&self.session, name, tablets).await;
     }
+}
+
+pub(crate) async fn use_keyspace(session: &Session, name: &str, tablets: bool) {
+    for statement in [
+        format!("DROP KEYSPACE IF EXISTS {name}"),
+        format!(
+            "CREATE KEYSPACE {name} WITH replication = {{'class': 'NetworkTopologyStrategy', \
+             'replication_factor': 1}} AND tablets = {{'enabled': {tablets}}}"
+        ),
+    ] {
+        session
+            .query_unpaged(statement, ())
+            .await
+            .expect("the keyspace is made");
+    }
+    session
+        .use_keyspace(name, false)
+        .await
+        .expect("the keyspace is used");
 }
 
 /// A session that fails at once instead of retrying. `patient` waits for schema agreement, which a sandbox
 /// always has.
-async fn connect(address: &str, patient: bool) -> Session {
+pub(crate) async fn connect(address: &str, patient: bool) -> Session {
     let profile = ExecutionProfile::builder()
         .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
         .consistency(Consistency::One)

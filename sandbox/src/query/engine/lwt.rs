@@ -9,13 +9,15 @@ use super::write::{Bound, SERIAL};
 use super::{Dialect, Engine};
 use crate::cdc::log_rules;
 use crate::error::CqlError;
-use crate::query::api::{ColumnSpec, QueryParams, QueryResult, ResultMetadata, Rows, Session};
-use crate::query::modify::{ConditionPlan, ConditionRow, ModifyPlan, WriteTime};
+use crate::query::api::{QueryParams, QueryResult, Session};
+use crate::query::modify::WriteTime;
 use crate::query::restriction::Partitions;
-use crate::schema::{Catalog, ColumnId, TableSchema};
-use crate::storage::mutation::{ClusteringKey, PartitionKey, Timestamp};
-use crate::types::CqlType;
+use crate::schema::{Catalog, TableSchema};
+use crate::storage::mutation::{PartitionKey, Timestamp};
 use crate::types::function::FunctionContext;
+use outcome::{Looked, Outcome};
+
+pub(super) mod outcome;
 
 /// One lock per partition, as far as hashing keeps them apart. It holds the last ballot: later ones are higher,
 /// which is what makes conditional writes of a partition take effect in their order.
@@ -24,14 +26,6 @@ pub(super) struct Ballots(Vec<Mutex<Timestamp>>);
 /// Locks; far more than threads.
 const STRIPES: usize = 256;
 
-/// A row that conditions were checked against.
-struct Checked<'a> {
-    plan: &'a ModifyPlan,
-    clustering: Option<ClusteringKey>,
-    row: ConditionRow,
-    holds: bool,
-}
-
 impl Engine {
     /// All statements are of one table and partition; their conditions hold all or nothing is written.
     pub(super) fn modify_conditionally(
@@ -39,6 +33,7 @@ impl Engine {
         session: &mut Session,
         catalog: &Arc<Catalog>,
         statements: &[Bound<'_>],
+        batch: bool,
         params: &QueryParams,
         now_micros: i64,
     ) -> Result<QueryResult, CqlError> {
@@ -69,9 +64,12 @@ impl Engine {
         self.apply(&self.unlearned.take(&table.id, &key));
         let ballot = now_micros.max(*last_ballot + 1);
         *last_ballot = ballot;
-        let checked = self.check_conditions(&table, &key, statements, &context)?;
-        let applied = checked.iter().all(|one| one.holds);
-        if applied {
+        let outcome = Outcome {
+            looked: self.check_conditions(&table, &key, statements, &context)?,
+            row_in_partition: self.current_rows(now_seconds(now_micros)).any_row(&table, &key),
+            batch,
+        };
+        if outcome.applied() {
             let time = WriteTime {
                 timestamp: ballot,
                 now_micros,
@@ -81,8 +79,8 @@ impl Engine {
         }
         drop(last_ballot);
         Ok(QueryResult::Rows(match self.options.dialect {
-            Dialect::Scylla => scylla_rows(&table, applied, &checked),
-            Dialect::Cassandra => cassandra_rows(&table, applied, &checked, statements.len() > 1),
+            Dialect::Scylla => outcome.scylla_rows(&table, &key),
+            Dialect::Cassandra => outcome.cassandra_rows(&table),
         }))
     }
 
@@ -92,19 +90,17 @@ impl Engine {
         self.apply(&self.unlearned.take(&table.id, key));
     }
 
+    /// Every statement with the row that it is about, as it is before any of them.
     fn check_conditions<'a>(
         &self,
         table: &TableSchema,
         key: &PartitionKey,
         statements: &[Bound<'a>],
         context: &FunctionContext,
-    ) -> Result<Vec<Checked<'a>>, CqlError> {
-        let rows = self.current_rows(context.now_micros.div_euclid(1_000_000));
-        let mut checked = Vec::new();
+    ) -> Result<Vec<Looked<'a>>, CqlError> {
+        let rows = self.current_rows(now_seconds(context.now_micros));
+        let mut looked = Vec::new();
         for (plan, values) in statements {
-            if !plan.is_conditional() {
-                continue;
-            }
             let values = plan.complete(values, context)?;
             let clustering =
                 if plan.clustering.is_full() && (plan.clustering.is_restricted() || !plan.only_static()) {
@@ -114,15 +110,19 @@ impl Engine {
                 };
             let row = rows.condition_row(table, key, clustering.as_ref());
             let holds = plan.condition.holds(&row, &values, context)?;
-            checked.push(Checked {
+            looked.push(Looked {
                 plan,
                 clustering,
                 row,
                 holds,
             });
         }
-        Ok(checked)
+        Ok(looked)
     }
+}
+
+fn now_seconds(now_micros: i64) -> i64 {
+    now_micros.div_euclid(1_000_000)
 }
 
 impl Ballots {
@@ -160,87 +160,4 @@ fn one_partition(
         }
     }
     only.ok_or_else(|| CqlError::invalid("A conditional write needs a partition key"))
-}
-
-/// `[applied]` and all columns: the old row or nulls, one row per conditional statement.
-fn scylla_rows(table: &TableSchema, applied: bool, checked: &[Checked<'_>]) -> Rows {
-    let columns: Vec<_> = (0..table.columns.len()).collect();
-    let rows: Vec<_> = checked.iter().map(|one| &one.row).collect();
-    rows_of(table, applied, &columns, &rows)
-}
-
-/// `[applied]` alone when applied or when there is no row; else the columns that conditions name (all of them
-/// for IF NOT EXISTS, the primary key before them in a batch).
-fn cassandra_rows(table: &TableSchema, applied: bool, checked: &[Checked<'_>], batch: bool) -> Rows {
-    let mut seen: Vec<Option<&ClusteringKey>> = Vec::new();
-    let mut rows = Vec::new();
-    for one in checked {
-        let there = one.row.values.iter().any(Option::is_some);
-        if there && !seen.contains(&one.clustering.as_ref()) {
-            seen.push(one.clustering.as_ref());
-            rows.push(&one.row);
-        }
-    }
-    if applied || rows.is_empty() {
-        return rows_of(table, applied, &[], &[&ConditionRow::default()]);
-    }
-    let whole = |plan: &ModifyPlan| !matches!(plan.condition, ConditionPlan::Columns(_));
-    let columns = if checked.iter().any(|one| whole(one.plan)) {
-        (0..table.columns.len()).collect()
-    } else {
-        let keys = table.partition_key.iter().chain(&table.clustering_key).copied();
-        let mut columns: Vec<ColumnId> = if batch { keys.collect() } else { Vec::new() };
-        for id in checked.iter().flat_map(|one| one.plan.condition.columns()) {
-            if !columns.contains(&id) {
-                columns.push(id);
-            }
-        }
-        columns
-    };
-    rows_of(table, applied, &columns, &rows)
-}
-
-/// The columns of ScyllaDB's answer, which do not depend on the outcome.
-pub(super) fn scylla_metadata(table: &TableSchema) -> ResultMetadata {
-    let columns: Vec<_> = (0..table.columns.len()).collect();
-    metadata_of(table, &columns)
-}
-
-fn metadata_of(table: &TableSchema, columns: &[ColumnId]) -> ResultMetadata {
-    let spec = |name: &str, ty: &CqlType| ColumnSpec {
-        keyspace: table.keyspace.as_str().into(),
-        table: table.name.as_str().into(),
-        name: name.to_owned(),
-        ty: ty.clone(),
-    };
-    let mut specs = vec![spec("[applied]", &CqlType::Boolean)];
-    specs.extend(
-        columns
-            .iter()
-            .map(|id| spec(&table.columns[*id].name, &table.columns[*id].ty)),
-    );
-    ResultMetadata { columns: specs }
-}
-
-fn rows_of(table: &TableSchema, applied: bool, columns: &[ColumnId], rows: &[&ConditionRow]) -> Rows {
-    let mut data = Vec::new();
-    for row in rows {
-        data.extend_from_slice(&[0, 0, 0, 1, u8::from(applied)]);
-        for id in columns {
-            match row.values.get(*id).and_then(Option::as_ref) {
-                Some(value) => {
-                    data.extend_from_slice(&(value.len() as i32).to_be_bytes());
-                    data.extend_from_slice(value);
-                }
-                None => data.extend_from_slice(&(-1i32).to_be_bytes()),
-            }
-        }
-    }
-    Rows {
-        metadata: Arc::new(metadata_of(table, columns)),
-        // A batch has at most 65535 statements.
-        row_count: rows.len() as i32,
-        data,
-        paging_state: None,
-    }
 }

@@ -8,7 +8,7 @@ use md5::{Digest, Md5};
 use parking_lot::RwLock;
 
 use super::Dialect;
-use super::lwt::scylla_metadata;
+use super::lwt::outcome::scylla_metadata;
 use crate::cql;
 use crate::cql::ast::Parsed;
 use crate::error::{CqlError, ErrorKind};
@@ -66,7 +66,7 @@ impl Prepared {
     ) -> Result<Self, CqlError> {
         let parsed = cql::parse(text)?;
         let planned = Planned::new(catalog, keyspace, &parsed)?;
-        let conditional = planned.conditional_table();
+        let conditional = planned.conditional();
         let outcome = conditional.filter(|_| dialect == Dialect::Scylla);
         Ok(Self {
             id,
@@ -79,7 +79,7 @@ impl Prepared {
             partition_key_binds: planned.partition_key_binds(),
             result: planned
                 .result()
-                .or_else(|| outcome.map(|table| Arc::new(scylla_metadata(table)))),
+                .or_else(|| outcome.map(|(statements, batch)| Arc::new(scylla_metadata(statements, batch)))),
             conditional: conditional.is_some(),
             planned,
         })

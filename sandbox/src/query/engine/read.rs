@@ -18,6 +18,7 @@ use crate::storage::Storage;
 use crate::storage::mutation::{Cell, CellChange, ClusteringKey, Liveness, Mutation, PartitionKey};
 use crate::storage::ordered;
 use crate::storage::partition::Partition;
+use crate::storage::row_map::ByteRange;
 use crate::storage::table::TableStore;
 use crate::storage::view::{ColumnMap, Slot};
 use crate::types::function::FunctionContext;
@@ -139,6 +140,18 @@ impl StoredRows<'_> {
         };
         let store = self.storage.table(&table.id);
         store.and_then(|store| store.read(key, read)).unwrap_or(nothing)
+    }
+
+    /// Whether the partition has any row, static columns apart.
+    pub(super) fn any_row(&self, table: &TableSchema, key: &PartitionKey) -> bool {
+        let read = |partition: &Partition| {
+            let map = ColumnMap::new(table, |_| true);
+            let mut slots = vec![Slot::Absent; table.columns.len()];
+            let mut rows = partition.rows(&ByteRange::default());
+            rows.any(|(_, row)| row.view(&map, self.now_seconds, &mut slots))
+        };
+        let store = self.storage.table(&table.id);
+        store.and_then(|store| store.read(key, read)).unwrap_or(false)
     }
 
     fn value(&self, slot: &Slot<'_>, ty: &crate::types::CqlType) -> Option<Bytes> {

@@ -21,12 +21,13 @@ const MAX_BATCH_BYTES: usize = 1024 * 1024;
 pub(super) type Bound<'a> = (&'a ModifyPlan, &'a [BindValue]);
 
 impl Engine {
-    /// Executes one write or the statements of a batch. `timestamp`: that of the batch.
+    /// Executes one write, or the statements of a `batch`. `timestamp`: that of the batch.
     pub(super) fn modify(
         &self,
         session: &mut Session,
         catalog: &Arc<Catalog>,
         statements: &[Bound<'_>],
+        batch: bool,
         timestamp: Option<Timestamp>,
         params: &QueryParams,
     ) -> Result<QueryResult, CqlError> {
@@ -38,7 +39,7 @@ impl Engine {
             check_timestamp(timestamp, now_micros)?;
         }
         if statements.iter().any(|(plan, _)| plan.is_conditional()) {
-            return self.modify_conditionally(session, catalog, statements, params, now_micros);
+            return self.modify_conditionally(session, catalog, statements, batch, params, now_micros);
         }
         if SERIAL.contains(&params.consistency) {
             return Err(CqlError::invalid(

@@ -58,7 +58,7 @@ impl ConditionPlan {
     }
 
     /// True if the conditions are all on static columns.
-    pub(super) fn only_static(&self, table: &TableSchema) -> bool {
+    pub fn only_static(&self, table: &TableSchema) -> bool {
         match self {
             ConditionPlan::Columns(conditions) => conditions
                 .iter()
