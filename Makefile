@@ -39,9 +39,11 @@ chaos: ## relays, brokers and lines taken away at random, KILLS=100; the verifie
 	  cargo test -p outbox-relay --test chaos -- --nocapture
 
 .PHONY: conformance
-conformance: ## CDC cases, clients, drivers against a ScyllaDB node: SCYLLA=host:port; without it, against the sandbox
-	$(if $(SCYLLA),SCYLLA_CONTACT_POINT=$(SCYLLA)) \
-	  cargo test -p outbox-sandbox --no-fail-fast --test cdc --test clients --test driver
+conformance: ## CQL, CDC, drivers, clients, scylla_cdc's reader against a ScyllaDB node: SCYLLA=host:port; without it, the sandbox
+	@scripts/need.sh rust build java maven python go
+	$(if $(SCYLLA),SCYLLA_CONTACT_POINT=$(SCYLLA)) cargo test --workspace --all-features --no-fail-fast \
+	  --test semantics --test differential --test cdc --test cdc_reader --test driver --test clients \
+	  $(if $(SCYLLA),-- --skip sandbox_only::)
 
 .PHONY: generate
 generate: ## rewrite what is generated from the types: resource definition, reference, error texts, children
@@ -95,6 +97,10 @@ audit: ## dependencies: licences, sources, bans, but not advisories, whose datab
 .PHONY: bench
 bench: ## speed and memory of the relay beside bare librdkafka and driver; some 15 minutes on a quiet machine
 	@scripts/bench.sh
+
+.PHONY: bench-sandbox
+bench-sandbox: ## inserts/s and log rows/s of the sandbox, with its client on the same cores: ROWS=200000 ROUNDS=5
+	cargo run --release -p outbox-sandbox --example throughput -- $(or $(ROWS),200000) $(or $(ROUNDS),5)
 
 .PHONY: bench-operator
 bench-operator: ## a thousand OutboxRelays on a real API server: time, memory and requests of the operator; some 6 minutes

@@ -13,23 +13,17 @@ mod reader;
 mod render;
 #[path = "cdc/row.rs"]
 mod row;
+#[path = "cdc_reader/sandbox_only.rs"]
+mod sandbox_only;
 #[path = "cdc/scene.rs"]
 mod scene;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use sandbox::Sandbox;
-use sandbox::cdc::generations::SwitchDelays;
-use sandbox::cdc::tablets::TabletChange;
-use tokio::time::sleep;
 
-use reader::Reading;
 use row::LogRow;
 use scene::Scene;
-
-/// A reader that is stopped before it has found its streams ends without having read any.
-const KNOWS_ITS_STREAMS: Duration = Duration::from_secs(1);
 
 /// One of everything that a log can show.
 const WORKLOAD: [&str; 18] = [
@@ -54,13 +48,13 @@ const WORKLOAD: [&str; 18] = [
     "DELETE FROM t WHERE pk = 1",
 ];
 
-async fn start(keyspace: &'static str, tablets: bool) -> Scene {
+async fn scene_on(address: &str, keyspace: &'static str, tablets: bool) -> Scene {
     let schema = [
         "CREATE TYPE ut (a int, b text)",
         "CREATE TABLE t (pk int, ck int, s text static, v int, m map<int, text>, l list<int>, st set<int>, u ut, \
          PRIMARY KEY (pk, ck)) WITH cdc = {'enabled': true, 'preimage': 'full', 'postimage': true}",
     ];
-    Scene::new(Sandbox::builder(), keyspace, tablets, &schema).await
+    Scene::new(address, keyspace, tablets, &schema).await
 }
 
 /// The reader delivered the whole log, and every stream in its order.
@@ -79,14 +73,23 @@ async fn check(scene: &Scene, delivered: Vec<LogRow>) {
     assert_eq!(log::render(delivered, since).unwrap(), expected);
 }
 
+/// On a sandbox, or the node that `SCYLLA_CONTACT_POINT` names.
 async fn reads_every_change(keyspace: &'static str, tablets: bool) {
-    let scene = start(keyspace, tablets).await;
+    let (address, _sandbox) = match std::env::var("SCYLLA_CONTACT_POINT") {
+        Ok(address) => (address, None),
+        Err(_) => {
+            let sandbox = Sandbox::builder().start().await.unwrap();
+            (sandbox.addr().to_string(), Some(sandbox))
+        }
+    };
+    let scene = scene_on(&address, keyspace, tablets).await;
     let from = reader::now();
     for statement in WORKLOAD {
         scene.execute(statement).await;
     }
     let reading = scene.read_from(from).await;
-    sleep(KNOWS_ITS_STREAMS).await;
+    // A reader that is stopped before it has found its streams ends without having read any.
+    reading.until(1).await.unwrap();
     let rows = reading.finish().await.unwrap();
     assert!(rows.len() > WORKLOAD.len(), "{} rows", rows.len());
     check(&scene, rows).await;
@@ -100,83 +103,4 @@ async fn it_reads_every_change_of_vnode_tables() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_reads_every_change_of_tablet_tables() {
     reads_every_change("reader_tablets", true).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn it_follows_a_generation_switch() {
-    let delays = SwitchDelays {
-        start: 600_000,
-        ..SwitchDelays::default()
-    };
-    follows("reader_switch", false, |scene| {
-        scene.sandbox.cdc().switch_generation(None, delays).start
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn it_follows_a_generation_that_is_published_late() {
-    let delays = SwitchDelays {
-        start: 300_000,
-        publish: 1_000_000,
-        learn: 0,
-    };
-    follows("reader_late", false, |scene| {
-        scene.sandbox.cdc().switch_generation(None, delays).start
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn it_follows_a_tablet_split_and_merge() {
-    follows("reader_split", true, |scene| {
-        let change = |change, start| {
-            let delays = SwitchDelays {
-                start,
-                ..SwitchDelays::default()
-            };
-            let cdc = scene.sandbox.cdc();
-            cdc.change_tablets(scene.keyspace, "t", change, delays)
-                .unwrap()
-                .start
-        };
-        change(TabletChange::Split, 300_000);
-        change(TabletChange::Merge, 600_000)
-    })
-    .await;
-}
-
-/// Reads across a switch of streams, which `switch` makes and dates.
-async fn follows(keyspace: &'static str, tablets: bool, switch: impl Fn(&Scene) -> i64) {
-    let scene = start(keyspace, tablets).await;
-    let reading = scene.read_from(reader::now()).await;
-    let rows = write_across(&scene, switch, reading).await;
-    check(&scene, rows).await;
-}
-
-/// Writes before and after the switch, until the reader is through it.
-async fn write_across(scene: &Scene, switch: impl Fn(&Scene) -> i64, reading: Reading) -> Vec<LogRow> {
-    let mut pk = 100;
-    let mut insert = async |times: usize| {
-        for _ in 0..times {
-            scene
-                .execute(&format!("INSERT INTO t (pk, ck, v) VALUES ({pk}, 0, 0)"))
-                .await;
-            pk += 1;
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    insert(20).await;
-    let start = switch(scene);
-    while (reader::now().as_micros() as i64) < start {
-        insert(1).await;
-    }
-    insert(20).await;
-    // Late publication, the reader's safety interval and its look for the next generation.
-    sleep(Duration::from_millis(1_500)).await;
-    insert(5).await;
-    let rows = reading.finish().await.expect("the reader ends well");
-    let (before, after) = rows.iter().partition::<Vec<_>, _>(|row| row::micros(row) < start);
-    assert!(!before.is_empty() && !after.is_empty());
-    rows
 }

@@ -7,9 +7,9 @@
 
 use std::process::Command;
 
-/// Runs a client's tests on a sandbox, with and without a password where that is another code path; or on the node
-/// that `SCYLLA_CONTACT_POINT` names, as `SCYLLA_USER` with `SCYLLA_PASSWORD` if it wants one.
-async fn check(client: &'static str, credentials: Option<(&str, &str)>) {
+/// Runs a client's tests on a sandbox, or on the node that `SCYLLA_CONTACT_POINT` names, as `SCYLLA_USER` with
+/// `SCYLLA_PASSWORD` if it wants one.
+async fn check(client: &'static str) {
     if let Ok(address) = std::env::var("SCYLLA_CONTACT_POINT") {
         let (host, port) = address
             .rsplit_once(':')
@@ -19,11 +19,14 @@ async fn check(client: &'static str, credentials: Option<(&str, &str)>) {
         let credentials = user.as_deref().map(|user| (user, password.as_str()));
         return run(client, host, port, credentials).await;
     }
-    let mut builder = sandbox::Sandbox::builder();
-    if let Some((user, password)) = credentials {
-        // From 4.0 on cqlsh sends DESCRIBE; to what calls itself as ScyllaDB does, it sends none.
-        builder = builder.user(user, password).release_version("4.0.0");
-    }
+    on_a_sandbox(client, sandbox::Sandbox::builder(), None).await;
+}
+
+async fn on_a_sandbox(
+    client: &'static str,
+    builder: sandbox::SandboxBuilder,
+    credentials: Option<(&str, &str)>,
+) {
     let node = builder.start().await.unwrap();
     let (host, port) = (node.addr().ip().to_string(), node.addr().port().to_string());
     run(client, &host, &port, credentials).await;
@@ -54,25 +57,42 @@ async fn run(client: &'static str, host: &str, port: &str, credentials: Option<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scylla_driver_for_python() {
-    check("scylla-driver", None).await;
+    check("scylla-driver").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cassandra_driver_for_python_with_a_password() {
-    check("cassandra-driver", Some(("relay", "secret"))).await;
+async fn the_cassandra_driver_for_python() {
+    check("cassandra-driver").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cqlsh() {
-    check("cqlsh", None).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn cqlsh_with_a_password() {
-    check("cqlsh", Some(("relay", "secret"))).await;
+    check("cqlsh").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gocql() {
-    check("gocql", None).await;
+    check("gocql").await;
+}
+
+/// Passwords, which the sandbox is started with.
+mod sandbox_only {
+    use super::on_a_sandbox;
+
+    async fn with_a_password(client: &'static str) {
+        let (user, password) = ("relay", "secret");
+        // From 4.0 on cqlsh sends DESCRIBE; to what calls itself as ScyllaDB does, it sends none.
+        let builder = sandbox::Sandbox::builder().release_version("4.0.0");
+        on_a_sandbox(client, builder.user(user, password), Some((user, password))).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_cassandra_driver_for_python_with_a_password() {
+        with_a_password("cassandra-driver").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn cqlsh_with_a_password() {
+        with_a_password("cqlsh").await;
+    }
 }

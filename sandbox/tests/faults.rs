@@ -250,13 +250,45 @@ async fn streams_switch_by_http() {
     }
     insert(&session, 1, "x").await.unwrap();
     assert_eq!(count(&session, LOG).await, 1);
-    let refused = http
-        .post(url("/cdc/tablets/ks/t"))
-        .json(&json!({ "change": "melt" }))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(refused.status().as_u16(), 400);
-    let refused: Value = refused.json().await.unwrap();
-    assert_eq!(refused["problems"][0]["accepted"], "split, merge");
+}
+
+#[tokio::test]
+async fn tablets_split_and_merge_by_http() {
+    let (sandbox, session) = with_cdc_table().await;
+    for statement in [
+        "CREATE KEYSPACE tab WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1} \
+         AND tablets = {'enabled': true}",
+        "CREATE TABLE tab.t (pk int PRIMARY KEY) WITH cdc = {'enabled': true}",
+    ] {
+        session.query_unpaged(statement, ()).await.unwrap();
+    }
+    let http = reqwest::Client::new();
+    let call = async |table: &str, body: Value| -> (u16, Value) {
+        let url = format!("http://{}/cdc/tablets/{table}", sandbox.admin_addr());
+        let answer = http.post(url).json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    };
+    let current = async || {
+        let text =
+            "SELECT timestamp FROM system.cdc_timestamps WHERE keyspace_name = 'tab' AND table_name = 't'";
+        count(&session, text).await
+    };
+    assert_eq!(current().await, 1);
+    for (change, streams) in [("split", 4), ("split", 8), ("merge", 4)] {
+        let (status, set) = call("tab/t", json!({ "change": change })).await;
+        assert_eq!((status, &set["streams"]), (201, &json!(streams)), "{change}");
+    }
+    assert_eq!(current().await, 4);
+    let later = json!({ "change": "merge", "publish_milliseconds": 60_000 });
+    assert_eq!(call("tab/t", later).await.0, 201);
+    assert_eq!(current().await, 4, "not published yet");
+
+    let (status, refused) = call("tab/t", json!({ "change": "melt" })).await;
+    assert_eq!(
+        (status, &refused["problems"][0]["accepted"]),
+        (400, &json!("split, merge"))
+    );
+    // Of a keyspace without tablets, and none at all.
+    assert_eq!(call("ks/t", json!({ "change": "split" })).await.0, 409);
+    assert_eq!(call("tab/missing", json!({ "change": "split" })).await.0, 409);
 }

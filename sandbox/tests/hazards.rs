@@ -1,14 +1,19 @@
 //! What a reader of CDC logs has to survive: for each hazard that the sandbox can switch on, `scylla_cdc`'s reader
-//! as it is loses, repeats or reorders changes under it. Each test also shows that the log holds the changes (or
-//! held them), so that the loss is the reader's.
+//! as it is loses, repeats or reorders changes under it; or only delivers them later, which the test's name then says,
+//! and a simpler reader loses them. Each test also shows that the log holds the changes (or held them), so that the loss
+//! is the reader's.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "hazards/publication.rs"]
+mod publication;
 #[path = "cdc/reader.rs"]
 mod reader;
+#[path = "hazards/requests.rs"]
+mod requests;
 #[path = "cdc/row.rs"]
 mod row;
 #[path = "cdc/scene.rs"]
@@ -31,13 +36,17 @@ use reader::{Reading, SAFETY};
 use row::LogRow;
 
 /// A table of events by aggregate, which are written to aggregate 7 unless a test says otherwise.
-struct Scene(scene::Scene);
+struct Scene {
+    sandbox: Sandbox,
+    scene: scene::Scene,
+    tablets: bool,
+}
 
 impl Deref for Scene {
     type Target = scene::Scene;
 
     fn deref(&self) -> &scene::Scene {
-        &self.0
+        &self.scene
     }
 }
 
@@ -51,12 +60,27 @@ impl Scene {
             "CREATE TABLE t (aggregate int, seq int, event text, PRIMARY KEY (aggregate, seq)) \
              WITH cdc = {{'enabled': true, 'ttl': {cdc_ttl}}}"
         );
-        let builder = Sandbox::builder().nodes(nodes);
-        Self(scene::Scene::new(builder, "hazards", tablets, &[&table]).await)
+        let sandbox = Sandbox::builder().nodes(nodes).start().await.unwrap();
+        let address = sandbox.addr().to_string();
+        Self {
+            scene: scene::Scene::new(&address, "hazards", tablets, &[&table]).await,
+            sandbox,
+            tablets,
+        }
     }
 
     fn fault(&self, rule: Rule) {
         self.sandbox.faults().add(rule).unwrap();
+    }
+
+    /// New streams: a generation, or those of a tablet split. Gives when they are published, in microseconds.
+    fn switch_streams(&self, delays: SwitchDelays) -> i64 {
+        let cdc = self.sandbox.cdc();
+        if self.tablets {
+            let set = cdc.change_tablets(self.keyspace, "t", TabletChange::Split, delays);
+            return set.unwrap().published;
+        }
+        cdc.switch_generation(None, delays).published
     }
 
     /// Writes the next events of one aggregate.
@@ -360,7 +384,7 @@ async fn rows_in_old_streams_after_the_switch_are_lost() {
         publish: 0,
         learn: 1_500_000,
     };
-    scene.sandbox.cdc().switch_generation(None, delays);
+    scene.switch_streams(delays);
     sleep(Duration::from_millis(500)).await;
     scene.write(&["e2"]).await;
     sleep(Duration::from_millis(1_300)).await;
@@ -381,16 +405,7 @@ async fn a_late_row_in_a_closed_stream_is_lost() {
             start: 200_000,
             ..SwitchDelays::default()
         };
-        match tablets {
-            false => drop(scene.sandbox.cdc().switch_generation(None, delays)),
-            true => {
-                scene
-                    .sandbox
-                    .cdc()
-                    .change_tablets(scene.keyspace, "t", TabletChange::Split, delays)
-                    .unwrap();
-            }
-        }
+        scene.switch_streams(delays);
         scene.write(&["e1", "e2"]).await;
         sleep(Duration::from_millis(300)).await;
         scene.write(&["e3"]).await;
@@ -412,7 +427,7 @@ async fn a_late_row_of_a_generation_that_is_published_late_is_lost() {
         publish: 800_000,
         learn: 0,
     };
-    scene.sandbox.cdc().switch_generation(None, delays);
+    scene.switch_streams(delays);
     sleep(Duration::from_millis(10)).await;
     scene.write(&["e1", "e2", "e3"]).await;
     sleep(SAFETY * 8).await;

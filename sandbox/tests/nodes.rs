@@ -5,6 +5,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sandbox::Sandbox;
@@ -88,8 +89,12 @@ async fn a_node_stops_and_starts_and_nothing_is_lost() {
     insert.set_is_idempotent(true);
 
     let stopped = sandbox.cluster().nodes()[1].address;
+    let mut open = connected(stopped).await;
+    let mut elsewhere = connected(sandbox.addr()).await;
     sandbox.stop_node(1).await.unwrap();
     assert!(TcpStream::connect(stopped).await.is_err(), "the port is closed");
+    assert!(drops(&mut open).await);
+    assert!(answers(&mut elsewhere).await, "other nodes go on");
     assert!(matches!(sandbox.stop_node(1).await, Err(NodeError::Stopped(1))));
     assert!(matches!(sandbox.start_node(0).await, Err(NodeError::Running(0))));
     assert!(matches!(
@@ -118,20 +123,9 @@ async fn a_node_stops_and_starts_and_nothing_is_lost() {
 #[tokio::test]
 async fn who_registered_hears_of_nodes_and_schema() {
     let sandbox = Sandbox::builder().nodes(2).start().await.unwrap();
-    let mut listener = TcpStream::connect(sandbox.addr()).await.unwrap();
-    let send = |opcode: u8, body: &[u8]| {
-        let mut frame = vec![4, 0, 0, 1, opcode];
-        frame.extend((body.len() as u32).to_be_bytes());
-        frame.extend(body);
-        frame
-    };
+    let mut listener = connected(sandbox.addr()).await;
     let events = b"\0\x03\0\x0fTOPOLOGY_CHANGE\0\x0dSTATUS_CHANGE\0\x0dSCHEMA_CHANGE";
-    listener
-        .write_all(&send(0x01, b"\0\x01\0\x0bCQL_VERSION\0\x053.3.1"))
-        .await
-        .unwrap();
-    listener.write_all(&send(0x0b, events)).await.unwrap();
-    assert_eq!(next_frame(&mut listener).await.0, 0x02);
+    listener.write_all(&frame(0x0b, events)).await.unwrap();
     assert_eq!(next_frame(&mut listener).await.0, 0x02);
 
     sandbox.stop_node(1).await.unwrap();
@@ -158,6 +152,57 @@ async fn who_registered_hears_of_nodes_and_schema() {
         let (_, body) = next_frame(&mut listener).await;
         assert_eq!(body, expected);
     }
+}
+
+#[tokio::test]
+async fn a_node_stops_and_starts_by_http() {
+    let sandbox = Sandbox::builder().nodes(2).start().await.unwrap();
+    let http = reqwest::Client::new();
+    let call = async |what: &str| {
+        let url = format!("http://{}/nodes/1/{what}", sandbox.admin_addr());
+        let answer = http.post(url).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body: serde_json::Value = answer.json().await.unwrap();
+        (status, body["nodes"][1]["up"].as_bool())
+    };
+    let address = sandbox.cluster().nodes()[1].address;
+    let mut open = connected(address).await;
+    assert_eq!(call("stop").await, (200, Some(false)));
+    assert!(drops(&mut open).await);
+    assert!(TcpStream::connect(address).await.is_err());
+    assert_eq!(call("stop").await, (409, None));
+    assert_eq!(call("start").await, (200, Some(true)));
+    assert!(answers(&mut connected(address).await).await);
+    assert_eq!(call("start").await, (409, None));
+}
+
+/// A connection that has introduced itself.
+async fn connected(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let hello = frame(0x01, b"\0\x01\0\x0bCQL_VERSION\0\x053.3.1");
+    stream.write_all(&hello).await.unwrap();
+    assert_eq!(next_frame(&mut stream).await.0, 0x02);
+    stream
+}
+
+/// Whether the other side ends the connection.
+async fn drops(stream: &mut TcpStream) -> bool {
+    let ended = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 1])).await;
+    // Closed, or reset.
+    !matches!(ended.expect("an end"), Ok(1..))
+}
+
+/// Whether OPTIONS are answered.
+async fn answers(stream: &mut TcpStream) -> bool {
+    stream.write_all(&frame(0x05, b"")).await.unwrap();
+    next_frame(stream).await.0 == 0x06
+}
+
+fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![4, 0, 0, 1, opcode];
+    frame.extend((body.len() as u32).to_be_bytes());
+    frame.extend(body);
+    frame
 }
 
 /// Opcode and body of what comes next.

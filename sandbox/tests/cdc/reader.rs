@@ -20,6 +20,9 @@ const WINDOW: Duration = Duration::from_millis(200);
 /// The library's default is 10 s.
 const SLEEP: Duration = Duration::from_millis(50);
 
+/// Far longer than anything takes; every wait ends as soon as it can.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A reader at work on one table.
 pub(crate) struct Reading {
     reader: CDCLogReader,
@@ -53,11 +56,27 @@ impl Reading {
         })
     }
 
+    /// Rows delivered up to now.
+    pub(crate) fn delivered(&self) -> usize {
+        self.rows.lock().len()
+    }
+
+    /// Waits until so many rows were delivered.
+    pub(crate) async fn until(&self, rows: usize) -> anyhow::Result<()> {
+        let delivered = async {
+            while self.delivered() < rows {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, delivered)
+            .await
+            .with_context(|| format!("{} rows of {rows} were delivered", self.delivered()))
+    }
+
     /// Reads up to now, then gives all rows in the order of their delivery.
     pub(crate) async fn finish(mut self) -> anyhow::Result<Vec<LogRow>> {
         self.reader.stop_at(now());
-        let patience = Duration::from_secs(20);
-        tokio::time::timeout(patience, self.finished)
+        tokio::time::timeout(PATIENCE, self.finished)
             .await
             .context("the reader does not come to its end")??;
         Ok(self.rows.lock().drain(..).collect())

@@ -1,42 +1,35 @@
-//! Where a reader of logs is watched: a sandbox, a keyspace with a table `t` that has CDC, and a session that uses
-//! it.
+//! Where a reader of logs is watched: a keyspace with a table `t` that has CDC, and a session that uses it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox::{Sandbox, SandboxBuilder};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::response::query_result::QueryResult;
 use scylla::value::Row;
 
 use crate::reader::Reading;
 use crate::row::{self, LogRow};
 
 pub(crate) struct Scene {
-    pub(crate) sandbox: Sandbox,
     pub(crate) session: Arc<Session>,
     pub(crate) keyspace: &'static str,
 }
 
 impl Scene {
-    /// Runs `schema` in an empty keyspace; one of its statements makes the table.
-    pub(crate) async fn new(
-        builder: SandboxBuilder,
-        keyspace: &'static str,
-        tablets: bool,
-        schema: &[&str],
-    ) -> Self {
-        let sandbox = builder.start().await.expect("the sandbox starts");
-        let session = SessionBuilder::new()
-            .known_node_addr(sandbox.addr())
-            .build()
-            .await
-            .expect("a session");
+    /// Runs `schema` in an empty keyspace of the node at `address`; one of its statements makes the table.
+    pub(crate) async fn new(address: &str, keyspace: &'static str, tablets: bool, schema: &[&str]) -> Self {
+        let mut builder = SessionBuilder::new().known_node(address);
+        if let Ok(user) = std::env::var("SCYLLA_USER") {
+            builder = builder.user(user, std::env::var("SCYLLA_PASSWORD").unwrap_or_default());
+        }
         let scene = Self {
-            sandbox,
-            session: Arc::new(session),
+            session: Arc::new(builder.build().await.expect("a session")),
             keyspace,
         };
+        scene
+            .execute(&format!("DROP KEYSPACE IF EXISTS {keyspace}"))
+            .await;
         scene
             .execute(&format!(
                 "CREATE KEYSPACE {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', \
@@ -75,13 +68,18 @@ impl Scene {
             .query_unpaged("SELECT * FROM t_scylla_cdc_log", ())
             .await
             .expect("the log is read");
-        let result = result.into_rows_result().expect("rows");
-        let columns: Vec<_> = result
-            .column_specs()
-            .iter()
-            .map(|column| column.name().to_owned())
-            .collect();
-        let rows = result.rows::<Row>().expect("untyped rows");
-        row::rows(&columns, rows.map(|row| row.expect("a row")).collect())
+        rows_of(result)
     }
+}
+
+/// The rows of an answer by column.
+pub(crate) fn rows_of(result: QueryResult) -> Vec<LogRow> {
+    let result = result.into_rows_result().expect("rows");
+    let columns: Vec<_> = result
+        .column_specs()
+        .iter()
+        .map(|column| column.name().to_owned())
+        .collect();
+    let rows = result.rows::<Row>().expect("untyped rows");
+    row::rows(&columns, rows.map(|row| row.expect("a row")).collect())
 }
