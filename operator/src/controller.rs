@@ -20,11 +20,13 @@ use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use rand::random;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -155,11 +157,10 @@ impl Operator {
     }
 
     /// Makes passes until `stop`; those that run come to their end.
-    pub async fn run(self: Arc<Self>, triggers: Triggers, concurrency: u16, stop: CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = self.world.ready() => {}
-        }
+    pub async fn run(self: Arc<Self>, mut triggers: Triggers, concurrency: u16, stop: CancellationToken) {
+        let Some(first) = until_listed(self.world.ready(), &mut triggers, &stop).await else {
+            return;
+        };
         let metrics = self.metrics.clone();
         let queue = stream::unfold((triggers, metrics), |(mut triggers, metrics)| async move {
             let relay = triggers.recv().await?;
@@ -168,6 +169,7 @@ impl Operator {
                 .set(i64::try_from(triggers.len()).unwrap_or(i64::MAX));
             Some((Ok::<_, Infallible>(relay), (triggers, metrics)))
         });
+        let queue = stream::iter(first.into_iter().map(Ok)).chain(queue);
         let config = controller::Config::default()
             .concurrency(concurrency)
             .debounce(DEBOUNCE);
@@ -324,6 +326,26 @@ impl Operator {
     }
 }
 
+/// What was triggered until every watch has listed what there is; None if it is to stop. Nobody makes passes before, but
+/// triggers are taken all the same: a watch that waits for room in their queue does not come to the end of its list.
+async fn until_listed(
+    listed: impl Future<Output = ()>,
+    triggers: &mut Triggers,
+    stop: &CancellationToken,
+) -> Option<HashSet<ObjectRef<OutboxRelay>>> {
+    let mut triggered = HashSet::new();
+    let mut listed = pin!(listed);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = &mut listed => return Some(triggered),
+            Some(relay) = triggers.recv() => {
+                triggered.insert(relay);
+            }
+        }
+    }
+}
+
 fn nobody_to_ask(shares: &[ShareView]) -> bool {
     shares
         .iter()
@@ -383,5 +405,35 @@ pub async fn look_for_service_monitors(operator: Arc<Operator>) {
             Err(error) => debug!(%error, "the API server was not asked for ServiceMonitors"),
         }
         tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::{mpsc, oneshot};
+
+    #[tokio::test(start_paused = true)]
+    async fn more_triggers_than_their_queue_holds_do_not_keep_the_watches_from_their_lists() {
+        let (sender, mut triggers) = mpsc::channel(1);
+        let (end_of_list, listed) = oneshot::channel();
+        tokio::spawn(async move {
+            for name in ["a", "b", "b", "c"] {
+                let relay = ObjectRef::new(name).within("shop");
+                sender.send(relay).await.unwrap();
+            }
+            end_of_list.send(()).unwrap();
+            // As a watch does, it goes on.
+            std::future::pending::<()>().await;
+            drop(sender);
+        });
+        let stop = CancellationToken::new();
+        let listed = async { listed.await.unwrap() };
+        let wait = until_listed(listed, &mut triggers, &stop);
+        let first = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        let mut triggered = first.expect("the watch waits for ever").unwrap();
+        // The last one may still be in the queue.
+        triggered.extend(triggers.try_recv());
+        assert_eq!(triggered.len(), 3);
     }
 }
