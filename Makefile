@@ -102,6 +102,10 @@ bench: ## speed and memory of the relay beside bare librdkafka and driver; some 
 bench-sandbox: ## inserts/s and log rows/s of the sandbox, with its client on the same cores: ROWS=200000 ROUNDS=5
 	cargo run --release -p outbox-sandbox --example throughput -- $(or $(ROWS),200000) $(or $(ROUNDS),5)
 
+.PHONY: query-load
+query-load: ## what the relay asks of ScyllaDB, per cursor, stream and event: RATES="0 200 2000", CLEANUP=Delete
+	@scripts/query-load.sh
+
 .PHONY: bench-operator
 bench-operator: ## a thousand OutboxRelays on a real API server: time, memory and requests of the operator; some 6 minutes
 	@scripts/kubernetes.sh install

@@ -28,7 +28,7 @@ pub struct ReadingMetrics {
     pub queries_allowed: IntGauge,
     queries: IntCounterVec,
     errors: IntCounterVec,
-    partitions: IntCounter,
+    partitions: IntCounterVec,
     rows: IntCounter,
 }
 
@@ -86,9 +86,10 @@ impl ReadingMetrics {
                 "Failed reads of the CDC log, by category.",
                 "category",
             )?,
-            partitions: counter(
+            partitions: counters(
                 "partitions_touched_total",
-                "Stream partitions that reads asked for.",
+                "Stream partitions that reads asked for, by what asked.",
+                "cursor",
             )?,
             rows: counter("log_rows_total", "Rows of the CDC log that were read.")?,
         })
@@ -112,7 +113,9 @@ impl ReadingMetrics {
 
     pub fn asked(&self, cursor: &str, partitions: usize) {
         self.queries.with_label_values(&[cursor]).inc();
-        self.partitions.inc_by(partitions as u64);
+        self.partitions
+            .with_label_values(&[cursor])
+            .inc_by(partitions as u64);
     }
 
     pub fn answered(&self, latency: Duration, rows: usize) {

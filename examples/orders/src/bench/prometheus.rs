@@ -40,6 +40,13 @@ impl Metrics {
         values.map(|(_, value)| value).sum()
     }
 
+    /// The same, of series that carry a label, as in `cursor="fast"`.
+    pub fn sum_with(&self, name: &str, labelled: &str) -> f64 {
+        let of = |series: &str| metric(series) == name && series.contains(labelled);
+        let values = self.0.iter().filter(|(series, _)| of(series));
+        values.map(|(_, value)| value).sum()
+    }
+
     /// A histogram, summed over its other labels.
     pub fn histogram(&self, name: &str) -> Distribution {
         let name = format!("{name}_bucket");
@@ -141,6 +148,7 @@ mod tests {
         let metrics = Metrics::parse(TEXT);
         assert_eq!(metrics.sum("events_total"), 42.0);
         assert_eq!(metrics.sum("missing"), 0.0);
+        assert_eq!(metrics.sum_with("events_total", "event_type=\"c\""), 2.0);
         let all = metrics.histogram("seconds");
         for (part, expected) in [(0.25, 0.005), (0.5, 0.01), (0.7, 0.03), (1.0, 0.1)] {
             let value = all.quantile(part).unwrap();

@@ -26,6 +26,8 @@ pub(crate) enum Bench {
     Drain(DrainArgs),
     /// Watch a relay that is under a steady load.
     Steady(SteadyArgs),
+    /// Watch what a relay asks of ScyllaDB, and print it as a table.
+    Queries(QueriesArgs),
     /// Delete a topic.
     DeleteTopic(KafkaArgs),
     /// Turn measurements into a table and a JSON file.
@@ -93,6 +95,18 @@ pub(crate) struct SteadyArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct QueriesArgs {
+    /// The relay's /metrics.
+    #[arg(long, value_name = "URL")]
+    metrics: String,
+    /// Streams of the table's log that the relay reads.
+    #[arg(long)]
+    streams: u32,
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// What the other commands printed.
     #[arg(long)]
@@ -137,6 +151,7 @@ impl Bench {
                 Line::SteadyExactlyOnce(observe::steady(args.plan()).await?)
             }
             Self::Steady(args) => Line::Steady(observe::steady(args.plan()).await?),
+            Self::Queries(args) => return args.print().await,
             Self::DeleteTopic(kafka) => return Ok(topic::delete(&kafka.cluster(), &kafka.topic).await?),
             Self::Report(args) => return args.report(),
         };
@@ -179,6 +194,14 @@ impl DrainArgs {
             exactly_once: self.exactly_once,
             relay: self.relay,
         }
+    }
+}
+
+impl QueriesArgs {
+    async fn print(self) -> anyhow::Result<()> {
+        let load = observe::queries(&self.metrics, self.streams, Duration::from_secs(self.seconds)).await?;
+        print!("{load}");
+        Ok(())
     }
 }
 
