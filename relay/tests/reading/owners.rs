@@ -12,7 +12,7 @@ use sandbox::cdc::tablets::TabletChange;
 use scylla::value::CqlValue;
 use tokio::sync::oneshot;
 
-use crate::scene::{Arrived, Reading, Scene, arrive_from, database, now, write};
+use crate::scene::{Arrived, Reading, Scene, arrive_from, database, make, now, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_owners_of_a_tablet_table_lose_nothing_as_tablets_split_and_merge() {
@@ -54,6 +54,30 @@ async fn two_owners_of_a_tablet_table_lose_nothing_as_tablets_split_and_merge() 
         reading.end().await;
     }
     sandbox.stop().await;
+}
+
+/// The keyspace was made anew with tablets: slots and times mean what they did, the streams are others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_of_vnodes_goes_on_on_tablets_and_back() {
+    for tablets in [false, true] {
+        let mut scene = Scene::new(tablets).await;
+        let mut arrived = Arrived::default();
+        scene.write(400).await;
+        scene.arrive(&mut arrived, Duration::from_secs(10)).await;
+        arrived.check(&scene.written);
+        let ledger = scene.reading.handed_over();
+        scene.cql("DROP KEYSPACE shop").await;
+        make(&scene.session, !tablets, "'enabled': true").await;
+        let rules = Rules::default();
+        let next = Reading::with(&scene.session, ledger, rules, SystemClock::start()).await;
+        std::mem::replace(&mut scene.reading, next).end().await;
+        scene.written.clear();
+        let mut arrived = Arrived::default();
+        scene.write(400).await;
+        scene.arrive(&mut arrived, Duration::from_secs(20)).await;
+        arrived.check(&scene.written);
+        scene.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

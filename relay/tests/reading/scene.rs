@@ -180,6 +180,20 @@ impl Reading {
         Some(events)
     }
 
+    /// The ledger of whoever takes the slots over from a checkpoint of now.
+    pub(crate) fn handed_over(&self) -> Ledger {
+        let (mut ledger, mut next) = (self.ledger.lock(), Ledger::default());
+        for slot in ledger.owned().iter() {
+            let owned = ledger.slot_mut(slot).unwrap();
+            let ids = owned.delta().map(|delta| delta.resolved).unwrap_or_default();
+            let ids = ids
+                .into_iter()
+                .flat_map(|(second, ids)| ids.into_iter().map(move |id| (second, id)));
+            next.open(slot, owned.bound(), ids);
+        }
+        next
+    }
+
     pub(crate) async fn end(self) {
         self.stop.cancel();
         self.task.await.unwrap();
@@ -289,6 +303,12 @@ pub(crate) async fn database(tablets: bool, cdc: &str) -> (Sandbox, Arc<Session>
         .build()
         .await
         .unwrap();
+    make(&session, tablets, cdc).await;
+    (sandbox, Arc::new(session))
+}
+
+/// The outbox table and its keyspace.
+pub(crate) async fn make(session: &Session, tablets: bool, cdc: &str) {
     for text in [
         format!(
             "CREATE KEYSPACE shop WITH replication = {{'class': 'NetworkTopologyStrategy', \
@@ -301,7 +321,6 @@ pub(crate) async fn database(tablets: bool, cdc: &str) -> (Sandbox, Arc<Session>
     ] {
         session.query_unpaged(text, ()).await.unwrap();
     }
-    (sandbox, Arc::new(session))
 }
 
 /// Writes the next event of each of `count` aggregates in turn, one every `pause`; returns what is written then.
