@@ -29,7 +29,7 @@ main() {
   local rate
   for rate in $RATES; do watch_at "$rate"; done
   if [[ ${CLEANUP:-} ]]; then
-    http_get "$RELAY_URL/metrics" | grep -E '^outbox_relay_(outbox_rows_deleted_total|ignored_changes_total)'
+    http_get "$RELAY_URL/metrics" | grep -E '^(outbox_relay_outbox_rows_deleted_total|outbox_relay_ignored_changes_total)'
   fi
 }
 

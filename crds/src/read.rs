@@ -12,7 +12,6 @@ use serde_path_to_error::Segment;
 /// Fields of later versions. They get their meaning together with their behaviour.
 const LATER_FIELDS: &[&str] = &[
     "source.pollIntervalMilliseconds",
-    "source.reconciliation",
     "source.tls.certificateSecretRef",
     "source.tls.certificateFile",
     "source.tls.keyFile",

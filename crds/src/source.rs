@@ -50,6 +50,27 @@ pub struct Source {
     /// What to do with updates and deletes of outbox rows. Ignore: count them. Forward: deliver updates like inserts and
     /// deletes as tombstones.
     pub on_change: OnChange,
+    /// What becomes of outbox rows. Keep: nothing, they are the application's. Delete: the relay deletes a row once its
+    /// event is delivered or a dead letter, and a checkpoint says so; no delete of a row is an event then.
+    pub cleanup: Cleanup,
+    /// With this section outbox rows that are still there long after they were written are found: their log rows never
+    /// came, or came too late. They are delivered with the header `reconciled`; with sink.guarantee ExactlyOnce they
+    /// become dead letters. Needs cleanup Delete and onChange Ignore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reconcile: Option<Reconcile>,
+}
+
+/// How rows are found whose log rows never came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Reconcile {
+    /// How often the table is looked through.
+    pub interval_seconds: u32,
+    /// How much longer than horizonSeconds ago a row must have been written.
+    pub margin_seconds: u32,
+    /// Rows of the table that are read per second, at most, per relay process.
+    pub rows_per_second: u32,
 }
 
 /// Names of the outbox table's columns. A column that is named must exist.
@@ -132,6 +153,8 @@ pub struct Load {
     pub queries_per_second: u32,
     /// Time after a start in which the limits rise from a tenth to their full size.
     pub ramp_seconds: u32,
+    /// Outbox rows deleted per second, at most, with cleanup Delete. No more events than that are delivered for long.
+    pub deletes_per_second: u32,
 }
 
 /// What to do when rows expired from the log before they were read.
@@ -156,6 +179,17 @@ pub enum OnChange {
     Forward,
 }
 
+/// What becomes of outbox rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum Cleanup {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are deleted once their events are done with.
+    Delete,
+}
+
 impl Source {
     /// How late a committed row may become readable and still be delivered in time.
     pub fn horizon(&self) -> Duration {
@@ -165,6 +199,13 @@ impl Source {
     /// Time within which a second log row with the same event id is suppressed; `None` when that is off.
     pub fn duplicate_window(&self) -> Option<Duration> {
         (self.duplicate_window_seconds > 0).then(|| Duration::from_secs(self.duplicate_window_seconds.into()))
+    }
+}
+
+impl Reconcile {
+    /// How often the table is looked through.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval_seconds.into())
     }
 }
 
@@ -194,6 +235,19 @@ impl Default for Source {
             load: Load::default(),
             on_retention_gap: OnRetentionGap::default(),
             on_change: OnChange::default(),
+            cleanup: Cleanup::default(),
+            reconcile: None,
+        }
+    }
+}
+
+impl Default for Reconcile {
+    fn default() -> Self {
+        // What cleanup leaves is little, but a scan also passes the tombstones of what it deleted.
+        Self {
+            interval_seconds: 3600,
+            margin_seconds: 60,
+            rows_per_second: 1000,
         }
     }
 }
@@ -217,11 +271,13 @@ impl Default for Columns {
 impl Default for Load {
     fn default() -> Self {
         // 32 queries of a few milliseconds saturate neither one shard nor the driver; 2 000/s is what polling a few
-        // hundred hot streams within milliseconds takes.
+        // hundred hot streams within milliseconds takes. A delete costs what a write does, so 5,000/s are as many writes
+        // more as three small nodes take beside their own.
         Self {
             max_concurrent_queries: 32,
             queries_per_second: 2000,
             ramp_seconds: 5,
+            deletes_per_second: 5000,
         }
     }
 }

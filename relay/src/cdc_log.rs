@@ -14,8 +14,8 @@ use scylla::value::CqlTimestamp;
 
 use crate::ports::{Capture, ChangeLog, LogError, LogPage, LogQuery, StreamSet};
 
-mod errors;
-mod read;
+pub(crate) mod errors;
+pub(crate) mod read;
 pub mod session;
 mod streams;
 pub mod table;

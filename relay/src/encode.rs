@@ -172,6 +172,7 @@ mod tests {
             values,
             operation,
             late: false,
+            reconciled: false,
         };
         let (event, problem) = mapping.decode(event);
         assert_eq!(problem, Ok(()));
@@ -300,6 +301,7 @@ mod tests {
             values: vec![None; 4],
             operation: EventOperation::Insert,
             late: false,
+            reconciled: false,
         };
         mapping.decode(event).0
     }

@@ -19,6 +19,8 @@ pub struct SourceEvent {
     pub operation: EventOperation,
     /// A later event of its aggregate was handed over before.
     pub late: bool,
+    /// Found in the outbox table: its log row never came, or came too late.
+    pub reconciled: bool,
 }
 
 impl SourceEvent {

@@ -7,6 +7,7 @@ use crds::source::OnChange;
 use crds::topic_template::TopicTemplate;
 
 use crate::cdc_log::table::OutboxTable;
+use crate::outbox::dated_by;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +74,7 @@ pub fn of_source(config: &RelayConfig, table: Option<&OutboxTable>) -> Vec<Findi
     findings.extend(columns(config, table));
     findings.push(cdc(config, table, &name));
     findings.extend(changes(config, table, &name));
+    findings.extend(reconcile(config, table, &name));
     findings.extend(retention(config, table, &name));
     match order(config, table) {
         Ok(()) => findings.push(Finding::fine(
@@ -234,6 +236,29 @@ fn changes(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Find
                  the others, and becomes a dead letter if it cannot do without them"
             ),
             format!("ALTER TABLE {name} WITH cdc = {{'enabled': true, 'postimage': true}}, or onChange: Ignore"),
+        )
+    })
+}
+
+/// What is found in the table is dated by the write time of a column.
+fn reconcile(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Finding> {
+    config.source.reconcile.as_ref()?;
+    let columns = &config.source.columns;
+    let mapped = [
+        &columns.id,
+        &columns.aggregate_id,
+        &columns.event_type,
+        &columns.payload,
+    ]
+    .map(Clone::clone);
+    dated_by(table, &mapped).is_none().then(|| {
+        Finding::error(
+            "source.reconcile",
+            format!(
+                "every mapped column of {name} is a part of its key or a collection, and has no write time that tells when a \
+                 row was written"
+            ),
+            "a payload column of type text or blob, or no source.reconcile".to_owned(),
         )
     })
 }

@@ -20,9 +20,12 @@ pub enum Part {
     State,
     /// The dead letters' target.
     DeadLetters,
+    /// The deletes of outbox rows and reconciliation, where they are wanted.
+    Cleanup,
 }
 
 impl Part {
+    /// Those that every relay has.
     pub const ALL: [Self; 4] = [Self::Source, Self::Sink, Self::State, Self::DeadLetters];
 
     /// Stable name in `/health`, in `/status` and as a metric label.
@@ -32,6 +35,7 @@ impl Part {
             Self::Sink => "sink",
             Self::State => "state",
             Self::DeadLetters => "dead_letters",
+            Self::Cleanup => "cleanup",
         }
     }
 }
@@ -60,19 +64,17 @@ struct Inner {
 impl Board {
     /// Every part is starting.
     pub fn new(now: Micros) -> Self {
-        let starting = || PartHealth {
-            health: relay_status::Health::Starting,
-            reason: None,
-            message: None,
-            restarts: 0,
-            since: now,
-        };
-        let parts = Part::ALL.into_iter().map(|part| (part, starting())).collect();
+        let parts = Part::ALL.into_iter().map(|part| (part, starting(now))).collect();
         Self(Arc::new(Mutex::new(Inner {
             parts,
             events: VecDeque::new(),
             sequence: 0,
         })))
+    }
+
+    /// A part that not every relay has.
+    pub fn add(&self, part: Part, now: Micros) {
+        self.0.lock().parts.entry(part).or_insert_with(|| starting(now));
     }
 
     pub fn healthy(&self, part: Part, now: Micros) {
@@ -140,6 +142,16 @@ impl Board {
             current.since = now;
         }
         (current.health, current.reason, current.message) = (health, None, message);
+    }
+}
+
+fn starting(now: Micros) -> PartHealth {
+    PartHealth {
+        health: relay_status::Health::Starting,
+        reason: None,
+        message: None,
+        restarts: 0,
+        since: now,
     }
 }
 

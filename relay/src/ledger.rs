@@ -12,12 +12,19 @@ use std::collections::{BTreeMap, HashMap};
 use crate::journal::Mark;
 use crate::model::{Micros, RowId, SECOND, SLOTS, SlotId, SlotSet};
 
+mod remains;
+
+use remains::Remains;
+pub use remains::{CLEANUP_SECOND, Due, RowKey, Tidy};
+
 /// The ledgers of the slots that this process owns.
 #[derive(Debug)]
 pub struct Ledger {
     slots: Vec<Option<SlotLedger>>,
     /// Slots opened so far.
     openings: u64,
+    /// Outbox rows are deleted once their events are resolved.
+    cleanup: bool,
 }
 
 /// The reserved second under which a checkpoint keeps the start of the newest stream set that it accounts for.
@@ -41,19 +48,30 @@ impl Default for Ledger {
         Self {
             slots: (0..SLOTS).map(|_| None).collect(),
             openings: 0,
+            cleanup: false,
         }
     }
 }
 
 impl Ledger {
+    /// Keeps outbox rows in mind until they are deleted.
+    pub fn with_cleanup(self) -> Self {
+        Self {
+            cleanup: true,
+            ..self
+        }
+    }
+
     /// Starts owning a slot from its checkpoint: `resolved` holds (second of `cdc$time`, id), and what
-    /// [`SETS_SECOND`] says.
+    /// [`SETS_SECOND`] and [`CLEANUP_SECOND`] say.
     pub fn open(&mut self, slot: SlotId, bound: Micros, resolved: impl IntoIterator<Item = (i64, RowId)>) {
         let mut buckets: BTreeMap<i64, Bucket> = BTreeMap::new();
-        let mut sets = None;
+        let (mut sets, mut tidy) = (None, Vec::new());
         for (second, id) in resolved {
             if second == SETS_SECOND {
                 sets = sets.max(Some(id.0 as Micros));
+            } else if second == CLEANUP_SECOND {
+                tidy.push(id);
             } else {
                 buckets.entry(second).or_default().saved.push(id);
             }
@@ -64,6 +82,14 @@ impl Ledger {
             bucket.saved.shrink_to_fit();
         }
         self.openings += 1;
+        let tidy = Tidy::of(&tidy);
+        let remains = self.cleanup.then(|| {
+            let held = buckets.iter().flat_map(|(second, bucket)| {
+                let ids = bucket.saved.iter();
+                ids.map(move |id| (*second, *id))
+            });
+            Remains::open(tidy, bound, held)
+        });
         let ledger = SlotLedger {
             opening: self.openings,
             bound,
@@ -76,6 +102,8 @@ impl Ledger {
             saved_mark: Mark::default(),
             stopped: false,
             buckets,
+            outdated_tidy: remains.is_none() && tidy.is_some(),
+            remains,
         };
         self.slots[slot.index()] = Some(ledger);
     }
@@ -140,11 +168,17 @@ impl Ledger {
         if let Some(state @ State::Taken(_)) = bucket.and_then(|bucket| bucket.open.get_mut(&id)) {
             *state = State::Resolved;
         }
+        if let Some(remains) = self.remains(slot) {
+            remains.resolve(id);
+        }
     }
 
     /// A taken row goes back to New: what held it was torn down before it was resolved. It counts as unread again, and
     /// so does the slot from its bound on.
     pub fn release(&mut self, slot: SlotId, time: Micros, id: RowId) {
+        if let Some(remains) = self.remains(slot) {
+            remains.forget(id);
+        }
         let Some(ledger) = self.slots[slot.index()].as_mut() else {
             return;
         };
@@ -157,6 +191,84 @@ impl Ledger {
             self.openings += 1;
             ledger.opening = self.openings;
         }
+    }
+
+    /// The event of a row that was just taken: the row is deleted once the event is resolved, if rows are.
+    pub fn keep(&mut self, slot: SlotId, time: Micros, id: RowId, key: &RowKey) {
+        if let Some(remains) = self.remains(slot) {
+            remains.keep(id, time, key);
+        }
+    }
+
+    /// An event that is resolved was read again: a former owner may not have deleted its row.
+    pub fn seen_again(&mut self, slot: SlotId, time: Micros, id: RowId, key: &RowKey) {
+        let Some(ledger) = self.slot_mut(slot) else { return };
+        let bucket = ledger.buckets.get(&second_of(time));
+        let is_saved = bucket.is_some_and(|bucket| bucket.saved.binary_search(&id).is_ok());
+        if let Some(remains) = &mut ledger.remains {
+            remains.seen_again(id, time, key, is_saved);
+        }
+    }
+
+    /// Takes a row that reconciliation found, though it lies below the bound. False if it is on its way already, or not
+    /// ours.
+    pub fn find(&mut self, slot: SlotId, time: Micros, id: RowId, key: &RowKey) -> bool {
+        let ledger = self.slot_mut(slot).filter(|ledger| !ledger.stopped);
+        let remains = ledger.and_then(|ledger| ledger.remains.as_mut());
+        remains.is_some_and(|remains| remains.find(id, time, key))
+    }
+
+    /// A row that may be deleted now, of the next slot after `after` that has one. Answer with [`Self::deleted`] or
+    /// [`Self::not_deleted`].
+    pub fn next_due(&mut self, after: SlotId) -> Option<(SlotId, Due)> {
+        let mut slots = SlotId::all().cycle().skip(after.index() + 1).take(SLOTS);
+        slots.find_map(|slot| Some((slot, self.remains(slot)?.next_due()?)))
+    }
+
+    /// Whoever asked [`Self::next_due`] before has ended.
+    pub fn delete_anew(&mut self) {
+        let slots = self.slots.iter_mut().flatten();
+        slots
+            .filter_map(|slot| slot.remains.as_mut())
+            .for_each(Remains::begin_anew);
+    }
+
+    /// The row is gone. Of no effect if the slot was closed since.
+    pub fn deleted(&mut self, slot: SlotId, id: RowId) {
+        if let Some(remains) = self.remains(slot) {
+            remains.deleted(id);
+        }
+    }
+
+    /// The row may still be there.
+    pub fn not_deleted(&mut self, slot: SlotId, id: RowId) {
+        if let Some(remains) = self.remains(slot) {
+            remains.not_deleted(id);
+        }
+    }
+
+    /// Rows of resolved events that are not deleted yet.
+    pub fn undeleted(&self) -> usize {
+        let remains = self
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|slot| slot.remains.as_ref());
+        remains.map(Remains::undeleted).sum()
+    }
+
+    /// Rows that reconciliation found and whose events are on their way.
+    pub fn found_in_flight(&self) -> usize {
+        let remains = self
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|slot| slot.remains.as_ref());
+        remains.map(Remains::found_in_flight).sum()
+    }
+
+    fn remains(&mut self, slot: SlotId) -> Option<&mut Remains> {
+        self.slot_mut(slot)?.remains.as_mut()
     }
 }
 
@@ -185,6 +297,10 @@ pub struct SlotLedger {
     stopped: bool,
     /// By second of `cdc$time`, from the bound upward.
     buckets: BTreeMap<i64, Bucket>,
+    /// None: outbox rows are not deleted.
+    remains: Option<Remains>,
+    /// Rows are not deleted any more, and the checkpoint still says that they are.
+    outdated_tidy: bool,
 }
 
 #[derive(Debug, Default)]
@@ -206,7 +322,8 @@ enum State {
 pub struct Delta {
     pub bound: Micros,
     /// Ids resolved since the last save, by second of `cdc$time`; all seconds at or above the bound's. Under
-    /// [`SETS_SECOND`] the start of the newest stream set, if it is news.
+    /// [`SETS_SECOND`] the start of the newest stream set, if it is news. Under [`CLEANUP_SECOND`], and first, what became
+    /// of the rows, if it is news; no ids if rows are not deleted any more.
     pub resolved: Vec<(i64, Vec<RowId>)>,
     /// Segments of seconds below this one are no longer needed.
     pub obsolete_below: i64,
@@ -260,6 +377,9 @@ impl SlotLedger {
         (self.saved_mark, self.mark) = (saved, mark);
         let first = second_of(self.bound);
         for (second, id) in resolved {
+            if let Some(remains) = &mut self.remains {
+                remains.suspect([(second, id)]);
+            }
             // Below the bound all is resolved.
             if second < first {
                 continue;
@@ -286,9 +406,19 @@ impl SlotLedger {
         self.saved_mark
     }
 
+    /// Rows written from this time on and below the bound are gone, or their events were never read. None: rows are not
+    /// deleted.
+    pub fn deleted_since(&self) -> Option<Micros> {
+        self.remains.as_ref().map(Remains::since)
+    }
+
     fn known(&self, time: Micros, id: RowId) -> Known {
         if time < self.bound {
-            return Known::BelowBound;
+            let found = self.remains.as_ref().and_then(|remains| remains.is_found(id));
+            return match found {
+                Some(true) => Known::Taken,
+                Some(false) | None => Known::BelowBound,
+            };
         }
         let Some(bucket) = self.buckets.get(&second_of(time)) else {
             return Known::New;
@@ -308,10 +438,11 @@ impl SlotLedger {
         self.advance();
     }
 
-    /// Moves the bound up to `swept`, but never past a taken row.
+    /// Moves the bound up to `swept`, but never past a taken row, or one that is still to be deleted.
     pub fn advance(&mut self) {
         let unresolved = self.oldest_taken().unwrap_or(Micros::MAX);
-        let bound = self.swept.min(unresolved);
+        let undeleted = self.remains.as_ref().and_then(Remains::oldest);
+        let bound = self.swept.min(unresolved).min(undeleted.unwrap_or(Micros::MAX));
         if bound <= self.bound {
             return;
         }
@@ -326,11 +457,20 @@ impl SlotLedger {
             self.owed = Some(bound);
         }
         self.buckets.retain(|at, _| *at >= second);
+        if let Some(remains) = &mut self.remains {
+            remains.passed(bound);
+        }
     }
 
     /// `cdc$time` of the oldest row that is in flight.
     pub fn oldest_taken(&self) -> Option<Micros> {
         self.buckets.values().find_map(Bucket::oldest_taken)
+    }
+
+    /// Whether an event of the slot is on its way.
+    pub fn in_flight(&self) -> bool {
+        let found = self.remains.as_ref().map_or(0, Remains::found_in_flight);
+        self.oldest_taken().is_some() || found > 0
     }
 
     /// Rows in flight.
@@ -354,10 +494,15 @@ impl SlotLedger {
         self.advance();
         let first = second_of(self.bound);
         let sets = self.sets.filter(|_| self.sets != self.saved_sets);
-        let resolved: Vec<_> = self
-            .buckets
-            .range(first..)
-            .filter_map(|(second, b)| b.unsaved(*second))
+        let tidy = match &self.remains {
+            Some(remains) => remains.unsaved().map(Tidy::ids),
+            None => self.outdated_tidy.then(Vec::new),
+        };
+        let buckets = self.buckets.range(first..);
+        let resolved: Vec<_> = tidy
+            .into_iter()
+            .map(|ids| (CLEANUP_SECOND, ids))
+            .chain(buckets.filter_map(|(second, bucket)| bucket.unsaved(*second)))
             .chain(sets.map(|start| (SETS_SECOND, vec![RowId(start as u64)])))
             .collect();
         let unsaved = self.bound != self.saved_bound || self.mark.sequence != self.saved_mark.sequence;
@@ -385,6 +530,15 @@ impl SlotLedger {
         for (second, ids) in &delta.resolved {
             if *second == SETS_SECOND {
                 self.saved_sets = ids.first().map(|start| start.0 as Micros);
+            }
+            if *second == CLEANUP_SECOND {
+                self.outdated_tidy = false;
+            }
+            if let Some(remains) = &mut self.remains {
+                match *second {
+                    CLEANUP_SECOND => remains.saved_tidy(Tidy::of(ids)),
+                    _ => remains.saved(ids),
+                }
             }
             let Some(bucket) = self.buckets.get_mut(second) else {
                 continue;

@@ -5,6 +5,7 @@
 //! `run` (composition). The modules that decide know neither clock, network nor async runtime.
 
 pub mod cdc_log;
+pub mod cleanup;
 pub mod cli;
 pub mod clock;
 pub mod dead_letters;
@@ -19,7 +20,9 @@ pub mod journal;
 pub mod ledger;
 pub mod metrics;
 pub mod model;
+pub mod outbox;
 pub mod ports;
+pub mod reconcile;
 pub mod route;
 pub mod run;
 pub mod secrets;

@@ -1,6 +1,7 @@
 //! Every metric of the relay: name, labels, help text. The first group carries the names, labels and values that
 //! dashboards of such relays already use; all others start with `outbox_relay_` and have base units.
 
+mod cleanup;
 mod delivery;
 mod labels;
 mod process;
@@ -9,6 +10,7 @@ mod reading;
 use prometheus::core::Collector;
 use prometheus::{Encoder, Registry, TextEncoder};
 
+pub use cleanup::{CleanupMetrics, Outcome as Reconciled};
 pub use delivery::DeliveryMetrics;
 pub use labels::EventLabel;
 pub use process::ProcessMetrics;
@@ -21,6 +23,7 @@ pub struct Metrics {
     pub delivery: DeliveryMetrics,
     pub reading: ReadingMetrics,
     pub process: ProcessMetrics,
+    pub cleanup: CleanupMetrics,
 }
 
 impl Metrics {
@@ -32,6 +35,7 @@ impl Metrics {
             delivery: DeliveryMetrics::register(&registry)?,
             reading: ReadingMetrics::register(&registry)?,
             process: ProcessMetrics::register(&registry)?,
+            cleanup: CleanupMetrics::register(&registry)?,
             registry,
         })
     }

@@ -6,6 +6,7 @@
 mod broker;
 mod dead_letters;
 mod log;
+mod outbox;
 mod state;
 mod transactions;
 
@@ -19,7 +20,7 @@ pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, Reason};
 pub use log::{
     Capture, ChangeLog, Columns, LogError, LogPage, LogQuery, LogRow, Operation, PageState, Stream, StreamSet,
 };
-
+pub use outbox::{Outbox, OutboxPage, OutboxRow};
 pub use state::{
     Checkpoint, Conditional, Epoch, Loaded, Placement, ProcessRow, Save, SegmentKey, SlotRow, StateError,
     StateStore,

@@ -209,6 +209,7 @@ mod tests {
             values,
             operation: EventOperation::Insert,
             late: false,
+            reconciled: false,
         };
         let router = Router::new(sink, &mapping).map_err(|error| error.to_string())?;
         router

@@ -154,10 +154,12 @@ fn not_ready_because(about: &About, view: &View, board: &Board) -> Option<String
     (missing > 0).then(|| format!("{missing} of {} slots are not owned yet", wanted(about, view)))
 }
 
-/// What is said of parts that are not healthy: those that fail, or else those that still start.
+/// What is said of parts that are not healthy: those that fail, or else those that still start. Rows that wait to be
+/// deleted hold up no event.
 fn unwell(board: &Board) -> Option<String> {
     use crds::relay_status::Health;
-    let parts = board.parts();
+    let mut parts = board.parts();
+    parts.remove(&Part::Cleanup);
     let failing: Vec<_> = parts
         .iter()
         .filter(|(_, part)| !matches!(part.health, Health::Healthy | Health::Starting))

@@ -272,6 +272,7 @@ fn modules_that_decide_know_neither_driver_nor_broker() {
             "cdc_log",
             "state/scylla",
             "dead_letters/table.rs",
+            "outbox.rs",
             "cli/check.rs",
             "run/prepare.rs",
             "run/tables.rs",

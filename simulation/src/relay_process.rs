@@ -67,6 +67,7 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
         broker: port,
         transactions,
         incarnation,
+        outbox: None,
         preparer: Preparer::new(&config.source, &config.sink, |_| false)?,
         first_set: Some(world.plan.sets[0].start),
         order: None,

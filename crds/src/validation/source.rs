@@ -3,7 +3,7 @@
 use super::{Form, addresses, cql_name, is_system_keyspace, secrets};
 use crate::names::{CQL_NAME, CQL_PORT};
 use crate::problems::Problems;
-use crate::source::{Columns, Source};
+use crate::source::{Cleanup, Columns, OnChange, Source};
 
 /// What ScyllaDB appends to a table's name for its CDC log.
 const LOG_SUFFIX: &str = "_scylla_cdc_log";
@@ -37,6 +37,22 @@ pub(super) fn check(source: &Source, form: Form, problems: &mut Problems) {
     secrets::credentials("source", secret, files, form, problems);
     if let Some(tls) = &source.tls {
         secrets::tls("source.tls", tls, form, problems);
+    }
+    reconcile(source, problems);
+}
+
+/// What is still in the table was never delivered only if what was delivered is deleted, and a row is one event.
+fn reconcile(source: &Source, problems: &mut Problems) {
+    if source.reconcile.is_none() {
+        return;
+    }
+    if source.cleanup != Cleanup::Delete && !problems.has("source.cleanup") {
+        let accepted = "Delete with source.reconcile, which takes what is left in the table for undelivered; or no source.reconcile";
+        problems.refuse_text("source.cleanup", "Keep", accepted);
+    }
+    if source.on_change != OnChange::Ignore && !problems.has("source.onChange") {
+        let accepted = "Ignore with source.reconcile, which delivers rows and not changes of them; or no source.reconcile";
+        problems.refuse_text("source.onChange", "Forward", accepted);
     }
 }
 

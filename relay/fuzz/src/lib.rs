@@ -113,6 +113,7 @@ pub fn record(bytes: &[u8]) {
     let mut input = Input(bytes);
     let rules = Rules {
         forward_changes: input.flag(),
+        own_deletes: false,
         required: u64::from(input.byte() % 16),
         from_postimage: input.flag(),
     };
@@ -167,6 +168,7 @@ fn event(values: Vec<Option<CqlValue>>) -> SourceEvent {
         values,
         operation: relay::event::EventOperation::Insert,
         late: false,
+        reconciled: false,
     }
 }
 

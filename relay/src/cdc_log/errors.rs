@@ -7,10 +7,10 @@ use scylla::errors::{DbError, ExecutionError, PrepareError, RequestAttemptError}
 use crate::ports::LogError;
 
 /// Beyond ScyllaDB's own read time-out (5 s by default), so that its answer comes first.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Anything that is not known to need a person is worth retrying: the safe verdict for a growing set of errors.
-pub(super) fn executing(error: &ExecutionError) -> LogError {
+pub(crate) fn executing(error: &ExecutionError) -> LogError {
     match error {
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(kind, _)) => {
             database(kind, error.to_string())
@@ -21,7 +21,7 @@ pub(super) fn executing(error: &ExecutionError) -> LogError {
     }
 }
 
-pub(super) fn preparing(error: &PrepareError) -> LogError {
+pub(crate) fn preparing(error: &PrepareError) -> LogError {
     match error {
         PrepareError::AllAttemptsFailed {
             first_attempt: RequestAttemptError::DbError(kind, _),

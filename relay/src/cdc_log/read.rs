@@ -73,20 +73,7 @@ impl RowPlan {
         let batch_seq_no: i32 = next(&mut columns)?;
         let operation: i8 = next(&mut columns)?;
         let end_of_batch: Option<bool> = next(&mut columns)?;
-        let mut hash = Murmur3Partitioner.build_hasher();
-        let mut key = Vec::with_capacity(64);
-        for index in 0..self.partition_key + self.clustering_key {
-            let slice = columns.next().transpose()?.and_then(|column| column.slice);
-            let Some(bytes) = slice.map(|slice| slice.as_slice()) else {
-                key.extend_from_slice(&(-1_i32).to_be_bytes());
-                continue;
-            };
-            if index < self.partition_key {
-                hash_component(&mut hash, bytes, self.partition_key > 1);
-            }
-            key.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
-            key.extend_from_slice(bytes);
-        }
+        let (key, token) = primary_key(&mut columns, self.partition_key, self.clustering_key)?;
         let mut values = Vec::with_capacity(self.mapped);
         for _ in 0..self.mapped {
             values.push(next::<Option<CqlValue>>(&mut columns)?);
@@ -109,8 +96,8 @@ impl RowPlan {
             },
             operation: operation_of(operation),
             end_of_batch: end_of_batch == Some(true),
-            token: hash.finish().value(),
-            key: key.into(),
+            token,
+            key,
             values,
             deleted,
         })
@@ -125,6 +112,30 @@ struct NotAStreamId;
 #[error("the row has fewer columns than were selected")]
 struct TooFewColumns;
 
+/// The primary key in the next columns, each part as (i32 length or -1 for null, value), and the token of its partition
+/// key.
+pub(crate) fn primary_key(
+    columns: &mut ColumnIterator<'_, '_>,
+    partition_key: usize,
+    clustering_key: usize,
+) -> Result<(Arc<[u8]>, i64), DeserializationError> {
+    let mut hash = Murmur3Partitioner.build_hasher();
+    let mut key = Vec::with_capacity(64);
+    for index in 0..partition_key + clustering_key {
+        let slice = columns.next().transpose()?.and_then(|column| column.slice);
+        let Some(bytes) = slice.map(|slice| slice.as_slice()) else {
+            key.extend_from_slice(&(-1_i32).to_be_bytes());
+            continue;
+        };
+        if index < partition_key {
+            hash_component(&mut hash, bytes, partition_key > 1);
+        }
+        key.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
+        key.extend_from_slice(bytes);
+    }
+    Ok((key.into(), hash.finish().value()))
+}
+
 /// A partition key of several columns is hashed as (u16 length, value, 0) each.
 fn hash_component(hash: &mut impl PartitionerHasher, bytes: &[u8], composite: bool) {
     if !composite {
@@ -135,7 +146,7 @@ fn hash_component(hash: &mut impl PartitionerHasher, bytes: &[u8], composite: bo
     hash.write(&[0]);
 }
 
-fn next<'frame, 'metadata, T: DeserializeValue<'frame, 'metadata>>(
+pub(crate) fn next<'frame, 'metadata, T: DeserializeValue<'frame, 'metadata>>(
     columns: &mut ColumnIterator<'frame, 'metadata>,
 ) -> Result<T, DeserializationError> {
     let column = columns
@@ -160,7 +171,7 @@ fn operation_of(code: i8) -> Operation {
 }
 
 /// A row as the driver hands it out: its columns, not yet decoded, because decoding needs the plan.
-struct Raw<'frame, 'metadata>(ColumnIterator<'frame, 'metadata>);
+pub(crate) struct Raw<'frame, 'metadata>(pub(crate) ColumnIterator<'frame, 'metadata>);
 
 impl<'frame, 'metadata> DeserializeRow<'frame, 'metadata> for Raw<'frame, 'metadata> {
     /// Types are checked value by value.

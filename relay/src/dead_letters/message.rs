@@ -12,7 +12,7 @@ use crate::ports::DeadLetter;
 pub mod headers {
     /// What the last attempt said.
     pub const ERROR: &str = "dead-letter-error";
-    /// `message`, `configuration`, `transient` or `held`.
+    /// `message`, `configuration`, `transient`, `held` or `reconciled`.
     pub const CLASS: &str = "dead-letter-class";
     /// `not-written` or `unknown`: whether the event may be in its topic all the same.
     pub const OUTCOME: &str = "dead-letter-outcome";

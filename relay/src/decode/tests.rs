@@ -20,6 +20,7 @@ fn event(operation: EventOperation, values: Vec<Option<CqlValue>>) -> SourceEven
         values,
         operation,
         late: false,
+        reconciled: false,
     }
 }
 

@@ -81,12 +81,13 @@ impl Preparer {
 
     /// `label` gives the metric label of an event type.
     pub fn prepare(&self, source: SourceEvent, label: impl Fn(Option<&str>) -> EventLabel) -> Event {
-        let (slot, row_id, late) = (source.slot, source.row_id, source.late);
-        let (event, decoded) = self.mapping.decode(source);
+        let (slot, row_id) = (source.slot, source.row_id);
         let marks = Marks {
-            late,
+            late: source.late,
+            reconciled: source.reconciled,
             ..Marks::default()
         };
+        let (event, decoded) = self.mapping.decode(source);
         let message = decoded
             .map_err(|error| unusable("Undecodable", error.to_string()))
             .and_then(|()| {
@@ -201,6 +202,7 @@ mod tests {
                 .to_vec(),
             operation: EventOperation::Insert,
             late: true,
+            reconciled: false,
         };
         preparer.prepare(source, |_| EventLabel::default())
     }

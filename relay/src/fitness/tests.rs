@@ -157,6 +157,26 @@ fn changes_are_forwarded_whole_or_that_is_said() {
 }
 
 #[test]
+fn reconciliation_needs_a_column_that_dates_its_row() {
+    let mut reconciling = config();
+    reconciling.source.reconcile = Some(crds::source::Reconcile::default());
+    check(&reconciling, Some(&table()), &[]);
+    let mut dateless = table();
+    for name in ["id", "event_type"] {
+        dateless.partition_key.push(name.to_owned());
+    }
+    let kinds = [("map<text, text>", false), ("frozen<map<text, text>>", true)];
+    for (kind, dated) in kinds {
+        dateless.columns.insert("payload".to_owned(), kind.to_owned());
+        let found = of_source(&reconciling, Some(&dateless));
+        let said = found
+            .iter()
+            .any(|finding| finding.severity == Severity::Error && finding.field == "source.reconcile");
+        assert_eq!(said, !dated, "{kind}: {found:?}");
+    }
+}
+
+#[test]
 fn short_retention_is_said() {
     let keeping = |seconds| {
         let mut table = table();

@@ -30,7 +30,7 @@ impl SlotId {
         (first, first.wrapping_add((1 << 58) - 1))
     }
 
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
         (0..SLOTS as u8).map(Self)
     }
 }

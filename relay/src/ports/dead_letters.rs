@@ -107,6 +107,8 @@ pub enum Reason {
     Exhausted(ErrorClass),
     /// An earlier event of its aggregate is a dead letter (`onAggregate: Hold`).
     Held,
+    /// Reconciliation found its row, and the guarantee does not allow to deliver it unasked (`guarantee: ExactlyOnce`).
+    Reconciled,
 }
 
 impl Reason {
@@ -117,6 +119,7 @@ impl Reason {
             Self::Exhausted(ErrorClass::Configuration) => "configuration",
             Self::Exhausted(_) => "transient",
             Self::Held => "held",
+            Self::Reconciled => "reconciled",
         }
     }
 }

@@ -88,7 +88,7 @@ impl<C: Clock> Holder for SlotHolder<C> {
             slots
                 .iter()
                 .filter_map(|slot| ledger.slot(slot))
-                .any(|slot| slot.oldest_taken().is_some())
+                .any(|slot| slot.in_flight())
         };
         let drained = async {
             self.stop_reading(slots).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
 use crds::sink::{Guarantee, journal_topic};
+use crds::source::Cleanup;
 use scylla::client::session::Session;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -25,7 +26,8 @@ use crate::deliver::transactions::Transacting;
 use crate::fitness::{self, Severity};
 use crate::health::Part;
 use crate::journal::Incarnation;
-use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, Transactions};
+use crate::outbox::{ScyllaOutbox, dated_by};
+use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, Outbox, Transactions};
 use crate::state::scylla::ScyllaState;
 
 /// Waits between two attempts double from the first to the last.
@@ -43,6 +45,8 @@ pub struct Ground<L = ScyllaLog, S = ScyllaState, B = KafkaBroker, D = Targets> 
     /// Of the journal, if events are delivered exactly once.
     pub incarnation: Option<Incarnation>,
     pub preparer: Preparer,
+    /// If its rows are deleted.
+    pub outbox: Option<Arc<dyn Outbox>>,
     /// Start of the oldest stream set.
     pub first_set: Option<crate::model::Micros>,
     /// Why order cannot be promised.
@@ -93,6 +97,10 @@ pub(super) async fn prepare(
     let Some((log, first_set)) = log.await else {
         return Ok(None);
     };
+    let outbox = open_outbox(config, outlook, stop, &session, &table, &preparer);
+    let Some(outbox) = outbox.await else {
+        return Ok(None);
+    };
     let state = wait(outlook, stop, Part::State, async || {
         open_state(config, &session).await
     });
@@ -129,6 +137,7 @@ pub(super) async fn prepare(
         transactions,
         incarnation,
         preparer,
+        outbox,
         first_set,
         order,
         seed: rand::random(),
@@ -218,6 +227,30 @@ async fn open_log(
     open()
         .await
         .map_err(|error| Why::new(error.category(), error.to_string()))
+}
+
+/// None if `stop` came first; nothing within if rows are not deleted.
+async fn open_outbox(
+    config: &RelayConfig,
+    outlook: &Outlook,
+    stop: &CancellationToken,
+    session: &Arc<Session>,
+    table: &OutboxTable,
+    preparer: &Preparer,
+) -> Option<Option<Arc<dyn Outbox>>> {
+    if config.source.cleanup == Cleanup::Keep {
+        return Some(None);
+    }
+    outlook.board().add(Part::Cleanup, outlook.clock().now());
+    let (consistency, columns) = (consistency(config.source.consistency), preparer.columns());
+    let written = config.source.reconcile.as_ref();
+    let written = written.and_then(|_| dated_by(table, columns));
+    let opened = wait(outlook, stop, Part::Cleanup, async || {
+        let opened = ScyllaOutbox::open(session.clone(), table, columns, written, consistency).await;
+        opened.map_err(|error| Why::new(error.category(), error.to_string()))
+    });
+    let opened: Arc<dyn Outbox> = Arc::new(opened.await?);
+    Some(Some(opened))
 }
 
 /// Opens the state tables, making first what is missing and may be made.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crds::RelayConfig;
 use crds::sink::journal_topic;
-use crds::source::{OnChange, StartFrom};
+use crds::source::{Cleanup as CleanupMode, OnChange, StartFrom};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -16,6 +16,7 @@ use tracing::warn;
 use super::holder::SlotHolder;
 use super::outlook::{Life, Outlook};
 use super::prepare::Ground;
+use crate::cleanup::Cleanup;
 use crate::deliver::breaker::Breaker;
 use crate::deliver::lane::{JournalOf, LettersTo, Policy};
 use crate::deliver::shell::{self, Control, Delivery, EVENT_BATCHES, ExactlyOnce};
@@ -23,6 +24,7 @@ use crate::health::Part;
 use crate::ledger::Ledger;
 use crate::model::{Micros, SECOND, SLOTS};
 use crate::ports::{Broker, ChangeLog, Clock, DeadLetters, StateStore};
+use crate::reconcile::{Reconciler, Target};
 use crate::source::limiter::Limits;
 use crate::source::reader::{Command, Reader};
 use crate::source::record::Rules;
@@ -65,7 +67,7 @@ where
     D: DeadLetters,
     C: Clock + Clone,
 {
-    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let ledger = Arc::new(Mutex::new(ledger_for(&ground)));
     let (control, deadline) = (Control::default(), Deadline::default());
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let (events, delivered) = mpsc::channel(EVENT_BATCHES);
@@ -103,6 +105,8 @@ where
         CancellationToken::new(),
     ];
     let [stop_reading, stop_delivering, stop_keeping] = &tokens;
+    let mut tidying = JoinSet::new();
+    parts.tidy(&events, &mut tidying, stop_reading);
     let mut reading = JoinSet::new();
     reading.spawn(silent(parts.read(events, obeyed, stop_reading.clone())));
     let (watching, watcher) = (stop_reading.clone(), holder);
@@ -128,6 +132,7 @@ where
         while tasks.join_next().await.is_some() {}
     }
     while watch.join_next().await.is_some() {}
+    while tidying.join_next().await.is_some() {}
     let Some((part, ended)) = failed else {
         return Ok(());
     };
@@ -137,6 +142,15 @@ where
         Some(Ok(None)) | None => "without being asked to".into(),
     };
     Err(WorkError { part, reason })
+}
+
+fn ledger_for<L, S, B, D>(ground: &Ground<L, S, B, D>) -> Ledger {
+    let ledger = Ledger::default();
+    if ground.outbox.is_some() {
+        ledger.with_cleanup()
+    } else {
+        ledger
+    }
 }
 
 /// A part that has no reason to end.
@@ -296,6 +310,68 @@ where
         }
     }
 
+    /// Deletes rows, and looks for those that were never read, where that is wanted. Neither holds up the end.
+    fn tidy(
+        &self,
+        events: &mpsc::Sender<Vec<crate::event::SourceEvent>>,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) {
+        let (source, Some(outbox)) = (&self.config.source, &self.ground.outbox) else {
+            return;
+        };
+        let cleanup = Cleanup {
+            ledger: self.ledger.clone(),
+            outbox: outbox.clone(),
+            clock: self.outlook.clock(),
+            retention: self.retention.clone(),
+            deletes_per_second: source.load.deletes_per_second,
+            ramp: source.load.ramp(),
+            metrics: self.outlook.shared_metrics(),
+            board: self.outlook.board().clone(),
+        };
+        self.keep_up(tasks, stop, move |stop| cleanup.clone().run(stop));
+        let Some(reconcile) = &source.reconcile else {
+            return;
+        };
+        let reconciler = Reconciler {
+            config: reconcile.clone(),
+            grace: Micros::from(source.horizon_seconds) * SECOND + tail::SKEW,
+            ledger: self.ledger.clone(),
+            outbox: outbox.clone(),
+            clock: self.outlook.clock(),
+            retention: self.retention.clone(),
+            target: if self.exactly_once.is_some() {
+                Target::DeadLetters(
+                    self.ground.dead_letters.clone(),
+                    Box::new(self.ground.preparer.clone()),
+                )
+            } else {
+                Target::Lane(events.clone())
+            },
+            metrics: self.outlook.shared_metrics(),
+            board: self.outlook.board().clone(),
+            seed: self.ground.seed,
+        };
+        self.keep_up(tasks, stop, move |stop| reconciler.clone().run(stop));
+    }
+
+    fn keep_up<F, E>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+        mut make: impl FnMut(CancellationToken) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display + Send + 'static,
+    {
+        let (board, clock, stop) = (self.outlook.board().clone(), self.outlook.clock(), stop.clone());
+        tasks.spawn(async move {
+            let make = || make(stop.clone());
+            supervise(Part::Cleanup, &board, clock.as_ref(), &stop, make).await;
+        });
+    }
+
     fn tail(&self) -> tail::Config {
         let (source, mapped) = (&self.config.source, self.ground.preparer.columns());
         let cdc = &self.ground.table.cdc;
@@ -306,6 +382,7 @@ where
             duplicate_window: Micros::from(source.duplicate_window_seconds) * SECOND,
             rules: Rules {
                 forward_changes: source.on_change == OnChange::Forward,
+                own_deletes: source.cleanup == CleanupMode::Delete,
                 required,
                 from_postimage: cdc.delta_keys && cdc.postimage,
             },

@@ -10,6 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::cleanup::UNDELETED_MAX;
 use crate::event::SourceEvent;
 use crate::health::{Board, Part};
 use crate::ledger::Ledger;
@@ -239,6 +240,10 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
             self.report(now, elapsed);
         }
         self.held_back = None;
+        if self.reader.ledger.lock().undeleted() >= UNDELETED_MAX {
+            self.held_back = Some(LONGEST_WAIT);
+            return Ok(());
+        }
         while !self.paused && self.pending.is_empty() {
             if let Err(wait) = self.limiter.ready(elapsed) {
                 self.held_back = Some(wait.unwrap_or(LONGEST_WAIT));

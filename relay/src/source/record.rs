@@ -21,6 +21,8 @@ use crate::ports::{LogRow, Operation};
 pub struct Rules {
     /// `onChange: Forward`: updates and deletes are events too.
     pub forward_changes: bool,
+    /// The relay itself deletes rows: no delete is an event, whatever is forwarded.
+    pub own_deletes: bool,
     /// Mapped columns (bit i is column i) that an UPDATE has to set for it to count as an insert. 0: none does.
     pub required: u64,
     /// Which columns a change sets is told by the postimage (`delta: keys` leaves nothing but keys in the delta).
@@ -36,6 +38,8 @@ pub struct Change {
     pub verdict: Verdict,
     /// The record's end is missing, so a part of the change may be too.
     pub broken: bool,
+    /// The outbox row's primary key.
+    pub key: Arc<[u8]>,
     /// In the order of the mapped columns; empty in an identity query.
     pub values: Vec<Option<CqlValue>>,
 }
@@ -179,6 +183,7 @@ impl Merge {
             token: self.token,
             verdict,
             broken: false,
+            key: self.key,
             values: self.values,
         }
     }
@@ -202,7 +207,7 @@ fn verdict(operation: Operation, values: &[Option<CqlValue>], rules: &Rules) -> 
         Operation::Insert => Verdict::Event(EventOperation::Insert),
         Operation::Update if sets_all() => Verdict::Event(EventOperation::Insert),
         Operation::Update if rules.forward_changes => Verdict::Event(EventOperation::Update),
-        Operation::RowDelete | Operation::PartitionDelete if rules.forward_changes => {
+        Operation::RowDelete | Operation::PartitionDelete if rules.forward_changes && !rules.own_deletes => {
             Verdict::Event(EventOperation::Delete)
         }
         // An expiration is the end of a row's life, not something that happened; a range names no row.

@@ -1,7 +1,7 @@
 //! Checkpoints on paper: a base (format, identity, bound, checksum) and append-only segments of resolved ids. Pure.
 
 use crate::journal::Mark;
-use crate::ledger::{Delta, SETS_SECOND};
+use crate::ledger::{CLEANUP_SECOND, Delta, SETS_SECOND};
 use crate::model::{Micros, RowId, SlotId};
 use crate::ports::{Checkpoint, Save, SegmentKey};
 
@@ -30,7 +30,9 @@ pub fn limited(mut delta: Delta, saved: Mark) -> Delta {
         ids.truncate(left);
         left -= ids.len();
     }
-    delta.resolved.retain(|(_, ids)| !ids.is_empty());
+    delta
+        .resolved
+        .retain(|(second, ids)| !ids.is_empty() || *second == CLEANUP_SECOND);
     delta
 }
 
@@ -77,9 +79,10 @@ impl Book {
                 add.push((key, chunk.to_vec()));
             }
         }
-        let newer_sets = delta.resolved.iter().any(|(second, _)| *second == SETS_SECOND);
+        let replaced = |reserved: i64| delta.resolved.iter().any(|(second, _)| *second == reserved);
+        let replaced = [SETS_SECOND, CLEANUP_SECOND].map(|second| replaced(second).then_some(second));
         let obsolete =
-            |key: &&SegmentKey| key.second < delta.obsolete_below || newer_sets && key.second == SETS_SECOND;
+            |key: &&SegmentKey| key.second < delta.obsolete_below || replaced.contains(&Some(key.second));
         let remove = self.segments.iter().filter(obsolete).copied().collect();
         Save {
             bound: delta.bound,

@@ -191,6 +191,7 @@ fn message(sink: &Sink, payload: &[u8]) -> Message {
         values: preparer.columns().iter().map(|name| Some(value(name))).collect(),
         operation: EventOperation::Insert,
         late: false,
+        reconciled: false,
     };
     let event = preparer.prepare(row, |_| EventLabel::default());
     assert_eq!(event.problem, None);

@@ -110,6 +110,7 @@ impl Row {
             ],
             operation: EventOperation::Insert,
             late: false,
+            reconciled: false,
         }
     }
 }

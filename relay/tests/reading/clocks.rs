@@ -55,7 +55,7 @@ async fn owners_whose_clocks_differ_lose_and_reorder_nothing_through_a_new_gener
         arrive_from(&mut readings, &mut arrived, all, Duration::from_secs(20)).await;
         if round == 0 {
             // The owner behind takes over from the one ahead, and the other way around.
-            let former: Vec<_> = readings.drain(..).collect();
+            let former = std::mem::take(&mut readings);
             let clocks = [-5 * SECOND, 5 * SECOND];
             for (reading, wrong) in former.into_iter().zip(clocks) {
                 let ledger = reading.handed_over();

@@ -12,4 +12,6 @@ mod exactly;
 mod process;
 mod several;
 mod stack;
+mod tidy;
+mod topology;
 mod worlds;

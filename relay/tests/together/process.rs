@@ -73,6 +73,10 @@ impl Relay {
         serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     }
 
+    pub(crate) fn metrics(&self) -> String {
+        self.get("/metrics").unwrap_or_default()
+    }
+
     pub(crate) fn owned(&self) -> u16 {
         self.status().map_or(0, |status| status.slots.owned)
     }

@@ -1,11 +1,13 @@
 //! Several relays under one identity: started, stopped, killed, suspended, and cut another way, under load.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use crate::process::{Relay, wait};
 use crate::stack::{Flow, LEASE, RATE, Stack};
+use crate::tidy;
 
 /// Beyond the lease: two looks at the others' heartbeats, claims, and what a busy machine adds.
 const TAKEOVER: Duration = Duration::from_secs(2);
@@ -42,10 +44,17 @@ fn start(flow: &Flow<'_>, shares: &[&str]) -> Vec<Relay> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn several_relays_lose_and_reorder_nothing_whatever_happens_to_them() {
-    let stack = Stack::start().await;
+    let stack = Arc::new(Stack::start().await);
+    // Side by side: these wait most of the time.
+    let beside = stack.clone();
+    let tidied = tokio::spawn(async move {
+        tidy::deleted_and_found(&beside).await;
+        tidy::parked(&beside).await;
+    });
     fixed_shares(&stack).await;
     automatic_shares(&stack).await;
     resharding(&stack).await;
+    tidied.await.unwrap();
     broker_comes_later(&stack).await;
 }
 
@@ -112,16 +121,19 @@ async fn automatic_shares(stack: &Stack) {
 async fn resharding(stack: &Stack) {
     let flow = stack.flow("resharding").await;
     let one = start(&flow, &["1/1"]);
-    let load = flow.load(6).await;
+    let load = flow.load(8).await;
     sleep(Duration::from_secs(2)).await;
     one.into_iter().for_each(Relay::stop);
     let three = start(&flow, &["1/3", "2/3", "3/3"]);
     sleep(Duration::from_secs(1)).await;
     three.into_iter().for_each(Relay::stop);
     let two = start(&flow, &["1/2", "2/2"]);
+    sleep(Duration::from_secs(1)).await;
+    two.into_iter().for_each(Relay::stop);
+    let five = start(&flow, &["1/5", "2/5", "3/5", "4/5", "5/5"]);
     load.await.unwrap();
     flow.verify(0).await;
-    two.into_iter().for_each(Relay::stop);
+    five.into_iter().for_each(Relay::stop);
 }
 
 async fn broker_comes_later(stack: &Stack) {

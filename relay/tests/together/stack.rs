@@ -47,8 +47,12 @@ pub(crate) struct Flow<'a> {
 impl Stack {
     /// The broker also listens with SASL.
     pub(crate) async fn start() -> Self {
+        Self::of_nodes(1).await
+    }
+
+    pub(crate) async fn of_nodes(nodes: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node = Sandbox::builder().start().await.unwrap();
+        let node = Sandbox::builder().nodes(nodes).start().await.unwrap();
         let session = SessionBuilder::new()
             .known_node_addr(node.addr())
             .build()
@@ -71,7 +75,21 @@ impl Stack {
     }
 
     pub(crate) async fn flow_with(&self, name: &'static str, guarantee: Guarantee) -> Flow<'_> {
-        let schema = include_str!("../../../examples/orders/schema.cql").replace("orders_ks", name);
+        self.flow_in(name, guarantee, "").await
+    }
+
+    pub(crate) async fn flow_on_tablets(&self, name: &'static str) -> Flow<'_> {
+        self.flow_in(name, Guarantee::AtLeastOnce, " AND tablets = {'enabled': true}")
+            .await
+    }
+
+    async fn flow_in(&self, name: &'static str, guarantee: Guarantee, keyspace: &str) -> Flow<'_> {
+        let schema = include_str!("../../../examples/orders/schema.cql")
+            .replace("orders_ks", name)
+            .replace(
+                "'replication_factor': 1}",
+                &format!("'replication_factor': 1}}{keyspace}"),
+            );
         for statement in statements(&schema) {
             self.session.query_unpaged(statement.as_str(), ()).await.unwrap();
         }
@@ -99,6 +117,11 @@ impl Stack {
 impl Flow<'_> {
     pub(crate) fn config(&self) -> &Path {
         self.config.path()
+    }
+
+    pub(crate) async fn cql(&self, statement: &str) {
+        let done = self.stack.session.query_unpaged(statement, ()).await;
+        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
 
     pub(crate) fn configure(&mut self, config: tempfile::NamedTempFile) {
@@ -157,6 +180,17 @@ impl Flow<'_> {
         dead_letters: DeadLetters,
         buried: RangeInclusive<u64>,
     ) -> Report {
+        self.verify_found(duplicates, dead_letters, buried, 0).await
+    }
+
+    /// The same, with so many found by reconciliation at most.
+    pub(crate) async fn verify_found(
+        &self,
+        duplicates: u64,
+        dead_letters: DeadLetters,
+        buried: RangeInclusive<u64>,
+        reconciled: u64,
+    ) -> Report {
         let follow = Follow {
             cluster: self.stack.broker.cluster(),
             topic: self.name.to_owned(),
@@ -170,7 +204,7 @@ impl Flow<'_> {
                 duplicates,
                 late: 0,
                 replayed: 0,
-                reconciled: 0,
+                reconciled,
                 dead_letters: buried,
                 ordered: true,
                 foreign: 0,

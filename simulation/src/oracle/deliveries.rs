@@ -368,6 +368,8 @@ impl Oracle {
             Reason::Rejected => matches!(facts.kind, Kind::Poison(_)),
             Reason::Exhausted(_) => self.rules.exhausts,
             Reason::Held => self.rules.holds && aggregate.dead,
+            // No schedule has reconciliation.
+            Reason::Reconciled => false,
         };
         if reason != Reason::Held {
             aggregate.dead = true;

@@ -112,6 +112,16 @@ pub(super) const RULES: &[Rule] = &[
         message: "source.startFrom must be Oldest, Now or a time as in 2026-01-31T12:00:00Z",
     },
     Rule {
+        at: "source",
+        rule: "!has(self.reconcile) || has(self.cleanup) && self.cleanup == 'Delete'",
+        message: "source.cleanup must be Delete with source.reconcile",
+    },
+    Rule {
+        at: "source",
+        rule: "!has(self.reconcile) || !has(self.onChange) || self.onChange == 'Ignore'",
+        message: "source.onChange must be Ignore with source.reconcile",
+    },
+    Rule {
         at: "sink",
         rule: "(self.key == 'Column') == has(self.keyColumn)",
         message: "sink.keyColumn must be given with sink.key Column, and only then",

@@ -132,6 +132,12 @@ fn changes_are_forwarded_or_ignored_and_expirations_are_neither() {
     let mut forwarded = ignored;
     forwarded[..3].copy_from_slice(&["1/0 Update -1", "2/0 Delete -1", "3/0 Delete -1"]);
     check(&forward, &rows, &forwarded);
+    let deleting = Rules {
+        own_deletes: true,
+        ..forward
+    };
+    forwarded[1..3].copy_from_slice(&ignored[1..3]);
+    check(&deleting, &rows, &forwarded);
 }
 
 #[test]

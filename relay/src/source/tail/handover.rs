@@ -79,6 +79,9 @@ impl Handover {
                 }
                 Known::Taken | Known::Resolved => {
                     self.counts.known += 1;
+                    if matches!(change.verdict, Verdict::Event(_)) {
+                        ledger.seen_again(slot, change.time(), change.row_id, &change.key);
+                    }
                     if change.time() < note_below {
                         self.note_known(slot, &change);
                     }
@@ -104,6 +107,7 @@ impl Handover {
                 return None;
             }
         };
+        ledger.keep(slot, change.time(), change.row_id, &change.key);
         if self.is_repeat(slot, &change, now) {
             self.counts.suppressed += 1;
             ledger.resolve(slot, change.time(), change.row_id);
@@ -121,6 +125,7 @@ impl Handover {
             values: change.values,
             operation,
             late,
+            reconciled: false,
         })
     }
 

@@ -1,0 +1,223 @@
+//! The outbox table on a real cluster: the `Outbox` port over the `scylla` driver.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use scylla::client::session::Session;
+use scylla::cluster::metadata::ColumnType;
+use scylla::errors::SerializationError;
+use scylla::response::{PagingState, PagingStateResponse};
+use scylla::serialize::value::SerializeValue;
+use scylla::serialize::writers::{CellWriter, WrittenCellProof};
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, Statement};
+
+use crate::cdc_log::errors;
+use crate::cdc_log::read::{Raw, next, primary_key};
+use crate::cdc_log::table::OutboxTable;
+use crate::ledger::RowKey;
+use crate::model::{Micros, SlotId};
+use crate::ports::{LogError, Outbox, OutboxPage, OutboxRow, PageState};
+
+/// One outbox table.
+pub struct ScyllaOutbox {
+    session: Arc<Session>,
+    delete: PreparedStatement,
+    scan: Option<PreparedStatement>,
+    partition_key: usize,
+    clustering_key: usize,
+    mapped: usize,
+}
+
+impl ScyllaOutbox {
+    /// `mapped` are the columns that events are made of; `written` is the one that tells when a row was written, without
+    /// which rows can be deleted and not looked through.
+    ///
+    /// # Errors
+    /// [`LogError::Configuration`] if the table or one of the columns is missing.
+    pub async fn open(
+        session: Arc<Session>,
+        table: &OutboxTable,
+        mapped: &[String],
+        written: Option<&str>,
+        consistency: Consistency,
+    ) -> Result<Self, LogError> {
+        let name = format!("\"{}\".\"{}\"", table.keyspace, table.name);
+        let quoted = |name: &String| format!("\"{name}\"");
+        let partition_key: Vec<_> = table.partition_key.iter().map(quoted).collect();
+        let clustering_key = table.clustering_key.iter().map(|key| quoted(&key.name));
+        let key: Vec<_> = partition_key.iter().cloned().chain(clustering_key).collect();
+        let is = key.iter().map(|column| format!("{column} = ?"));
+        let row = is.collect::<Vec<_>>().join(" AND ");
+        let delete = format!("DELETE FROM {name} USING TIMESTAMP ? WHERE {row}");
+        let delete = prepare(&session, delete, consistency).await?;
+        let scan = match written {
+            None => None,
+            Some(written) => {
+                let mut columns = key.clone();
+                columns.extend(mapped.iter().map(quoted));
+                let token = format!("token({})", partition_key.join(", "));
+                let text = format!(
+                    "SELECT {}, writetime(\"{written}\") FROM {name} WHERE {token} >= ? AND {token} <= ? BYPASS CACHE",
+                    columns.join(", ")
+                );
+                Some(prepare(&session, text, consistency).await?)
+            }
+        };
+        Ok(Self {
+            session,
+            delete,
+            scan,
+            partition_key: table.partition_key.len(),
+            clustering_key: table.clustering_key.len(),
+            mapped: mapped.len(),
+        })
+    }
+}
+
+/// The column whose write time is that of its row: the first of `mapped` that has one. Keys have none, and those of
+/// collections are many.
+pub fn dated_by<'a>(table: &OutboxTable, mapped: &'a [String]) -> Option<&'a str> {
+    let dated = |name: &&String| {
+        let cql_type = table.columns.get(*name).map_or("", String::as_str);
+        let is_collection = ["list<", "set<", "map<"]
+            .iter()
+            .any(|kind| cql_type.starts_with(kind));
+        !table.is_key(name) && !cql_type.is_empty() && !is_collection
+    };
+    mapped.iter().find(dated).map(String::as_str)
+}
+
+impl Outbox for ScyllaOutbox {
+    fn delete(&self, key: RowKey, at: Micros) -> BoxFuture<'_, Result<(), LogError>> {
+        async move {
+            // What names no row cannot be deleted: a change of static columns, for one.
+            let Some(parts) = parts(&key) else {
+                return Ok(());
+            };
+            let mut values = vec![Bound::Timestamp(at)];
+            values.extend(parts.into_iter().map(Bound::Raw));
+            let done = self.session.execute_unpaged(&self.delete, values).await;
+            done.map(drop).map_err(|error| errors::executing(&error))
+        }
+        .boxed()
+    }
+
+    fn scan(
+        &self,
+        slot: SlotId,
+        page: Option<PageState>,
+        rows: i32,
+    ) -> BoxFuture<'_, Result<OutboxPage, LogError>> {
+        async move {
+            let Some(scan) = &self.scan else {
+                return Ok(OutboxPage::default());
+            };
+            let mut scan = scan.clone();
+            scan.set_page_size(rows);
+            let state = page.map_or_else(PagingState::start, |page| {
+                PagingState::new_from_raw_bytes(Arc::<[u8]>::from(&*page.0))
+            });
+            let read = self
+                .session
+                .execute_single_page(&scan, slot.tokens(), state)
+                .await;
+            let (result, next) = read.map_err(|error| errors::executing(&error))?;
+            let unreadable = |error: &dyn std::fmt::Display| {
+                LogError::Configuration(format!("unreadable outbox row: {error}"))
+            };
+            let result = result.into_rows_result().map_err(|error| unreadable(&error))?;
+            let mut rows = Vec::with_capacity(result.rows_num());
+            for row in result.rows::<Raw<'_, '_>>().map_err(|error| unreadable(&error))? {
+                let row = row.and_then(|row| self.row(row.0));
+                rows.push(row.map_err(|error| unreadable(&error))?);
+            }
+            let next = match next {
+                PagingStateResponse::HasMorePages { state } => state
+                    .as_bytes_slice()
+                    .map(|bytes| PageState(bytes::Bytes::copy_from_slice(bytes))),
+                PagingStateResponse::NoMorePages => None,
+            };
+            Ok(OutboxPage { rows, next })
+        }
+        .boxed()
+    }
+}
+
+impl ScyllaOutbox {
+    fn row(
+        &self,
+        mut columns: scylla::deserialize::row::ColumnIterator<'_, '_>,
+    ) -> Result<OutboxRow, scylla::deserialize::DeserializationError> {
+        let (key, token) = primary_key(&mut columns, self.partition_key, self.clustering_key)?;
+        let mut values = Vec::with_capacity(self.mapped);
+        for _ in 0..self.mapped {
+            values.push(next(&mut columns)?);
+        }
+        Ok(OutboxRow {
+            key,
+            token,
+            values,
+            written: next(&mut columns)?,
+        })
+    }
+}
+
+/// The serialized parts of a key; None if one of them is null.
+fn parts(key: &[u8]) -> Option<Vec<&[u8]>> {
+    let (mut rest, mut parts) = (key, Vec::new());
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+        let (part, tail) = tail.split_at_checked(length)?;
+        parts.push(part);
+        rest = tail;
+    }
+    rest.is_empty().then_some(parts)
+}
+
+/// Keys come from the database serialized, and go back as they are.
+enum Bound<'a> {
+    Timestamp(Micros),
+    Raw(&'a [u8]),
+}
+
+impl SerializeValue for Bound<'_> {
+    fn serialize<'b>(
+        &self,
+        typ: &ColumnType<'_>,
+        writer: CellWriter<'b>,
+    ) -> Result<WrittenCellProof<'b>, SerializationError> {
+        match self {
+            Self::Timestamp(micros) => micros.serialize(typ, writer),
+            Self::Raw(bytes) => writer.set_value(bytes).map_err(SerializationError::new),
+        }
+    }
+}
+
+async fn prepare(
+    session: &Session,
+    text: String,
+    consistency: Consistency,
+) -> Result<PreparedStatement, LogError> {
+    let mut statement = Statement::new(text);
+    statement.set_consistency(consistency);
+    statement.set_is_idempotent(true);
+    statement.set_request_timeout(Some(errors::REQUEST_TIMEOUT));
+    let prepared = session.prepare(statement).await;
+    prepared.map_err(|error| errors::preparing(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_cut_into_its_parts_unless_one_is_missing() {
+        let check = |key: &[u8], expected: Option<Vec<&[u8]>>| assert_eq!(parts(key), expected, "{key:?}");
+        check(&[0, 0, 0, 2, 7, 8, 0, 0, 0, 0], Some(vec![&[7, 8], &[]]));
+        check(&[0, 0, 0, 1, 7, 0xff, 0xff, 0xff, 0xff], None);
+        check(&[0, 0, 0, 3, 7], None);
+        check(&[0, 0, 0, 1, 7, 9], None);
+    }
+}
