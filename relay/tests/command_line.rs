@@ -333,6 +333,8 @@ async fn state_is_deleted_when_asked_twice_and_no_relay_runs() {
     for left in [
         "UPDATE outbox_relay.slots SET owner = 'gone' WHERE identity = 'test.relay' AND slot = 3 IF EXISTS",
         "INSERT INTO outbox_relay.slots (identity, slot, second, revision, ids) VALUES ('test.relay', 3, 1, 1, 0x00) IF NOT EXISTS",
+        "UPDATE outbox_relay.slots SET incarnation = 6f757462-6f78-5265-8c61-7920706f7331 \
+         WHERE identity = 'test.relay' AND slot = -1 IF incarnation = null",
     ] {
         session.query_unpaged(left, ()).await.unwrap();
     }

@@ -68,6 +68,7 @@ async fn remove(config: &RelayConfig) -> anyhow::Result<String> {
     for row in &slots {
         forget(&state, row).await?;
     }
+    state.forget_incarnation().await?;
     for process in &processes {
         state.retire(process).await?;
     }

@@ -7,7 +7,7 @@ use scylla::statement::batch::Batch;
 use scylla::value::CqlValue;
 
 use super::statements::{self, REQUEST_TIMEOUT};
-use super::{ScyllaState, Step, failure, step, typed, unapplied};
+use super::{NO_SLOT, ScyllaState, Step, failure, step, typed, unapplied};
 use crate::model::SlotId;
 use crate::ports::{Conditional, Epoch, StateError, StateStore as _};
 
@@ -63,6 +63,27 @@ impl ScyllaState {
              saved_revision = null, mark_offset = null, mark_sequence = null, checksum = null WHERE identity = ? AND slot = ? IF epoch = ?",
         );
         self.forget_batch(slot, epoch, &without_base, &last).await
+    }
+
+    /// Deletes which journal is the identity's: the next one is begun, or the one that is there adopted.
+    ///
+    /// # Errors
+    /// When it is not known whether it was deleted.
+    pub async fn forget_incarnation(&self) -> Result<(), StateError> {
+        let Some(incarnation) = self.incarnation().await? else {
+            return Ok(());
+        };
+        let text = self.at_keyspace(
+            "UPDATE {ks}.slots SET incarnation = null WHERE identity = ? AND slot = ? IF incarnation = ?",
+        );
+        let mut statement = Statement::new(text);
+        statement.set_serial_consistency(Some(scylla::statement::SerialConsistency::Serial));
+        statement.set_request_timeout(Some(REQUEST_TIMEOUT));
+        let values = (&self.identity, NO_SLOT, incarnation.0);
+        let result = self.session.query_unpaged(statement, values).await;
+        result
+            .map(drop)
+            .map_err(|error| failure(&error).into_error(ACTION))
     }
 
     /// Keys of the slot's segments; what they hold is not looked at, as it may be what cannot be read.
