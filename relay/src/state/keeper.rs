@@ -24,7 +24,7 @@ use crate::ledger::Ledger;
 use crate::model::{Micros, SlotId, SlotSet};
 use crate::ports::{Clock, Epoch, Placement, ProcessRow, SlotRow, StateError, StateStore, Transactions};
 use crate::state::checkpoint::Book;
-use crate::state::ownership::{Ownership, Plan, Share};
+use crate::state::ownership::{Look, Ownership, Plan, Share};
 
 pub use lease::Deadline;
 pub use view::{KeeperState, KeeperView};
@@ -253,7 +253,11 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
         }
         agenda.peers = now + PEERS_INTERVAL;
         match self.store.processes().await {
-            Ok(processes) => self.ownership.has_changed(&processes, self.clock.elapsed()),
+            Ok(processes) => {
+                let answered = self.clock.elapsed();
+                let look = Look { asked: now, answered };
+                self.ownership.has_changed(&processes, look)
+            }
             Err(error) => {
                 self.view.troubled(view::OBSERVE, &error);
                 false
@@ -266,14 +270,16 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     }
 
     async fn plan(&mut self) {
+        let asked = self.clock.elapsed();
         let (slots, processes) = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => return self.view.troubled(view::OBSERVE, &error),
         };
         self.view.well(view::OBSERVE);
+        let answered = self.clock.elapsed();
         self.drop_lost(&slots).await;
-        let now = self.clock.elapsed();
-        let plan = self.ownership.plan(&slots, &processes, self.mine(), now);
+        let look = Look { asked, answered };
+        let plan = self.ownership.plan(&slots, &processes, self.mine(), look);
         self.show_plan(&plan);
         let leave = plan.release.union(self.leaving).intersection(self.mine());
         if !leave.is_empty() {

@@ -69,6 +69,24 @@ pub struct Claim {
     pub from: Option<String>,
 }
 
+/// When rows were asked for and when the answer was there, on the monotonic clock. A process that was suspended in
+/// between must not take its own pause for the silence of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    pub asked: Duration,
+    pub answered: Duration,
+}
+
+impl From<Duration> for Look {
+    /// An answer at once.
+    fn from(at: Duration) -> Self {
+        Self {
+            asked: at,
+            answered: at,
+        }
+    }
+}
+
 impl Ownership {
     pub fn new(process: String, share: Share, lease: Duration) -> Self {
         Self {
@@ -82,23 +100,26 @@ impl Ownership {
     }
 
     /// Whether processes have come or gone since the last plan.
-    pub fn has_changed(&mut self, processes: &[ProcessRow], now: Duration) -> bool {
-        self.observe_beats(processes, now);
-        let live = self.live(processes, now);
+    pub fn has_changed(&mut self, processes: &[ProcessRow], look: impl Into<Look>) -> bool {
+        let look = look.into();
+        self.observe_beats(processes, look.answered);
+        let live = self.live(processes, look.asked);
         live.len() != self.planned_for.len()
             || live.iter().any(|process| !self.planned_for.contains(*process))
     }
 
-    /// Decides from what was read. `mine` are the slots that this process holds, `now` its monotonic clock.
+    /// Decides from what was read. `mine` are the slots that this process holds.
     pub fn plan(
         &mut self,
         slots: &[SlotRow],
         processes: &[ProcessRow],
         mine: SlotSet,
-        now: Duration,
+        look: impl Into<Look>,
     ) -> Plan {
-        self.observe_beats(processes, now);
-        self.observe_owners(slots, now);
+        let look = look.into();
+        self.observe_beats(processes, look.answered);
+        self.observe_owners(slots, look.answered);
+        let now = look.asked;
         self.planned_for = self.live(processes, now).into_iter().map(str::to_owned).collect();
         let live = self.live(processes, now);
         if let Some(other) = self.goes_first(slots, processes, &live, mine) {

@@ -86,6 +86,33 @@ fn a_slot_that_is_held_is_not_claimed_again_because_of_a_stale_row() {
 }
 
 #[test]
+fn a_taker_that_was_suspended_while_it_looked_does_not_take_its_pause_for_silence() {
+    let mut us = Ownership::new("us".into(), Share::Pinned { index: 1, count: 1 }, LEASE);
+    let slots = owned_by(|_| Some("them"));
+    let mut plan_at = |asked, answered| {
+        let (asked, answered) = (secs(asked), secs(answered));
+        us.plan(
+            &slots,
+            &[alive("them", 1, Placement::Pinned)],
+            SlotSet::EMPTY,
+            Look { asked, answered },
+        )
+    };
+    assert_eq!(claimed(&plan_at(0, 3)), "");
+    assert_eq!(
+        claimed(&plan_at(4, 40)),
+        "",
+        "the rows are from the fourth second"
+    );
+    assert_eq!(
+        claimed(&plan_at(12, 12)),
+        "",
+        "seen for the first time after three"
+    );
+    assert_eq!(claimed(&plan_at(13, 13)), "0-63");
+}
+
+#[test]
 fn an_owner_without_heartbeat_row_loses_its_slots_after_the_lease_too() {
     let mut us = Ownership::new("us".into(), Share::Pinned { index: 1, count: 1 }, LEASE);
     let slots = owned_by(|_| Some("ghost"));
