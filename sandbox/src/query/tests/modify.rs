@@ -265,7 +265,8 @@ fn batches() {
         (
             "BEGIN BATCH INSERT INTO t (p, c, v) VALUES (7, 1, 9) IF NOT EXISTS; \
              INSERT INTO t (p, c, v) VALUES (7, 2, 9); APPLY BATCH",
-            "true, null, null, null",
+            // A row for each statement.
+            "true, null, null, null; true, null, null, null",
         ),
         ("SELECT c FROM t WHERE p = 7", "1; 2"),
     ]);
