@@ -224,6 +224,8 @@ mod tests {
         for part in ["template", "monitoring"] {
             defaults[part] = resource[part].clone();
         }
+        let reconcile = serde_json::to_value(crate::source::Reconcile::default()).unwrap();
+        defaults["source"]["reconcile"] = reconcile;
         let mut numbers = Vec::new();
         collect_numbers(&defaults, String::new(), &mut numbers);
         let mut ranged: Vec<_> = NUMBERS.iter().map(|number| number.path.to_owned()).collect();

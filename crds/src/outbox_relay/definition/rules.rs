@@ -168,7 +168,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         at: "sink.headers[]",
-        rule: "!(self.name in ['event-id', 'event-type', 'aggregate-id', 'aggregate-type', 'source-position', 'created-at', 'traceparent', 'late', 'replayed', 'reconciled'])",
+        rule: "!(self.name in ['event-id', 'event-type', 'aggregate-id', 'aggregate-type', 'source-position', 'created-at', 'sequence', 'traceparent', 'late', 'replayed', 'reconciled'])",
         message: "a header must have a name other than those that the relay itself writes",
     },
     Rule {
