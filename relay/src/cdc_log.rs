@@ -125,7 +125,8 @@ pub fn consistency(level: crds::source::Consistency) -> Consistency {
     }
 }
 
-async fn prepare(
+/// A read, or a write that may be repeated.
+pub(crate) async fn prepare(
     session: &Session,
     text: String,
     consistency: Consistency,

@@ -249,22 +249,17 @@ impl Ledger {
 
     /// Rows of resolved events that are not deleted yet.
     pub fn undeleted(&self) -> usize {
-        let remains = self
-            .slots
-            .iter()
-            .flatten()
-            .filter_map(|slot| slot.remains.as_ref());
-        remains.map(Remains::undeleted).sum()
+        self.all_remains().map(Remains::undeleted).sum()
     }
 
     /// Rows that reconciliation found and whose events are on their way.
     pub fn found_in_flight(&self) -> usize {
-        let remains = self
-            .slots
-            .iter()
-            .flatten()
-            .filter_map(|slot| slot.remains.as_ref());
-        remains.map(Remains::found_in_flight).sum()
+        self.all_remains().map(Remains::found_in_flight).sum()
+    }
+
+    fn all_remains(&self) -> impl Iterator<Item = &Remains> {
+        let slots = self.slots.iter().flatten();
+        slots.filter_map(|slot| slot.remains.as_ref())
     }
 
     fn remains(&mut self, slot: SlotId) -> Option<&mut Remains> {

@@ -6,16 +6,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use scylla::client::session::Session;
 use scylla::cluster::metadata::ColumnType;
+use scylla::deserialize::row::ColumnIterator;
 use scylla::errors::SerializationError;
-use scylla::response::{PagingState, PagingStateResponse};
 use scylla::serialize::value::SerializeValue;
 use scylla::serialize::writers::{CellWriter, WrittenCellProof};
+use scylla::statement::Consistency;
 use scylla::statement::prepared::PreparedStatement;
-use scylla::statement::{Consistency, Statement};
 
-use crate::cdc_log::errors;
-use crate::cdc_log::read::{Raw, next, primary_key};
+use crate::cdc_log::read::{fetch, next, primary_key};
 use crate::cdc_log::table::OutboxTable;
+use crate::cdc_log::{errors, prepare};
 use crate::ledger::RowKey;
 use crate::model::{Micros, SlotId};
 use crate::ports::{LogError, Outbox, OutboxPage, OutboxRow, PageState};
@@ -116,29 +116,8 @@ impl Outbox for ScyllaOutbox {
             };
             let mut scan = scan.clone();
             scan.set_page_size(rows);
-            let state = page.map_or_else(PagingState::start, |page| {
-                PagingState::new_from_raw_bytes(Arc::<[u8]>::from(&*page.0))
-            });
-            let read = self
-                .session
-                .execute_single_page(&scan, slot.tokens(), state)
-                .await;
-            let (result, next) = read.map_err(|error| errors::executing(&error))?;
-            let unreadable = |error: &dyn std::fmt::Display| {
-                LogError::Configuration(format!("unreadable outbox row: {error}"))
-            };
-            let result = result.into_rows_result().map_err(|error| unreadable(&error))?;
-            let mut rows = Vec::with_capacity(result.rows_num());
-            for row in result.rows::<Raw<'_, '_>>().map_err(|error| unreadable(&error))? {
-                let row = row.and_then(|row| self.row(row.0));
-                rows.push(row.map_err(|error| unreadable(&error))?);
-            }
-            let next = match next {
-                PagingStateResponse::HasMorePages { state } => state
-                    .as_bytes_slice()
-                    .map(|bytes| PageState(bytes::Bytes::copy_from_slice(bytes))),
-                PagingStateResponse::NoMorePages => None,
-            };
+            let decode = |columns: ColumnIterator<'_, '_>| self.row(columns);
+            let (rows, next) = fetch(&self.session, &scan, slot.tokens(), page, "outbox", decode).await?;
             Ok(OutboxPage { rows, next })
         }
         .boxed()
@@ -193,19 +172,6 @@ impl SerializeValue for Bound<'_> {
             Self::Raw(bytes) => writer.set_value(bytes).map_err(SerializationError::new),
         }
     }
-}
-
-async fn prepare(
-    session: &Session,
-    text: String,
-    consistency: Consistency,
-) -> Result<PreparedStatement, LogError> {
-    let mut statement = Statement::new(text);
-    statement.set_consistency(consistency);
-    statement.set_is_idempotent(true);
-    statement.set_request_timeout(Some(errors::REQUEST_TIMEOUT));
-    let prepared = session.prepare(statement).await;
-    prepared.map_err(|error| errors::preparing(&error))
 }
 
 #[cfg(test)]

@@ -16,18 +16,21 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::deliver::lane::Event;
 use crate::deliver::prepare::Preparer;
 use crate::event::{EventOperation, SourceEvent};
 use crate::health::{Board, Part};
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Reconciled};
 use crate::model::{CdcTime, Micros, SlotId, SourcePosition, StreamId};
-use crate::ports::{
-    Clock, DeadLetter, DeadLetterError, DeadLetters, LogError, Outbox, OutboxRow, Outcome, PageState, Reason,
-};
+use crate::ports::{Clock, DeadLetterError, DeadLetters, LogError, Outbox, OutboxRow, PageState, Reason};
 use crate::source::retention::Retention;
 
 pub use rounds::{Before, Rounds, Verdict, judge};
+
+/// What dead letters of found rows say.
+const FOUND: &str = "found in the outbox table: its log row never came, or came after source.horizonSeconds, so it was \
+                     probably never delivered";
 
 /// Rows per page: with payloads of 100 KiB a page is 10 MiB, within what a request may hold.
 const PAGE_ROWS: i32 = 100;
@@ -225,7 +228,8 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
             .into_iter()
             .map(|event| preparer.prepare(event, |event_type| self.metrics.delivery.label(event_type)))
             .collect();
-        let letters: Vec<_> = events.iter().map(|event| letter(event, now)).collect();
+        let letter = |event: &Event| event.letter(Reason::Reconciled, FOUND.to_owned(), now);
+        let letters: Vec<_> = events.iter().map(letter).collect();
         let written = target.write(&letters).await;
         let mut ledger = self.ledger.lock();
         if let Err(error) = written {
@@ -286,27 +290,6 @@ fn event(slot: SlotId, row: OutboxRow, written: Micros) -> (crate::ledger::RowKe
         reconciled: true,
     };
     (row.key, event)
-}
-
-fn letter(event: &crate::deliver::lane::Event, now: Micros) -> DeadLetter {
-    DeadLetter {
-        slot: event.slot,
-        position: event.position,
-        event_id: event.event_id.clone(),
-        aggregate_id: event.aggregate_id.clone(),
-        event_type: event.event_type.clone(),
-        created_at: event.created_at,
-        message: event.message.clone(),
-        reason: Reason::Reconciled,
-        pending: false,
-        error: "found in the outbox table: its log row never came, or came after source.horizonSeconds, so it was \
-                probably never delivered"
-            .to_owned(),
-        outcome: Outcome::NotWritten,
-        failures: 0,
-        first_failed_at: now,
-        last_failed_at: now,
-    }
 }
 
 #[cfg(test)]

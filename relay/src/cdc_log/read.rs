@@ -9,6 +9,7 @@ use scylla::deserialize::{DeserializationError, TypeCheckError};
 use scylla::frame::response::result::ColumnSpec;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::routing::partitioner::{Murmur3Partitioner, Partitioner, PartitionerHasher};
+use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlTimeuuid, CqlValue};
 
@@ -204,18 +205,32 @@ pub(super) async fn page(
         open.clone()
     };
     statement.set_page_size(query.page_size);
-    let state = query.page.map_or_else(PagingState::start, |page| {
+    let decode = |columns: ColumnIterator<'_, '_>| plan.row(columns);
+    let (rows, next) = fetch(session, &statement, values, query.page, "log", decode).await?;
+    Ok(LogPage { rows, next })
+}
+
+/// One page, each row by `decode`; `what` names the table in errors.
+pub(crate) async fn fetch<T>(
+    session: &Session,
+    statement: &PreparedStatement,
+    values: impl SerializeRow,
+    page: Option<PageState>,
+    what: &str,
+    mut decode: impl FnMut(ColumnIterator<'_, '_>) -> Result<T, DeserializationError>,
+) -> Result<(Vec<T>, Option<PageState>), LogError> {
+    let state = page.map_or_else(PagingState::start, |page| {
         PagingState::new_from_raw_bytes(Arc::<[u8]>::from(&*page.0))
     });
-    let result = session.execute_single_page(&statement, values, state).await;
+    let result = session.execute_single_page(statement, values, state).await;
     let (result, next) = result.map_err(|error| errors::executing(&error))?;
     let unreadable =
-        |error: &dyn std::fmt::Display| LogError::Configuration(format!("unreadable log row: {error}"));
-    let rows = result.into_rows_result().map_err(|error| unreadable(&error))?;
-    let mut decoded = Vec::with_capacity(rows.rows_num());
-    for row in rows.rows::<Raw<'_, '_>>().map_err(|error| unreadable(&error))? {
-        let row = row.and_then(|row| plan.row(row.0));
-        decoded.push(row.map_err(|error| unreadable(&error))?);
+        |error: &dyn std::fmt::Display| LogError::Configuration(format!("unreadable {what} row: {error}"));
+    let result = result.into_rows_result().map_err(|error| unreadable(&error))?;
+    let mut rows = Vec::with_capacity(result.rows_num());
+    for row in result.rows::<Raw<'_, '_>>().map_err(|error| unreadable(&error))? {
+        let row = row.and_then(|row| decode(row.0));
+        rows.push(row.map_err(|error| unreadable(&error))?);
     }
     let next = match next {
         PagingStateResponse::HasMorePages { state } => state
@@ -223,5 +238,5 @@ pub(super) async fn page(
             .map(|bytes| PageState(bytes::Bytes::copy_from_slice(bytes))),
         PagingStateResponse::NoMorePages => None,
     };
-    Ok(LogPage { rows: decoded, next })
+    Ok((rows, next))
 }

@@ -92,7 +92,8 @@ pub struct TableDeadLetters {
     count: PreparedStatement,
     aggregates: PreparedStatement,
     settle: PreparedStatement,
-    whole: PreparedStatement,
+    /// For people only, so it is prepared when they ask.
+    whole: Statement,
     remove: PreparedStatement,
     pending: PreparedStatement,
 }
@@ -108,11 +109,14 @@ impl TableDeadLetters {
             COLUMNS.join(", "),
             ["?"; COLUMNS.len()].join(", ")
         );
-        let prepare = async |text: String| {
+        let statement = |text: String| {
             let mut statement = Statement::new(text);
             statement.set_consistency(Consistency::Quorum);
             statement.set_is_idempotent(true);
-            let prepared = session.prepare(statement).await;
+            statement
+        };
+        let prepare = async |text: String| {
+            let prepared = session.prepare(statement(text)).await;
             prepared.map_err(|error| DeadLetterError {
                 target: target.clone(),
                 detail: error.to_string(),
@@ -130,7 +134,7 @@ impl TableDeadLetters {
         let settle = prepare(settle).await?;
         let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
         let pending = prepare(of_slot("source_time, source_stream, source_seq, status")).await?;
-        let whole = prepare(of_slot(stored::COLUMNS)).await?;
+        let whole = statement(of_slot(stored::COLUMNS));
         let table = Self {
             session,
             whole,
@@ -287,10 +291,12 @@ impl TableDeadLetters {
     /// # Errors
     /// When they cannot be read.
     pub async fn stored(&self, takes: impl Fn(&Stored) -> bool) -> Result<Vec<Stored>, DeadLetterError> {
+        let whole = self.session.prepare(self.whole.clone()).await;
+        let whole = whole.map_err(|error| self.failed(&error))?;
         let mut letters = Vec::new();
         for slot in SlotId::all() {
             let values = (self.identity.clone(), slot.index() as i32);
-            let rows = self.session.execute_iter(self.whole.clone(), values).await;
+            let rows = self.session.execute_iter(whole.clone(), values).await;
             let rows = rows.map_err(|error| self.failed(&error))?;
             let mut rows = rows
                 .rows_stream::<Stored>()

@@ -6,11 +6,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::message::message;
+use crate::deliver::kafka::headers_of;
 use crate::encode::Message;
 use crate::ports::{DeadLetter, DeadLetterError};
 
@@ -77,15 +77,8 @@ impl TopicDeadLetters {
     }
 
     async fn send(&self, message: &Message) -> Result<(), KafkaError> {
-        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-        for (name, value) in &message.headers {
-            headers = headers.insert(Header {
-                key: name,
-                value: Some(&value[..]),
-            });
-        }
         let mut record = FutureRecord::<[u8], [u8]>::to(&message.topic)
-            .headers(headers)
+            .headers(headers_of(message))
             .timestamp(message.timestamp);
         record.key = message.key.as_deref();
         record.payload = message.payload.as_deref();

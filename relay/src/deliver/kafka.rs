@@ -221,20 +221,13 @@ impl Inner {
 
 impl Producer for KafkaProducer {
     fn send(&self, token: u64, message: &Message) -> Result<(), Refused> {
-        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-        for (name, value) in &message.headers {
-            headers = headers.insert(Header {
-                key: name,
-                value: Some(&value[..]),
-            });
-        }
         let record = BaseRecord::<[u8], [u8], usize> {
             topic: &message.topic,
             partition: None,
             payload: message.payload.as_deref(),
             key: message.key.as_deref(),
             timestamp: Some(message.timestamp),
-            headers: Some(headers),
+            headers: Some(headers_of(message)),
             delivery_opaque: token as usize,
         };
         self.producer
@@ -295,6 +288,17 @@ fn warm_up(producer: &ThreadedProducer<Context>, topic: Option<String>) -> Optio
         .spawn(connect)
         .inspect_err(|error| debug!(%error, "no thread for a warm-up"))
         .ok()
+}
+
+/// A message's headers as librdkafka takes them.
+pub(crate) fn headers_of(message: &Message) -> OwnedHeaders {
+    let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+    message.headers.iter().fold(headers, |headers, (name, value)| {
+        headers.insert(Header {
+            key: name,
+            value: Some(&value[..]),
+        })
+    })
 }
 
 fn create(config: &ClientConfig, context: Context) -> Result<ThreadedProducer<Context>, KafkaError> {

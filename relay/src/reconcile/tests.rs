@@ -11,7 +11,7 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::ledger::RowKey;
 use crate::model::SECOND;
-use crate::ports::OutboxPage;
+use crate::ports::{DeadLetter, OutboxPage};
 
 /// Rows by slot; pages of one row, and an empty one before each. Every third read fails.
 #[derive(Default)]

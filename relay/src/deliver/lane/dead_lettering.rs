@@ -8,7 +8,7 @@ use crds::relay_status::BreakerState;
 use super::ring::{Entry, Seq, State};
 use super::transaction::Transaction;
 use super::{Action, Lane, Note, Now, Phase};
-use crate::ports::{DeadLetter, DeadLetterError, Outcome, Reason};
+use crate::ports::{DeadLetter, DeadLetterError, Reason};
 
 /// Dead letters written at once: enough that a burst of them does not stall, few enough that a failure repeats little.
 const BATCH: usize = 64;
@@ -171,21 +171,19 @@ pub(super) fn letter(entry: &Entry, reason: Reason, pending: bool) -> DeadLetter
         (Some(failure), Reason::Rejected | Reason::Exhausted(_)) => failure.error.to_string(),
         _ => "an earlier event of its aggregate is a dead letter (deadLetter.onAggregate is Hold)".to_owned(),
     };
-    let written_at = event.position.time.micros();
-    DeadLetter {
-        slot: event.slot,
-        position: event.position,
-        event_id: event.event_id.clone(),
-        aggregate_id: event.aggregate_id.clone(),
-        event_type: event.event_type.clone(),
-        created_at: event.created_at,
-        message: event.message.clone(),
-        reason,
-        pending,
-        error,
-        outcome: failure.map_or(Outcome::NotWritten, |failure| failure.outcome),
-        failures: entry.attempts.max(u32::from(failure.is_some())),
-        first_failed_at: failure.map_or(written_at, |failure| failure.first_at),
-        last_failed_at: failure.map_or(written_at, |failure| failure.last_at),
+    let letter = event.letter(reason, error, event.position.time.micros());
+    let letter = DeadLetter { pending, ..letter };
+    match failure {
+        None => DeadLetter {
+            failures: entry.attempts,
+            ..letter
+        },
+        Some(failure) => DeadLetter {
+            outcome: failure.outcome,
+            failures: entry.attempts.max(1),
+            first_failed_at: failure.first_at,
+            last_failed_at: failure.last_at,
+            ..letter
+        },
     }
 }

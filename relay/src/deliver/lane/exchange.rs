@@ -10,7 +10,7 @@ use crate::deliver::retry::Schedule;
 use crate::encode::Message;
 use crate::metrics::EventLabel;
 use crate::model::{Micros, RowId, SlotId, SourcePosition};
-use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, Reason, Role};
+use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, Outcome, Reason, Role};
 
 use super::End;
 
@@ -30,6 +30,28 @@ pub struct Event {
     pub message: Message,
     /// Why it cannot be sent at all.
     pub problem: Option<DeliveryError>,
+}
+
+impl Event {
+    /// Its dead letter, as if it had never been attempted and was given up at this time.
+    pub fn letter(&self, reason: Reason, error: String, at: Micros) -> DeadLetter {
+        DeadLetter {
+            slot: self.slot,
+            position: self.position,
+            event_id: self.event_id.clone(),
+            aggregate_id: self.aggregate_id.clone(),
+            event_type: self.event_type.clone(),
+            created_at: self.created_at,
+            message: self.message.clone(),
+            reason,
+            pending: false,
+            error,
+            outcome: Outcome::NotWritten,
+            failures: 0,
+            first_failed_at: at,
+            last_failed_at: at,
+        }
+    }
 }
 
 /// What the configuration says.
