@@ -4,6 +4,7 @@
 #
 #   ROUNDS=5 EVENTS=1000000     drains, and events of each
 #   RATE=2000 STEADY_SECONDS=240 the steady load, longer than the horizon so that its ids are all there; 0 seconds: none
+#   STEADY_ROUNDS=5             parts of these seconds that are measured each for itself
 #   WARM=500000                 messages that the broker gets before anything is measured, at least
 #   PROFILE=release             the build; dev for trying the benchmark itself
 #   RELAY=no                    only the baselines
@@ -11,6 +12,7 @@
 # The sandbox and one broker of its own; nothing else should run. Latencies: every process reads the same clock.
 set -euo pipefail
 COMMAND="make bench ROUNDS=${ROUNDS:=5} EVENTS=${EVENTS:=1000000} RATE=${RATE:=2000} STEADY_SECONDS=${STEADY_SECONDS:=240}"
+COMMAND+=" STEADY_ROUNDS=${STEADY_ROUNDS:=5}"
 COMMAND+=" WARM=${WARM:=500000} PROFILE=${PROFILE:=release}"
 [[ -z ${SCYLLA:-}${KAFKA:-} ]] || { echo "bench.sh: SCYLLA and KAFKA cannot be chosen: their CPU time is part of it" >&2; exit 1; }
 source "$(dirname "${BASH_SOURCE[0]}")/stack.sh"
@@ -125,7 +127,7 @@ steady() {
   relay_for "bench-$name"
   start_relay
   progress "steady load: $RATE/s for $STEADY_SECONDS s after $SETTLE_SECONDS s"
-  local journal=$RUN/$name.jsonl load verifier
+  local journal=$RUN/$name.jsonl load verifier round
   "$BIN/orders" verify --follow --json --topic "$TOPIC" --journal "$journal" --at-least $((RATE * STEADY_SECONDS)) \
     --dead-letter-table orders_ks.dead_letter_queue >"$RUN/$name-verified.json" 2>>"$RUN/bench.log" &
   verifier=$!
@@ -135,8 +137,10 @@ steady() {
   load=$!
   PIDS[load]=$load
   sleep "$SETTLE_SECONDS"
-  measure steady --seconds "$STEADY_SECONDS" --pid "${PIDS[relay]}" --metrics "$RELAY_URL/metrics" "${WATCH[@]}" \
-    --watch "load=$load" --watch "verifier=$verifier" "$@"
+  for ((round = 1; round <= STEADY_ROUNDS; round++)); do
+    measure steady --seconds $((STEADY_SECONDS / STEADY_ROUNDS)) --pid "${PIDS[relay]}" --metrics "$RELAY_URL/metrics" \
+      "${WATCH[@]}" --watch "load=$load" --watch "verifier=$verifier" "$@"
+  done
   wait "$load" || die "the load failed: $(tail -n 3 "$RUN/$name-load.log")"
   wait "$verifier" || die "the verifier found fault with the steady load; see $RUN/$name-verified.json"
   stop relay

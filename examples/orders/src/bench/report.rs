@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::observe::Steady;
-use super::summary::{Drain, summarise};
-use super::{BenchError, Drained, Line};
+use super::summary::{Drain, SteadyRounds, of_steady, summarise};
+use super::{BenchError, Line};
 use crate::journal::{JournalReader, Outcome};
 use crate::verify::latency::{LatencySummary, Percentiles, histogram, percentiles};
 
@@ -40,13 +39,13 @@ pub struct Report {
     goals: Vec<Goal>,
     drain: Option<Drain>,
     steady: Option<SteadyLoad>,
-    steady_exactly_once: Option<Steady>,
+    steady_exactly_once: Option<SteadyRounds>,
     lines: Vec<Line>,
 }
 
 #[derive(Debug, Serialize)]
 struct SteadyLoad {
-    relay: Steady,
+    relay: SteadyRounds,
     schedule: Schedule,
     /// By the verifier, over the whole load.
     latency: LatencySummary,
@@ -86,22 +85,16 @@ impl Report {
         let cores = std::thread::available_parallelism()
             .map_err(|error| BenchError::new("counting the cores", error))?
             .get();
-        let drained: Vec<Drained> = lines
-            .iter()
-            .filter_map(|line| match line {
-                Line::Drain(drained) => Some(drained.clone()),
-                Line::Steady(_) | Line::SteadyExactlyOnce(_) => None,
-            })
-            .collect();
-        let observed = lines.iter().find_map(|line| match line {
-            Line::Steady(steady) => Some(steady.clone()),
-            Line::Drain(_) | Line::SteadyExactlyOnce(_) => None,
-        });
-        let steady_exactly_once = lines.iter().find_map(|line| match line {
-            Line::SteadyExactlyOnce(steady) => Some(steady.clone()),
-            Line::Drain(_) | Line::Steady(_) => None,
-        });
-        let steady = match (observed, &sources.verified, &sources.journal) {
+        let (mut drained, mut observed, mut exactly_once) = (Vec::new(), Vec::new(), Vec::new());
+        for line in lines.iter().cloned() {
+            match line {
+                Line::Drain(round) => drained.push(round),
+                Line::Steady(round) => observed.push(round),
+                Line::SteadyExactlyOnce(round) => exactly_once.push(round),
+            }
+        }
+        let steady_exactly_once = of_steady(&exactly_once);
+        let steady = match (of_steady(&observed), &sources.verified, &sources.journal) {
             (Some(relay), Some(verified), Some(journal)) => Some(SteadyLoad {
                 relay,
                 schedule: schedule(journal, sources.rate)?,
@@ -175,7 +168,11 @@ fn schedule(path: &Path, rate: f64) -> Result<Schedule, BenchError> {
 }
 
 /// What the product has set itself, for two cores that everything shares.
-fn goals(drain: Option<&Drain>, steady: Option<&SteadyLoad>, exactly_once: Option<&Steady>) -> Vec<Goal> {
+fn goals(
+    drain: Option<&Drain>,
+    steady: Option<&SteadyLoad>,
+    exactly_once: Option<&SteadyRounds>,
+) -> Vec<Goal> {
     let mut goals = Vec::new();
     let mut at_least = |name, goal, measured: Option<f64>| {
         goals.extend(measured.map(|measured| Goal {
@@ -215,32 +212,32 @@ fn goals(drain: Option<&Drain>, steady: Option<&SteadyLoad>, exactly_once: Optio
     at_most(
         "drain, peak RSS in MiB, at most",
         192.0,
-        peak.map(|relay| mebibytes(relay.peak_resident_bytes)),
+        peak.map(|relay| mebibytes(relay.peak_resident_bytes as f64)),
     );
     let seen = steady.map(|steady| &steady.relay);
     at_most(
         "steady, cdc$time to delivery report, p50 in ms, at most",
         10.0,
-        seen.map(|relay| relay.end_to_end_p50),
+        seen.map(|relay| relay.end_to_end_p50.median),
     );
     at_most(
         "steady, cdc$time to delivery report, p99 in ms, at most",
         50.0,
-        seen.map(|relay| relay.end_to_end_p99),
+        seen.map(|relay| relay.end_to_end_p99.median),
     );
     at_most(
         "steady, RSS in MiB, at most",
         64.0,
-        seen.map(|relay| mebibytes(relay.resident_max_bytes)),
+        seen.map(|relay| mebibytes(relay.resident_max_bytes as f64)),
     );
     at_most(
         "steady, exactly once, cdc$time to commit, p50 in ms, at most",
         50.0,
-        exactly_once.map(|relay| relay.end_to_end_p50),
+        exactly_once.map(|relay| relay.end_to_end_p50.median),
     );
     goals
 }
 
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
+fn mebibytes(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
 }

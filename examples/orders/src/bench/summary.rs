@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::observe::Steady;
 use super::processes::SELF;
 use super::{Drained, Part};
 
@@ -32,6 +33,15 @@ impl Spread {
             min: *values.first()?,
             max: *values.last()?,
         })
+    }
+
+    /// In another unit.
+    pub(super) fn map(self, unit: impl Fn(f64) -> f64) -> Self {
+        Self {
+            median: unit(self.median),
+            min: unit(self.min),
+            max: unit(self.max),
+        }
     }
 }
 
@@ -154,10 +164,100 @@ fn of_relay(runs: &[Drained]) -> Option<Relay> {
     })
 }
 
+/// A relay under a steady load, over the rounds that it was observed. Latencies in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct SteadyRounds {
+    pub(super) rounds: usize,
+    /// Of all rounds together.
+    pub(super) seconds: f64,
+    pub(super) end_to_end_p50: Spread,
+    pub(super) end_to_end_p99: Spread,
+    /// Upper bound of the bucket that holds the slowest of all; none if only infinity bounds it.
+    pub(super) end_to_end_at_most: Option<f64>,
+    pub(super) delivered_per_second: Spread,
+    pub(super) queries_per_second: Spread,
+    pub(super) partitions_per_second: Spread,
+    pub(super) log_rows_per_second: Spread,
+    pub(super) known_rows_per_second: Spread,
+    /// Of all rounds together.
+    pub(super) late_events: f64,
+    pub(super) resident_median_bytes: Spread,
+    pub(super) resident_max_bytes: u64,
+    /// By process, in percent of a core.
+    pub(super) cpu_percent: BTreeMap<String, Spread>,
+}
+
+/// None without rounds.
+pub(super) fn of_steady(rounds: &[Steady]) -> Option<SteadyRounds> {
+    let spread = |value: &dyn Fn(&Steady) -> f64| Spread::of(rounds.iter().map(value));
+    let mut cpu: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for round in rounds {
+        for (process, seconds) in &round.usage.cpu_seconds {
+            let percent = 100.0 * seconds / round.usage.seconds;
+            cpu.entry(process.clone()).or_default().push(percent);
+        }
+    }
+    let cpu = cpu.into_iter();
+    let slowest: Option<Vec<f64>> = rounds.iter().map(|round| round.end_to_end_at_most).collect();
+    Some(SteadyRounds {
+        rounds: rounds.len(),
+        seconds: rounds.iter().map(|round| round.usage.seconds).sum(),
+        end_to_end_p50: spread(&|round| round.end_to_end_p50)?,
+        end_to_end_p99: spread(&|round| round.end_to_end_p99)?,
+        end_to_end_at_most: slowest.and_then(|bounds| bounds.into_iter().max_by(f64::total_cmp)),
+        delivered_per_second: spread(&|round| round.events / round.usage.seconds)?,
+        queries_per_second: spread(&|round| round.queries / round.usage.seconds)?,
+        partitions_per_second: spread(&|round| round.partitions / round.usage.seconds)?,
+        log_rows_per_second: spread(&|round| round.log_rows / round.usage.seconds)?,
+        known_rows_per_second: spread(&|round| round.known_rows / round.usage.seconds)?,
+        late_events: rounds.iter().map(|round| round.late_events).sum(),
+        resident_median_bytes: spread(&|round| round.resident_median_bytes as f64)?,
+        resident_max_bytes: rounds.iter().map(|round| round.resident_max_bytes).max()?,
+        cpu_percent: cpu
+            .filter_map(|(process, values)| Some((process, Spread::of(values)?)))
+            .collect(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bench::processes::Usage;
+
+    #[test]
+    fn rounds_of_a_steady_load_are_not_averaged_away() {
+        let round = |p99: f64, resident: u64, at_most: Option<f64>| Steady {
+            usage: Usage {
+                seconds: 10.0,
+                cpu_seconds: [("relay".to_owned(), 2.0)].into(),
+            },
+            events: 20_000.0,
+            end_to_end_p50: 5.0,
+            end_to_end_p99: p99,
+            end_to_end_at_most: at_most,
+            queries: 100.0,
+            partitions: 400.0,
+            log_rows: 1000.0,
+            known_rows: 500.0,
+            late_events: 1.0,
+            resident_median_bytes: 40,
+            resident_max_bytes: resident,
+        };
+        let rounds = [
+            round(20.0, 50, Some(100.0)),
+            round(10.0, 90, Some(250.0)),
+            round(12.0, 60, Some(25.0)),
+        ];
+        let seen = of_steady(&rounds).unwrap();
+        let Spread { median, min, max } = seen.end_to_end_p99;
+        assert_eq!((median, min, max), (12.0, 10.0, 20.0));
+        assert_eq!((seen.resident_max_bytes, seen.late_events), (90, 3.0));
+        assert_eq!((seen.seconds, seen.end_to_end_at_most), (30.0, Some(250.0)));
+        assert_eq!(seen.cpu_percent["relay"].median, 20.0);
+        let unbounded = of_steady(&[round(1.0, 1, Some(5.0)), round(1.0, 1, None)]).unwrap();
+        assert_eq!(unbounded.end_to_end_at_most, None);
+        assert_eq!(of_steady(&[]), None);
+    }
 
     #[test]
     fn the_median_lies_between_the_extremes() {

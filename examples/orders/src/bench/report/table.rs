@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::{Report, SteadyLoad, mebibytes};
 use crate::bench::Part;
 use crate::bench::processes::{OTHER, SELF};
-use crate::bench::summary::{Drain, PartSummary, Relay, Spread};
+use crate::bench::summary::{Drain, PartSummary, Relay, Spread, SteadyRounds};
 use crate::verify::latency::Percentiles;
 
 /// The measured processes, as columns.
@@ -25,11 +25,8 @@ impl Display for Report {
             show_steady(f, steady)?;
         }
         if let Some(steady) = &self.steady_exactly_once {
-            writeln!(
-                f,
-                "{:<44}{:>10.1}{:>10.1}",
-                "exactly once: cdc$time to commit (relay)", steady.end_to_end_p50, steady.end_to_end_p99
-            )?;
+            writeln!(f, "\nthe same load, exactly once")?;
+            show_rounds(f, "cdc$time to commit (relay)", steady)?;
         }
         if !self.goals.is_empty() {
             writeln!(f, "\n{:<58}{:>10}{:>12}", "goals", "goal", "measured")?;
@@ -115,31 +112,22 @@ fn show_relay(f: &mut Formatter<'_>, relay: &Relay) -> fmt::Result {
         f,
         "{:<31}{:>27.1}",
         "relay, peak RSS, MiB",
-        mebibytes(relay.peak_resident_bytes)
+        mebibytes(relay.peak_resident_bytes as f64)
     )
 }
 
 fn show_steady(f: &mut Formatter<'_>, steady: &SteadyLoad) -> fmt::Result {
     let (relay, schedule) = (&steady.relay, &steady.schedule);
     let held = if schedule.held { "held" } else { "NOT HELD" };
-    let seconds = relay.usage.seconds;
     writeln!(
         f,
-        "\nsteady load of {} events/s: schedule {held}, {:.1}/s committed; the relay observed for {seconds:.0} s of it",
+        "\nsteady load of {} events/s: schedule {held}, {:.1}/s committed",
         schedule.rate, schedule.committed_per_second
     )?;
     writeln!(
         f,
         "{:<44}{:>10}{:>10}{:>10}",
-        "latency in ms", "p50", "p99", "max"
-    )?;
-    let at_most = relay
-        .end_to_end_at_most
-        .map_or_else(|| "unbounded".to_owned(), |bound| format!("<= {bound:.0}"));
-    writeln!(
-        f,
-        "{:<44}{:>10.1}{:>10.1}{at_most:>10}",
-        "cdc$time to delivery report (relay)", relay.end_to_end_p50, relay.end_to_end_p99
+        "latency in ms, of the whole load", "p50", "p99", "max"
     )?;
     for (name, values) in [
         (
@@ -156,25 +144,39 @@ fn show_steady(f: &mut Formatter<'_>, steady: &SteadyLoad) -> fmt::Result {
             writeln!(f, "{name:<44}{p50:>10.1}{p99:>10.1}{max:>10.1}")?;
         }
     }
-    for (name, value) in [
-        ("delivered/s", relay.events / seconds),
-        ("CQL reads/s", relay.queries / seconds),
-        ("partitions touched/s", relay.partitions / seconds),
-        ("log rows read/s", relay.log_rows / seconds),
-        ("of these known/s", relay.known_rows / seconds),
-        ("late events", relay.late_events),
-        ("relay RSS, median, MiB", mebibytes(relay.resident_median_bytes)),
-        ("relay RSS, most, MiB", mebibytes(relay.resident_max_bytes)),
+    show_rounds(f, "cdc$time to delivery report (relay)", relay)
+}
+
+fn show_rounds(f: &mut Formatter<'_>, latency: &str, relay: &SteadyRounds) -> fmt::Result {
+    let SteadyRounds { rounds, seconds, .. } = relay;
+    writeln!(
+        f,
+        "median (least..most) of {rounds} rounds, {seconds:.0} s together"
+    )?;
+    let mut line = |name: &str, value: String| writeln!(f, "{name:<44}{value:>30}");
+    line(&format!("{latency}, p50"), relay.end_to_end_p50.to_string())?;
+    line(&format!("{latency}, p99"), relay.end_to_end_p99.to_string())?;
+    let at_most = relay.end_to_end_at_most;
+    line(
+        &format!("{latency}, max"),
+        at_most.map_or_else(|| "unbounded".to_owned(), |bound| format!("<= {bound:.0}")),
+    )?;
+    let resident = relay.resident_median_bytes.map(mebibytes);
+    for (name, spread) in [
+        ("delivered/s", relay.delivered_per_second),
+        ("CQL reads/s", relay.queries_per_second),
+        ("partitions touched/s", relay.partitions_per_second),
+        ("log rows read/s", relay.log_rows_per_second),
+        ("of these known/s", relay.known_rows_per_second),
+        ("relay RSS, MiB", resident),
     ] {
-        writeln!(f, "{name:<44}{value:>10.1}")?;
+        line(name, spread.to_string())?;
     }
-    for (process, cpu) in &relay.usage.cpu_seconds {
-        let percent = 100.0 * cpu / seconds;
-        writeln!(
-            f,
-            "{:<44}{percent:>10.1}",
-            format!("CPU of {process}, % of a core")
-        )?;
+    let most = mebibytes(relay.resident_max_bytes as f64);
+    line("relay RSS, most, MiB", format!("{most:.1}"))?;
+    line("late events", format!("{:.0}", relay.late_events))?;
+    for (process, percent) in &relay.cpu_percent {
+        line(&format!("CPU of {process}, % of a core"), percent.to_string())?;
     }
     Ok(())
 }
