@@ -21,10 +21,14 @@ use orders::{consume, cql, load, service};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command};
+
+/// How long a consumer takes to leave its group at most: without its broker, librdkafka may wait for ever.
+const LEAVE: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -119,10 +123,19 @@ async fn run_load(args: cli::Load) -> anyhow::Result<ExitCode> {
 
 async fn run_consumer(args: cli::Consume) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
-    let cluster = args.kafka.cluster();
+    let mut consumer = tokio::spawn(async move {
+        let (cluster, kafka) = (args.kafka.cluster(), &args.kafka);
+        consume::run(&cluster, &kafka.topic, &args.group, |line| println!("{line}")).await
+    });
     tokio::select! {
-        done = consume::run(&cluster, &args.kafka.topic, &args.group, |line| println!("{line}")) => done?,
-        () = stop.cancelled() => {}
+        done = &mut consumer => done??,
+        () = stop.cancelled() => {
+            consumer.abort();
+            if timeout(LEAVE, consumer).await.is_err() {
+                tracing::warn!("Kafka did not confirm the end of the membership; the group notices it by itself");
+                std::process::exit(0);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
