@@ -123,7 +123,7 @@ pub struct Slot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Component {
-    /// Name of the part: `source`, `sink`, `checkpoint`, ...
+    /// Name of the part: `source`, `sink`, `state`, `dead_letters`, `cleanup`.
     pub name: String,
     /// How it does.
     pub health: Health,

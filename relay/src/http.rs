@@ -77,3 +77,63 @@ async fn health<T: Telltale>(State(telltale): State<Arc<T>>) -> (StatusCode, Jso
     };
     (code, Json(components))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    struct Fixed(RelayStatus);
+
+    impl Telltale for Fixed {
+        fn metrics(&self) -> String {
+            "one_metric 1\n".to_owned()
+        }
+
+        fn status(&self) -> RelayStatus {
+            self.0.clone()
+        }
+    }
+
+    /// Code and text of every endpoint.
+    async fn answers(status: RelayStatus) -> Vec<(u16, String)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, Arc::new(Fixed(status)), stop.clone()));
+        let mut answers = Vec::new();
+        for path in ["livez", "readyz", "health", "status", "metrics"] {
+            let answer = reqwest::get(format!("http://{address}/{path}")).await.unwrap();
+            answers.push((answer.status().as_u16(), answer.text().await.unwrap()));
+        }
+        stop.cancel();
+        server.await.unwrap().unwrap();
+        answers
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_works_is_alive_ready_and_healthy() {
+        let [alive, ready, health, status, metrics] =
+            answers(crate::status::sample(true)).await.try_into().unwrap();
+        assert_eq!(alive, (200, "ok\n".to_owned()));
+        assert_eq!(ready, (200, "ready\n".to_owned()));
+        assert_eq!(health.0, 200);
+        let document: Value = serde_json::from_str(&status.1).unwrap();
+        assert_eq!((status.0, &document["ready"]), (200, &json!(true)));
+        assert_eq!(metrics, (200, "one_metric 1\n".to_owned()));
+    }
+
+    /// A restart would help against nothing that it waits for, so it is alive all the same.
+    #[tokio::test]
+    async fn a_relay_without_its_broker_is_alive_and_says_what_is_missing() {
+        let [alive, ready, health, status, _] =
+            answers(crate::status::sample(false)).await.try_into().unwrap();
+        assert_eq!(alive.0, 200);
+        assert_eq!(ready, (503, "not ready: sink: no broker\n".to_owned()));
+        let parts: Value = serde_json::from_str(&health.1).unwrap();
+        let said = [0, 1].map(|part: usize| parts[part]["health"].as_str());
+        assert_eq!((health.0, said), (503, [Some("Healthy"), Some("Failed")]));
+        assert_eq!(status.0, 200, "what it says of itself is there whatever it says");
+    }
+}

@@ -281,6 +281,39 @@ fn millis(micros: Micros) -> u64 {
     (micros / 1000).max(0) as u64
 }
 
+/// What a relay says that works, or whose broker is gone.
+#[cfg(test)]
+pub(crate) fn sample(works: bool) -> RelayStatus {
+    let time = "2026-01-31T12:00:00.000Z";
+    let mut status = serde_json::json!({
+        "schemaVersion": SCHEMA_VERSION, "identity": "orders", "share": "2/3", "version": "1.2.3", "process": "p",
+        "started": time, "time": time, "phase": "Streaming", "ready": works,
+        "slots": {"wanted": 22, "owned": 21, "ranges": [[21, 30], [32, 42]], "slowest": []},
+        "components": [
+            {"name": "source", "health": "Healthy", "since": time},
+            {"name": "sink", "health": "Healthy", "since": time},
+        ],
+        "breaker": {"state": "Closed", "consecutiveFailures": 0},
+        "totals": {"processed": 90, "deadLettered": 3, "late": 1},
+        "lag": {"milliseconds": 4000, "inFlight": 7},
+        "retention": {},
+        "deadLettersPending": 2,
+        "order": {"preserved": true},
+    });
+    if !works {
+        status["phase"] = "CircuitOpen".into();
+        status["notReadyBecause"] = "sink: no broker".into();
+        status["components"][1]["health"] = "Failed".into();
+        status["components"][1]["message"] = "no broker".into();
+        status["breaker"]["state"] = "Open".into();
+        status["checkpointAgeMilliseconds"] = 300.into();
+        status["retention"]["headroomSeconds"] = (-5).into();
+        status["order"] = serde_json::json!({"preserved": false, "reason": "the key is random"});
+    }
+    // The fields stand above.
+    serde_json::from_value(status).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -84,11 +84,8 @@ fn table(status: &RelayStatus) -> String {
         .checkpoint_age_milliseconds
         .map_or("none yet".to_owned(), |age| format!("{age} ms old"));
     line("checkpoint", age);
-    if let Some(headroom) = status.retention.headroom_seconds {
-        line(
-            "retention",
-            format!("{headroom} s until the oldest unresolved row expires"),
-        );
+    if let Some(seconds) = status.retention.headroom_seconds {
+        line("retention", headroom(seconds));
     }
     line("processed", status.totals.processed.to_string());
     line(
@@ -120,4 +117,55 @@ fn table(status: &RelayStatus) -> String {
         );
     }
     text
+}
+
+fn headroom(seconds: i64) -> String {
+    if seconds < 0 {
+        format!(
+            "the oldest unresolved row expired {} s ago",
+            seconds.unsigned_abs()
+        )
+    } else {
+        format!("{seconds} s until the oldest unresolved row expires")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_works_is_told_in_a_line_each_and_what_does_not_by_name() {
+        let text = table(&crate::status::sample(false));
+        let expected = "\
+identity        orders
+share           2/3
+version         1.2.3
+phase           CircuitOpen
+ready           no: sink: no broker
+slots           21 of 22 (21-30, 32-42)
+breaker         Open
+lag             4000 ms, 7 in flight
+checkpoint      300 ms old
+retention       the oldest unresolved row expired 5 s ago
+processed       90
+dead letters    3 written, 2 pending
+late            1
+order           not promised: the key is random
+sink            Failed: no broker
+";
+        assert_eq!(text, expected);
+
+        let text = table(&crate::status::sample(true));
+        for line in [
+            "ready           yes\n",
+            "order           preserved\n",
+            "checkpoint      none yet\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        for absent in ["retention", "source ", "sink "] {
+            assert!(!text.contains(absent), "{absent}\n{text}");
+        }
+    }
 }
