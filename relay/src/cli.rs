@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod check;
+pub mod checkpoint;
 pub mod dead_letters;
 mod file;
 pub mod run;
@@ -32,6 +33,9 @@ pub enum Command {
     Setup(SetupArgs),
     /// Print the recommended outbox table and the relay's own tables as CQL.
     Schema(SchemaArgs),
+    /// How far each slot is, as the state keyspace has it. Works whether relays run or not.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// What the relay keeps of its progress.
     #[command(subcommand)]
     State(StateCommand),
@@ -88,6 +92,14 @@ pub struct SchemaArgs {
     /// Keyspace of the relay's own tables.
     #[arg(long, default_value = "outbox_relay")]
     pub state_keyspace: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// A line per slot: owner, epoch, bound, and how many events above the bound are resolved.
+    Show(FileArgs),
+    /// All of it as one JSON document, with the ids of the resolved events.
+    Export(FileArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use relay::cli::{Cli, Command, StateCommand, check, dead_letters, run, schema, setup, state, status};
+use relay::cli::{
+    Cli, Command, StateCommand, check, checkpoint, dead_letters, run, schema, setup, state, status,
+};
 
 /// The reader allocates an event, delivery frees it on another thread. In a drain glibc's allocator spent a third of the
 /// relay's CPU time on that.
@@ -17,6 +19,7 @@ async fn main() -> ExitCode {
         Command::Check(args) => check::check(&args).await,
         Command::Setup(args) => setup::setup(&args).await,
         Command::Schema(args) => schema::schema(&args),
+        Command::Checkpoint(command) => checkpoint::checkpoint(&command).await,
         Command::State(StateCommand::Delete(args)) => state::delete(&args).await,
         Command::DeadLetters(command) => dead_letters::dead_letters(&command).await,
         Command::Status(args) => status::status(&args).await,

@@ -329,6 +329,7 @@ async fn state_is_deleted_when_asked_twice_and_no_relay_runs() {
     delete(&[], 2, "--yes").await;
     delete(&["--yes"], 1, "renews its heartbeat").await;
     running.stop();
+    every_slot_is_shown(path).await;
     // What a relay leaves that was killed: an owner that beats no more, and a segment.
     for left in [
         "UPDATE outbox_relay.slots SET owner = 'gone' WHERE identity = 'test.relay' AND slot = 3 IF EXISTS",
@@ -338,6 +339,11 @@ async fn state_is_deleted_when_asked_twice_and_no_relay_runs() {
     ] {
         session.query_unpaged(left, ()).await.unwrap();
     }
+    let said = shown(path, 1).await;
+    assert!(
+        said.contains("the segment of second 1, revision 1 is corrupt"),
+        "{said}"
+    );
     delete(
         &["--yes"],
         0,
@@ -366,6 +372,24 @@ async fn state_is_deleted_when_asked_twice_and_no_relay_runs() {
     let mut again = start();
     owns_all().await;
     again.stop();
+}
+
+async fn shown(path: &str, code: i32) -> String {
+    let shown = output(relay(&["checkpoint", "show", "-f", path])).await;
+    let said = String::from_utf8(shown.stdout).unwrap();
+    assert_eq!(shown.status.code(), Some(code), "{said}");
+    said
+}
+
+async fn every_slot_is_shown(path: &str) {
+    let said = shown(path, 0).await;
+    let whole = "identity test.relay, keyspace outbox_relay: 64 slots; everything before 20";
+    assert!(said.contains(whole), "{said}");
+    let exported = output(relay(&["checkpoint", "export", "-f", path])).await;
+    let exported: serde_json::Value = serde_json::from_slice(&exported.stdout).unwrap();
+    assert_eq!(exported["slots"].as_array().unwrap().len(), 64);
+    let revision = &exported["slots"][63]["checkpoint"]["revision"];
+    assert!(revision.as_i64().unwrap() >= 1, "{exported:#}");
 }
 
 struct Running(Child);
