@@ -17,7 +17,7 @@ use relay::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused
 use crate::plan::Fault;
 use crate::process::Point;
 use crate::relay_process::Port;
-use crate::world::{MS, Micros, World};
+use crate::world::{MS, Micros, SECOND, World};
 use client::Client;
 pub(crate) use cluster::Cluster;
 use cluster::Effects;
@@ -29,6 +29,9 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 100_000;
 
 /// Messages that a queue takes while it is short.
 const SHORT_QUEUE: usize = 3;
+
+/// A request of the coordinator's arrives this late, at most: when leases have run out, and others own the slots.
+const LATEST: Micros = 6 * SECOND;
 
 /// A request that arrives when nobody waits for it any more.
 pub(crate) struct Late {

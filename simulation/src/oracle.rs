@@ -125,7 +125,7 @@ struct Rules {
 }
 
 /// What may hold up messages in flight, or the saves and the releases of their slots.
-const HOLD_UP: [Hazard; 8] = [
+const HOLD_UP: [Hazard; 10] = [
     Hazard::Broker,
     Hazard::BrokerOutcome,
     Hazard::Letters,
@@ -134,6 +134,8 @@ const HOLD_UP: [Hazard; 8] = [
     Hazard::Freezes,
     Hazard::Panics,
     Hazard::Poison,
+    Hazard::Zombies,
+    Hazard::Stuck,
 ];
 
 /// From a slot's first checkpoint until its oldest rows are read: they expire all the while.

@@ -52,6 +52,11 @@ pub(crate) enum Hazard {
     Skew,
     Intruder,
     Retention,
+    /// Owners that come back in the middle of a transaction, and takers that die between two of their steps; only where
+    /// there are transactions.
+    Zombies,
+    /// A transaction that does not end while shares change; likewise.
+    Stuck,
 }
 
 const HAZARDS: [Hazard; 27] = [
@@ -133,6 +138,9 @@ const OF_TRANSACTIONS: [Fault; 5] = [
 const EXACTLY_ONCE_EVERY: u64 = 4;
 const EXACTLY_ONCE_AT: u64 = 2;
 
+/// At least so many processes share the work, unless it is reshared.
+const SEATS_USUALLY: i64 = 2;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) fault: Fault,
@@ -212,13 +220,20 @@ impl Plan {
         // A row's lateness counts from its timestamp, so a clock that is behind uses up horizon.
         let horizon = (chance.within(4, 6) + if skewed { 5 } else { 0 }) * SECOND;
         let written_until = START + WRITING;
-        let faults_until = written_until + FAULTS_LINGER;
+        let mut faults_until = written_until + FAULTS_LINGER;
         let tablets = chance.percent(50);
-        let layouts = layouts(chance, &hazards, faults_until);
+        let mut layouts = layouts(chance, &hazards, faults_until);
+        let transactions = Transactions::of(seed, &hazards, faults_until);
+        let stuck = transactions
+            .as_ref()
+            .and_then(|transactions| transactions.stuck.as_ref());
+        if let Some(stuck) = stuck {
+            layouts.clone_from(&stuck.layouts);
+            faults_until = faults_until.max(stuck.window.until);
+        }
         let seats = layouts.iter().map(|(_, seats)| *seats).max().unwrap_or(1);
         // Clocks differ by at most 5 s, and none is more than 5 s off.
         let slowest = chance.pick(&[-5 * SECOND, -5 * SECOND / 2, 0]);
-        let transactions = Transactions::of(seed, seats, faults_until);
         let mut plan = Self {
             seed,
             config: config(chance, horizon),
@@ -261,11 +276,19 @@ impl Plan {
             faults_until,
         };
         if let Some(transactions) = transactions {
-            plan.config.sink.guarantee = Guarantee::ExactlyOnce;
-            plan.windows.extend(transactions.windows);
-            plan.hazards.extend(transactions.hazards);
+            plan.deliver_exactly_once(transactions);
         }
         plan
+    }
+
+    fn deliver_exactly_once(&mut self, transactions: Transactions) {
+        self.config.sink.guarantee = Guarantee::ExactlyOnce;
+        self.windows.extend(transactions.windows);
+        self.hazards.extend(transactions.hazards);
+        if let Some(stuck) = transactions.stuck {
+            self.auto = true;
+            self.windows.push(stuck.window);
+        }
     }
 
     /// When everything is there again.
@@ -300,10 +323,37 @@ struct Transactions {
     windows: Vec<Window>,
     /// It is about owners that die, or come back, more often than about anything else.
     hazards: Vec<Hazard>,
+    stuck: Option<Stuck>,
+}
+
+/// Slots go to a process that joins, while their owner's transaction can neither be committed nor taken back; or they go
+/// back, because whoever joined has left by then.
+struct Stuck {
+    layouts: Vec<(Micros, usize)>,
+    window: Window,
+}
+
+impl Stuck {
+    fn of(chance: &mut Chance) -> Self {
+        let from = START + chance.within(SECOND, 1500 * MS);
+        let joins = from + chance.within(300 * MS, 1500 * MS);
+        let mut layouts = vec![(START, 2), (joins, 3)];
+        if chance.percent(50) {
+            layouts.push((joins + chance.within(1500 * MS, 4000 * MS), 2));
+        }
+        let window = Window {
+            fault: chance.pick(&[Fault::BrokerStall, Fault::CoordinatorDown]),
+            seat: Some(chance.below(2) as usize),
+            from,
+            // Slots are given up after 5 s, even if something of them is in flight.
+            until: joins + chance.within(7500 * MS, 10 * SECOND),
+        };
+        Self { layouts, window }
+    }
 }
 
 impl Transactions {
-    fn of(seed: u64, seats: usize, faults_until: Micros) -> Option<Self> {
+    fn of(seed: u64, others: &BTreeSet<Hazard>, faults_until: Micros) -> Option<Self> {
         if seed % EXACTLY_ONCE_EVERY != EXACTLY_ONCE_AT {
             return None;
         }
@@ -312,7 +362,7 @@ impl Transactions {
         let window = |chance: &mut Chance| {
             let fault = chance.pick(&OF_TRANSACTIONS);
             let from = within_faults(chance, faults_until);
-            let seat = chance.percent(50).then(|| chance.below(seats as i64) as usize);
+            let seat = chance.percent(50).then(|| chance.below(SEATS_USUALLY) as usize);
             Window {
                 fault,
                 seat: seat.filter(|_| fault != Fault::MarkersSlow),
@@ -320,13 +370,26 @@ impl Transactions {
                 until: (from + chance.within(200 * MS, 2500 * MS)).min(faults_until),
             }
         };
+        let mut hazards: Vec<Hazard> = [Hazard::Crashes, Hazard::Freezes, Hazard::Zombies]
+            .into_iter()
+            .filter(|_| chance.percent(40))
+            .collect();
+        let may_stick = !others.contains(&Hazard::Retention);
+        let stuck = (may_stick && chance.percent(20)).then(|| Stuck::of(&mut chance));
+        hazards.extend(stuck.is_some().then_some(Hazard::Stuck));
+        // What is to be found open must outlast the lease of its owner, or that of the next one as well.
+        let timeouts: &[Micros] = if stuck.is_some() {
+            &[12, 20]
+        } else if hazards.contains(&Hazard::Zombies) {
+            &[6, 10]
+        } else {
+            &[2, 3, 8]
+        };
         Some(Self {
-            timeout: chance.pick(&[2, 3, 8]) * SECOND,
+            timeout: chance.pick(timeouts) * SECOND,
             windows: (0..count).map(|_| window(&mut chance)).collect(),
-            hazards: [Hazard::Crashes, Hazard::Freezes]
-                .into_iter()
-                .filter(|_| chance.percent(40))
-                .collect(),
+            hazards,
+            stuck,
         })
     }
 }

@@ -171,6 +171,14 @@ impl Process {
             let length = world.chance(|chance| chance.within(lease / 2, 2 * lease));
             (point, nth, length)
         });
+        let (crash, freeze) = if faulty && !swept && world.plan.has(Hazard::Zombies) {
+            (
+                in_a_takeover(world).or(crash),
+                in_a_transaction(world, lease).or(freeze),
+            )
+        } else {
+            (crash, freeze)
+        };
         let panics = u32::from(faulty && world.plan.has(Hazard::Panics));
         // The name's order decides on fair parts; it must not follow the seats.
         let tag = world.chance(|chance| chance.below(0x1_0000));
@@ -270,6 +278,9 @@ impl Process {
             let lease = Micros::from(self.world.plan.config.state.lease_seconds) * SECOND;
             if length > lease {
                 self.world.count("process: frozen for longer than the lease");
+            }
+            if self.world.plan.exactly_once && IN_A_TRANSACTION.contains(&point) {
+                self.world.count("process: frozen in a transaction");
             }
             self.world.tell(|| {
                 format!(
@@ -389,6 +400,37 @@ const LOOKS_MAX: u32 = 50_000;
 
 /// The payload of panics that are part of the schedule.
 pub(crate) struct Injected;
+
+const IN_A_TRANSACTION: [Point; 3] = [Point::Sent, Point::Reported, Point::CommitAsked];
+
+/// Where a process dies that takes slots: between two of the steps that ARCHITECTURE.md names.
+fn in_a_takeover(world: &World) -> Option<(Point, i64)> {
+    const STEPS: [Point; 4] = [
+        Point::FenceAsked,
+        Point::FenceAsked,
+        Point::FenceAnswered,
+        Point::JournalAnswered,
+    ];
+    let dies = world.percent(40);
+    dies.then(|| world.chance(|chance| (chance.pick(&STEPS), chance.spread(3))))
+}
+
+/// Where an owner stops with a transaction open, and for how long: until others are about to have taken its slots, or
+/// until those who took them may be dead as well.
+fn in_a_transaction(world: &World, lease: Micros) -> Option<(Point, i64, Micros)> {
+    let stops = world.percent(70);
+    stops.then(|| {
+        world.chance(|chance| {
+            let taken = if chance.percent(70) {
+                lease
+            } else {
+                2 * lease + SECOND
+            };
+            let length = chance.within(taken - lease / 8, taken + 2500 * MS);
+            (chance.pick(&IN_A_TRANSACTION), chance.spread(48), length)
+        })
+    })
+}
 
 fn choose(points: &[(Point, &str, i64)], chance: &mut crate::chance::Chance) -> (Point, i64) {
     let (point, _, often) = chance.pick(points);

@@ -25,6 +25,11 @@ pub(crate) struct Store {
     incarnation: Option<Incarnation>,
 }
 
+/// A statement whose coordinator stalls before it proposes arrives this late, at most; and how often of a hundred times one
+/// that nobody has heard of is still to come.
+const LATEST: Micros = 2 * SECOND;
+const TO_COME: i64 = 30;
+
 /// Owner and epoch of a slot.
 pub(crate) type Owner = (Option<String>, Option<i64>);
 
@@ -83,16 +88,19 @@ impl Store {
         }
     }
 
-    /// What was under way on the partition is decided first, as every serial operation does.
-    pub(crate) fn settle(&mut self, slot: usize, now: Micros, chance: &mut Chance) -> Vec<Done> {
+    /// What was under way on the partition is decided first, as every serial operation does, or has not arrived yet.
+    /// Also how many those are.
+    pub(crate) fn settle(&mut self, slot: usize, now: Micros, chance: &mut Chance) -> (Vec<Done>, usize) {
         let undecided = std::mem::take(&mut self.slots[slot].undecided);
         let mut done = Vec::new();
         for step in undecided {
-            if chance.percent(50) {
+            if now - step.sent < LATEST && chance.percent(TO_COME) {
+                self.leave_undecided(slot, step);
+            } else if chance.percent(50) {
                 done.push(self.slots[slot].apply(step, now));
             }
         }
-        done
+        (done, self.slots[slot].undecided.len())
     }
 
     pub(crate) fn apply(&mut self, slot: usize, step: Step, now: Micros) -> Done {
@@ -105,6 +113,10 @@ impl Store {
 
     pub(crate) fn checkpoint(&self, slot: usize) -> Option<Checkpoint> {
         self.slots[slot].checkpoint()
+    }
+
+    fn epoch(&self, slot: usize) -> Option<i64> {
+        self.slots[slot].epoch
     }
 
     fn transactional_id(&self, slot: usize) -> Option<String> {

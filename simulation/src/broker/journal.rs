@@ -16,6 +16,9 @@ use crate::world::{MS, Micros, SECOND};
 /// How often a reader looks whether what stands in its way is decided.
 const STABLE_POLL: Micros = 5 * MS;
 
+/// How often of a hundred times there is much to read.
+const LONG: i64 = 20;
+
 /// It gives up that long after the longest transaction.
 const STABLE_SLACK: Micros = 20 * SECOND;
 
@@ -66,6 +69,13 @@ impl Journal for Port {
             world.count("journal: reader waited for an open transaction");
         }
         self.reaches("read it").await?;
+        if world.percent(LONG) {
+            world.count("journal: takes long to read");
+            world
+                .sleep(world.chance(|chance| chance.within(50 * MS, 2500 * MS)))
+                .await;
+            process.thawed().await;
+        }
         let beginning = self.beginning(&world.cluster.lock().journal(0, end));
         let records = world.cluster.lock().journal(replay.from(), end);
         process.pass(Point::JournalAnswered).await;

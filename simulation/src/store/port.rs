@@ -202,20 +202,15 @@ impl StateStore for Port {
             epoch: epoch.0,
             save: save.clone(),
         };
-        let result = self
-            .step(slot, change, Point::SaveApplied, "save a checkpoint")
-            .await;
+        let result = match self.attempt(slot, change, Point::SaveApplied).await {
+            Some(done) if done.applied => Ok(Conditional::Applied(())),
+            _ => self.found(slot, epoch, save).await,
+        };
         process.pass(Point::SaveAnswered).await;
         let now = world.now();
-        world.judge(|oracle| oracle.save_told(process.life, slot.index(), result.is_ok(), now));
-        let done = result?;
-        if done.applied {
-            Ok(Conditional::Applied(()))
-        } else if done.after.1 == Some(epoch.0) {
-            Err(StateError::Superseded { slot })
-        } else {
-            Ok(Conditional::Fenced)
-        }
+        let told = !matches!(result, Err(StateError::Unavailable { .. }));
+        world.judge(|oracle| oracle.save_told(process.life, slot.index(), told, now));
+        result
     }
 }
 
@@ -228,6 +223,37 @@ impl Port {
         applied: Point,
         action: &'static str,
     ) -> Result<Done, StateError> {
+        let told = self.attempt(slot, change, applied).await;
+        told.ok_or_else(|| unavailable(action))
+    }
+
+    /// Without an answer, or refused, only a serial read tells what became of a save: by its number, as in the relay's
+    /// own store.
+    async fn found(&self, slot: SlotId, epoch: Epoch, save: &Save) -> Result<Conditional<()>, StateError> {
+        let action = "save a checkpoint";
+        self.wait(1).await;
+        self.0.thawed().await;
+        self.reachable(action)?;
+        self.settle(slot);
+        let (current, checkpoint) = {
+            let store = self.0.world.store.lock();
+            (store.epoch(slot.index()), store.checkpoint(slot.index()))
+        };
+        if current != Some(epoch.0) {
+            return Ok(Conditional::Fenced);
+        }
+        let revision = checkpoint.map_or(0, |found| found.revision);
+        if revision == save.revision {
+            Ok(Conditional::Applied(()))
+        } else if revision == save.follows {
+            Err(unavailable(action))
+        } else {
+            Err(StateError::Superseded { slot })
+        }
+    }
+
+    /// None: without an answer.
+    async fn attempt(&self, slot: SlotId, change: Change, applied: Point) -> Option<Done> {
         let (process, world) = (&self.0, &self.0.world);
         let fate = self.fate();
         let mut sent = Sent {
@@ -255,15 +281,16 @@ impl Port {
         process.pass(applied).await;
         self.wait(1).await;
         process.thawed().await;
-        answer
-            .filter(|_| fate == Fate::Told)
-            .ok_or_else(|| unavailable(action))
+        answer.filter(|_| fate == Fate::Told)
     }
 
     fn settle(&self, slot: SlotId) {
         let world = &self.0.world;
         let now = world.now();
-        let decided = world.chance(|chance| world.store.lock().settle(slot.index(), now, chance));
+        let (decided, to_come) = world.chance(|chance| world.store.lock().settle(slot.index(), now, chance));
+        if to_come > 0 {
+            world.count("state: arrives after the next step");
+        }
         for done in decided {
             world.count("state: decided by the next step");
             self.tell(slot.index(), &done);

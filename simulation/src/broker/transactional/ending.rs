@@ -6,7 +6,7 @@ use relay::ports::{DeliveryError, ErrorClass, Outcome, TransactionError, Verdict
 
 use super::Inner;
 use crate::broker::cluster::Denied;
-use crate::broker::{Late, Request, error};
+use crate::broker::{LATEST, Late, Request, error};
 use crate::plan::Fault;
 use crate::process::Point;
 use crate::world::{MS, Micros, SECOND, World};
@@ -251,7 +251,7 @@ impl Drop for Wire {
 impl Inner {
     fn leave(&self, number: usize, commit: bool) {
         let world = &self.process().world;
-        let due = world.now() + world.chance(|chance| chance.within(0, 3000 * MS));
+        let due = world.now() + world.chance(|chance| chance.within(0, LATEST));
         let request = Request::End {
             id: self.id.clone(),
             epoch: self.epoch,

@@ -3,7 +3,7 @@
 use relay::ports::{ErrorClass, Outcome, Signals, TransactionError, TransactionalBroker, Verdict};
 
 use super::{ModelTransactional, start};
-use crate::broker::{Late, Request, error};
+use crate::broker::{LATEST, Late, Request, error};
 use crate::plan::Fault;
 use crate::process::Point;
 use crate::relay_process::Port;
@@ -116,7 +116,7 @@ impl Drop for Wire<'_> {
         if let Some(id) = self.id.take()
             && world.percent(50)
         {
-            let due = world.now() + world.chance(|chance| chance.within(0, 3000 * MS));
+            let due = world.now() + world.chance(|chance| chance.within(0, LATEST));
             world.cluster_later(Late {
                 due,
                 request: Request::Initialise(id),
