@@ -16,6 +16,14 @@ pub(crate) struct Letter {
     pending: bool,
 }
 
+impl Letter {
+    /// Slot and position, if nobody has decided on it.
+    pub(crate) fn undecided(&self) -> Option<(usize, String)> {
+        self.pending
+            .then(|| (self.slot.index(), self.position.to_string()))
+    }
+}
+
 impl DeadLetters for Port {
     async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
         let (process, world) = (&self.0, &self.0.world);

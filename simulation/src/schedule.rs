@@ -6,6 +6,7 @@ use std::sync::Once;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::letters::Letter;
 use crate::oracle::Violation;
 use crate::plan::{Hazard, Plan};
 use crate::process::Injected;
@@ -226,6 +227,12 @@ fn conclude(world: &World, over: Micros) {
     if owned > 0 && !killed_in_the_end {
         let detail = format!("{owned} slots are still owned after every process has stopped");
         world.judge(|oracle| oracle.fail("released", detail));
+    }
+    if !killed_in_the_end {
+        let letters = world.letters.lock();
+        for (slot, position) in letters.iter().filter_map(Letter::undecided) {
+            world.judge(|oracle| oracle.left_undecided(slot, &position));
+        }
     }
     for slot in 0..64 {
         let checkpoint = world.store.lock().checkpoint(slot);

@@ -83,6 +83,17 @@ impl Oracle {
         }
     }
 
+    /// When all is over, nobody has decided on a dead letter: people do not see it, although it is all that is left of its
+    /// event. One that was written too late to be part of a commit is nothing to see.
+    pub(crate) fn left_undecided(&mut self, slot: usize, position: &str) {
+        let stopped = self.rules.gap_stops && self.gaps.contains(&slot);
+        let row = self.by_position.get(position).copied();
+        if let Some(row) = row.filter(|row| !stopped && self.rows[*row].1.letter) {
+            let detail = format!("the dead letter of {} is left undecided", self.name(row));
+            self.fail("letter-with-its-commit", detail);
+        }
+    }
+
     /// A dead letter is there for people to act on, or is gone.
     pub(crate) fn letter_decided(&mut self, position: &str, waits: bool) {
         let Some(row) = self.by_position.get(position).copied() else {

@@ -1,5 +1,6 @@
 //! Before the first event of a slot is delivered, the slot's dead letters say whose events are held (`onAggregate: Hold`),
-//! and those that a transaction of a former owner left undecided are decided.
+//! and those that a transaction of a former owner left undecided are decided. The latter also if no event comes: until then
+//! nobody sees them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,16 @@ const CONCURRENCY: usize = 8;
 /// After a failed question.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// A slot, the opening of its ledger that was asked for, and the aggregates of its dead letters.
-pub(super) type Answer = (SlotId, u64, Result<Vec<String>, DeadLetterError>);
+/// What was found out about a slot.
+pub(super) struct Answer {
+    slot: SlotId,
+    /// That of its ledger for which it was asked.
+    opening: u64,
+    /// What was undecided is decided.
+    decided: bool,
+    /// The aggregates of its dead letters.
+    aggregates: Result<Vec<String>, DeadLetterError>,
+}
 
 /// Which slots' dead letters the lane knows.
 #[derive(Debug)]
@@ -37,7 +46,7 @@ pub(super) struct Holding {
     failed: bool,
     /// Slots that were taken and whose letters are not decided yet. Once per taking: later on the undecided ones are our
     /// own.
-    pub(super) undecided: SlotSet,
+    undecided: SlotSet,
 }
 
 impl Default for Holding {
@@ -52,7 +61,27 @@ impl Default for Holding {
     }
 }
 
+impl Holding {
+    /// A slot was taken of which a former owner may have left letters undecided. Its ledger has been open for a moment, so
+    /// it may have been asked about already, as one of which nothing is undecided.
+    pub(super) fn taken(&mut self, slot: SlotId) {
+        self.undecided.insert(slot);
+        self.known[slot.index()] = 0;
+    }
+
+    pub(super) fn lost(&mut self, slots: SlotSet) {
+        self.undecided = self.undecided.difference(slots);
+    }
+}
+
 impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
+    /// Decides on what former owners left.
+    pub(super) fn decide_letters(&mut self, now: Now) {
+        if !self.holding.undecided.is_empty() {
+            self.ask_about_unknown(now);
+        }
+    }
+
     /// Whether the lane knows what is held of the slot; otherwise it asks, and the event waits. A slot is asked about
     /// each time that it is opened: others may have owned it.
     pub(super) fn knows_what_is_held(&mut self, slot: SlotId, now: Now) -> bool {
@@ -61,22 +90,28 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         {
             return true;
         }
+        // A slot that is closed by now is about to be revoked.
+        if self.opening(slot) == Some(self.holding.known[slot.index()]) {
+            return true;
+        }
+        self.ask_about_unknown(now);
+        false
+    }
+
+    fn ask_about_unknown(&mut self, now: Now) {
+        if self.holding.asking || now.elapsed < self.holding.not_before {
+            return;
+        }
         let openings: Vec<_> = {
             let ledger = self.delivery.ledger.lock();
-            let opening = |slot| Some((slot, ledger.slot(slot)?.opening()));
-            // A slot that is closed by now is about to be revoked.
-            if opening(slot).is_some_and(|(_, opening)| opening == self.holding.known[slot.index()]) {
-                return true;
-            }
             SlotId::all()
-                .filter_map(opening)
+                .filter_map(|slot| Some((slot, ledger.slot(slot)?.opening())))
                 .filter(|(slot, opening)| *opening != self.holding.known[slot.index()])
                 .collect()
         };
-        if !self.holding.asking && now.elapsed >= self.holding.not_before {
+        if !openings.is_empty() {
             self.ask_what_is_held(openings);
         }
-        false
     }
 
     fn ask_what_is_held(&mut self, openings: Vec<(SlotId, u64)>) {
@@ -87,8 +122,16 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         self.tasks.spawn(async move {
             let asked = stream::iter(openings).map(|(slot, opening)| {
                 let target = target.clone();
-                let ledger = undecided.contains(slot).then(|| ledger.clone());
-                async move { (slot, opening, ask(target.as_ref(), slot, ledger, holds).await) }
+                let decided = undecided.contains(slot);
+                let ledger = decided.then(|| ledger.clone());
+                async move {
+                    Answer {
+                        slot,
+                        opening,
+                        decided,
+                        aggregates: ask(target.as_ref(), slot, ledger, holds).await,
+                    }
+                }
             });
             Done::Held(asked.buffer_unordered(CONCURRENCY).collect().await)
         });
@@ -97,13 +140,15 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     pub(super) fn told_what_is_held(&mut self, answers: Vec<Answer>, now: Now) {
         self.holding.asking = false;
         let (mut held, mut failure) = (0, None);
-        for (slot, opening, answer) in answers {
-            match answer {
-                // Lost since, and perhaps taken again: the next event asks again.
-                Ok(_) if self.opening(slot) != Some(opening) => {}
+        for answer in answers {
+            let slot = answer.slot;
+            match answer.aggregates {
+                // Lost since, and perhaps taken again: it is asked again.
+                Ok(_) if self.opening(slot) != Some(answer.opening) => {}
+                Ok(_) if self.holding.undecided.contains(slot) && !answer.decided => {}
                 Ok(aggregates) => {
                     held += aggregates.len();
-                    self.holding.known[slot.index()] = opening;
+                    self.holding.known[slot.index()] = answer.opening;
                     self.holding.undecided.remove(slot);
                     let aggregates = aggregates.iter().map(|id| fingerprint_of(id));
                     self.lane.hold(slot, aggregates);

@@ -148,6 +148,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     /// Does what can be done at once; true if there may be more.
     fn turn(&mut self, now: Now) -> bool {
         self.let_go_of_revoked(now);
+        self.decide_letters(now);
         self.hear(now);
         self.lane.on_tick(now);
         let offered = self.offer(now);
@@ -199,12 +200,13 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         let (revoked, admitted) = self.delivery.control.take_changes();
         if !revoked.is_empty() {
             self.forget(revoked);
+            self.holding.lost(revoked);
             self.lane.revoke(revoked, now);
         }
         for slot in admitted {
             // Transactions play a part, or did.
             if slot.mark.sequence > 0 || self.delivery.exactly_once.is_some() {
-                self.holding.undecided.insert(slot.slot);
+                self.holding.taken(slot.slot);
             }
             self.lane.admit(slot.slot, slot.epoch, slot.saved, slot.mark);
         }
