@@ -37,7 +37,7 @@ keep_running() {
   cat <<TEXT
 orders    $ORDERS_URL        curl -X POST $ORDERS_URL/orders -H 'content-type: application/json' \\
                                     -d '{"customer": "Ada", "items": [{"sku": "pen", "quantity": 2, "priceCents": 150}]}'
-relay     $RELAY_URL/status  also /metrics, /readyz, /health
+relay     $RELAY_URL/        a live page; /status, /metrics, /readyz, /health for programs
 ScyllaDB  $SCYLLA${OWN_SCYLLA:-                 sandbox; faults: http://127.0.0.1:$ADMIN_PORT/}
 Kafka     $KAFKA                 $BIN/orders consume --kafka $KAFKA --topic $TOPIC
 Ctrl-C ends everything.

@@ -1,10 +1,10 @@
-//! The one HTTP port: `/metrics`, `/status`, `/livez`, `/readyz`, `/health`.
+//! The one HTTP port: `/metrics`, `/status`, `/livez`, `/readyz`, `/health`, and `/` for people.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use crds::relay_status::{Component, Health, RelayStatus};
@@ -36,12 +36,24 @@ pub async fn serve<T: Telltale>(
 
 fn router<T: Telltale>(telltale: Arc<T>) -> Router {
     Router::new()
+        .route("/", get(page))
         .route("/metrics", get(metrics::<T>))
         .route("/status", get(status::<T>))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready::<T>))
         .route("/health", get(health::<T>))
         .with_state(telltale)
+}
+
+/// Everything is in the one file: a browser asks nobody but this relay.
+const PAGE: &str = include_str!("http/page.html");
+
+/// Nothing from elsewhere, whatever a message that the page shows may hold.
+const ONLY_THIS: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                         frame-ancestors 'none'; base-uri 'none'";
+
+async fn page() -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, ONLY_THIS)], Html(PAGE)).into_response()
 }
 
 async fn metrics<T: Telltale>(State(telltale): State<Arc<T>>) -> Response {
@@ -93,6 +105,33 @@ mod tests {
 
         fn status(&self) -> RelayStatus {
             self.0.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_needs_nothing_from_elsewhere_and_shows_what_there_is() {
+        let page = page().await;
+        let policy = page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        for outside in ["http:", "https:", "//cdn", "src=", "@import", "innerHTML"] {
+            assert!(!PAGE.contains(outside), "{outside}");
+        }
+        let status = serde_json::to_value(crate::status::sample(false)).unwrap();
+        let script = PAGE.split_once("<script>").unwrap().1;
+        for used in script.split("status.").skip(1) {
+            let path: Vec<_> = used
+                .split(|c: char| !c.is_alphanumeric() && c != '.')
+                .next()
+                .unwrap()
+                .split('.')
+                .collect();
+            assert!(status.get(path[0]).is_some(), "status.{}", path.join("."));
+        }
+        let ids = |call| script.split(call).skip(1).filter_map(|rest| rest.split_once('"'));
+        let ids: Vec<_> = ids("at(\"").chain(ids("say(\"")).map(|found| found.0).collect();
+        assert!(ids.len() > 20);
+        for id in ids {
+            assert!(PAGE.contains(&format!("id=\"{id}\"")), "{id}");
         }
     }
 
