@@ -75,6 +75,10 @@ images: ## container images of relay, operator, orders and sandbox, with Docker
 e2e: ## everything as pods of a real cluster, the verifier after each change and failure: CLUSTER=kind or CLUSTER=host (root)
 	@scripts/e2e.sh
 
+.PHONY: e2e-monitoring
+e2e-monitoring: ## a real Prometheus scrapes relays and operators; alerts and dashboard have their metrics: CLUSTER=host (root) or kind
+	@CLUSTER=$(or $(CLUSTER),host) scripts/e2e.sh monitoring
+
 .PHONY: alerts
 alerts: ## each alert of the chart fires when it should and says what it should; builds promtool once
 	@scripts/need.sh go

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # e2e.sh [CASE...]     the end-to-end test: makes images of what was built, starts a cluster, runs scripts/e2e/cases.sh on it,
 #                      and takes everything back
+# e2e.sh monitoring    the same with scripts/e2e/monitoring.sh, which needs Prometheus and the prometheus-operator
 #
 #   CLUSTER=kind   kind, where Docker runs (default)
 #   CLUSTER=host   a node on this very machine: root, no Docker (scripts/host-cluster.sh says what it changes)
@@ -14,6 +15,8 @@ IMAGES=$CACHE/run/e2e-images
 export LOGS=$CACHE/run/e2e-logs
 
 main() {
+  local test=cases
+  if [[ ${1:-} == monitoring ]]; then test=monitoring && shift; fi
   case $CLUSTER in
     host)
       [[ $(id -u) != 0 ]] || "$ROOT/scripts/need.sh" go node images python openssl
@@ -25,6 +28,7 @@ main() {
   esac
   local -a parts=(control-plane helm)
   [[ $CLUSTER != host ]] || parts+=(node coredns)
+  [[ $test != monitoring ]] || parts+=(prometheus prometheus-operator)
   "$ROOT/scripts/kubernetes.sh" install "${parts[@]}"
   rm -rf "$LOGS"
   mkdir -p "$LOGS"
@@ -32,9 +36,10 @@ main() {
     "$ROOT/scripts/need.sh" rust build java maven python images
     if [[ ! ${BUILT:-} ]]; then (cd "$ROOT" && cargo build --quiet --workspace --all-features --bins); fi
     "$ROOT/scripts/e2e/images.sh" "$IMAGES"
+    [[ $test != monitoring ]] || "$ROOT/scripts/e2e/images.sh" "$IMAGES" --only monitoring
     "start_$CLUSTER"
   fi
-  "$ROOT/scripts/e2e/cases.sh" "$@"
+  "$ROOT/scripts/e2e/$test.sh" "$@"
 }
 
 # Images are as large as everything else in the cache together, and made in seconds.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # images.sh DIR [PROGRAMS]
-# images.sh DIR --only kafka|tools...
+# images.sh DIR --only kafka|tools|monitoring...
 #
 # The images of the end-to-end test as archives in DIR, made of files of this machine, without
 # Docker and without a registry: the four programs (from PROGRAMS, target/debug unless given), Kafka with its Java, and
@@ -8,6 +8,8 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/../jvm.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$ROOT/scripts/kubernetes/paths.sh"
 
 VERSION=$(sed -n 's/^appVersion: //p' "$ROOT/charts/outbox-relay/Chart.yaml")
 
@@ -68,6 +70,16 @@ kafka() {
 # What tests use inside the cluster, and what holds a pod's network.
 tools() {
   image "$1" tools --program "$(busybox)=/bin/busybox" --link busybox=/bin/sh --entrypoint /bin/busybox
+}
+
+# The prometheus-operator looks for its reloader in /bin.
+monitoring() {
+  local out=$1 operator
+  operator=$(home_of prometheus-operator)
+  image "$out" prometheus --program "$(home_of prometheus)/prometheus" --entrypoint /usr/local/bin/prometheus --user 65532:65532
+  image "$out" prometheus-operator --program "$operator/operator" --entrypoint /usr/local/bin/operator --user 65532:65532
+  image "$out" prometheus-config-reloader --program "$operator/prometheus-config-reloader=/bin/prometheus-config-reloader" \
+    --entrypoint /bin/prometheus-config-reloader --user 65532:65532
 }
 
 busybox() {

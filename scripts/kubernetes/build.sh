@@ -4,7 +4,7 @@
 # half as long again. Called by kubernetes.sh install, which holds the lock of the cache.
 #
 # Parts: control-plane (etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl), node (kubelet, kube-proxy),
-# coredns, helm, kind, prometheus (and promtool)
+# coredns, helm, kind, prometheus (and promtool), prometheus-operator (with its reloader and its resources' definitions)
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/../jvm.sh"
@@ -89,6 +89,16 @@ compile_prometheus() {
   go build -mod=readonly -tags remove_all_sd,enable_kubernetes_sd \
     -ldflags "-s -w -X github.com/prometheus/common/version.Version=$PROMETHEUS_VERSION" \
     -o "$1/" "$module/cmd/prometheus" "$module/cmd/promtool"
+}
+
+compile_prometheus_operator() {
+  local module=github.com/prometheus-operator/prometheus-operator
+  cd "$ROOT/scripts/kubernetes/prometheus-operator"
+  grep -q "prometheus-operator v$PROMETHEUS_OPERATOR_VERSION\$" go.mod || die "versions.env and scripts/kubernetes/prometheus-operator/go.mod name different versions"
+  go build -mod=readonly -ldflags "-s -w -X github.com/prometheus/common/version.Version=$PROMETHEUS_OPERATOR_VERSION" \
+    -o "$1/" "$module/cmd/operator" "$module/cmd/prometheus-config-reloader"
+  mkdir "$1/definitions"
+  cp "$(go list -m -f '{{.Dir}}' $module)"/example/prometheus-operator-crd/*.yaml "$1/definitions/"
 }
 
 compile_kind() { GOBIN=$1 go install -ldflags "-s -w" "sigs.k8s.io/kind@v$KIND_VERSION"; }

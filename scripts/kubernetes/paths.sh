@@ -9,6 +9,7 @@ home_of() {
     helm) echo "$CACHE/helm-$HELM_VERSION" ;;
     kind) echo "$CACHE/kind-$KIND_VERSION" ;;
     prometheus) echo "$CACHE/prometheus-$PROMETHEUS_VERSION" ;;
-    *) die "unknown part $1; there are control-plane, node, coredns, helm, kind, prometheus" ;;
+    prometheus-operator) echo "$CACHE/prometheus-operator-$PROMETHEUS_OPERATOR_VERSION" ;;
+    *) die "unknown part $1; there are control-plane, node, coredns, helm, kind, prometheus, prometheus-operator" ;;
   esac
 }
