@@ -11,13 +11,24 @@ use prometheus::{
 use super::labels::{EventLabel, EventLabels};
 use crate::deliver::breaker::Transition;
 use crate::model::Micros;
-use crate::ports::{DeliveryError, Reason};
+use crate::ports::{DeliveryError, ErrorClass, Reason};
 
 /// The operation of `retry_attempts_total`; dashboards look for this very value.
 const PUBLISH: &str = "redpanda_publish";
 
 /// Attempts that get a label value of their own; further ones share the last.
 const MAX_ATTEMPT_LABEL: u32 = 20;
+
+/// What `retry.maxAttempts` is by default; a series for each of them is there from the start.
+const USUAL_ATTEMPTS: u32 = 5;
+
+/// What a breaker does.
+const TRANSITIONS: [(BreakerState, BreakerState); 4] = [
+    (BreakerState::Closed, BreakerState::Open),
+    (BreakerState::Open, BreakerState::HalfOpen),
+    (BreakerState::HalfOpen, BreakerState::Closed),
+    (BreakerState::HalfOpen, BreakerState::Open),
+];
 
 /// From half a millisecond to half a minute: milliseconds are the promise, seconds an outage.
 const LATENCY_SECONDS: [f64; 16] = [
@@ -137,7 +148,30 @@ impl DeliveryMetrics {
                 "Aggregates whose later events become dead letters",
             )?,
         };
+        metrics.start_at_zero();
         Ok(metrics)
+    }
+
+    /// A series that comes into being with 1 has not risen for `rate()`: what can be known beforehand is there at 0.
+    fn start_at_zero(&self) {
+        for attempt in 1..=USUAL_ATTEMPTS {
+            self.retry_attempts
+                .with_label_values(&[PUBLISH, &attempt.to_string()]);
+        }
+        for (from, to) in TRANSITIONS {
+            self.breaker_transitions
+                .with_label_values(&[state_name(from), state_name(to)]);
+        }
+        for class in ErrorClass::ALL {
+            self.failures.with_label_values(&[class.category()]);
+        }
+        let exhausted = ErrorClass::ALL.map(Reason::Exhausted);
+        for reason in [Reason::Rejected, Reason::Held, Reason::Reconciled]
+            .into_iter()
+            .chain(exhausted)
+        {
+            self.dead_letters_by_reason.with_label_values(&[reason.name()]);
+        }
     }
 
     /// The label of an event type; None could not be read.
@@ -303,7 +337,7 @@ fn latency(name: &str, help: &str) -> HistogramOpts {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
-    use crate::ports::{ErrorClass, Outcome};
+    use crate::ports::Outcome;
 
     #[test]
     fn dashboards_find_the_names_labels_and_values_that_they_know() {
@@ -346,6 +380,11 @@ mod tests {
             "outbox_relay_end_to_end_latency_seconds_bucket{le=\"0.005\"} 1",
             "outbox_relay_delivery_failures_total{class=\"Transient\"} 2",
             "outbox_relay_dead_letters_total{reason=\"message\"} 1",
+            // From the start: what rises from nothing to 1 has not risen for a query.
+            "retry_attempts_total{attempt=\"5\",operation=\"redpanda_publish\"} 0",
+            "circuit_breaker_transitions_total{from_state=\"closed\",to_state=\"open\"} 0",
+            "outbox_relay_delivery_failures_total{class=\"Message\"} 0",
+            "outbox_relay_dead_letters_total{reason=\"held\"} 0",
         ] {
             assert!(
                 text.lines().any(|other| other == line),

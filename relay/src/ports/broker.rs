@@ -111,6 +111,13 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    pub const ALL: [Self; 4] = [
+        Self::Message,
+        Self::Configuration,
+        Self::Transient,
+        Self::Collateral,
+    ];
+
     /// Stable name for metric labels, condition reasons and log fields.
     pub fn category(self) -> &'static str {
         match self {
