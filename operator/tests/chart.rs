@@ -366,3 +366,27 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
     }
     assert!(seen > 20, "only {seen} metrics are named");
 }
+
+#[test]
+fn every_alert_is_tested_and_says_what_to_do() {
+    let (alerts, tests) = (
+        read("charts/outbox-relay/files/alerts.yaml"),
+        read("charts/alerts-test.yaml"),
+    );
+    let guide = read("docs/operations.md");
+    let named: Vec<_> = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(named.len() > 10, "{named:?}");
+    for alert in named {
+        assert!(
+            guide.contains(&format!("`{alert}`")),
+            "docs/operations.md: {alert}"
+        );
+        assert!(
+            tests.contains(&format!("alertname: {alert}\n")),
+            "charts/alerts-test.yaml: {alert}"
+        );
+    }
+}
