@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Dead letters are durable before the event counts as resolved; if they cannot be written, the circuit opens.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DeadLetter {
@@ -25,6 +25,22 @@ pub struct DeadLetter {
     /// dead letters too, in order, as long as the table has dead letters of the aggregate; needs the target Table or
     /// Both. With more than 65536 such aggregates nothing is delivered until there are fewer.
     pub on_aggregate: OnAggregate,
+    /// How often a dead letter may be replayed. One that fails the last time is quarantined: no further replay of it is
+    /// accepted until this is raised.
+    pub max_replays: u32,
+}
+
+impl Default for DeadLetter {
+    fn default() -> Self {
+        Self {
+            target: DeadLetterTarget::default(),
+            table: None,
+            topic: None,
+            when: DeadLetterWhen::default(),
+            on_aggregate: OnAggregate::default(),
+            max_replays: 5,
+        }
+    }
 }
 
 /// Where dead letters are written.

@@ -51,6 +51,7 @@ pub const NUMBERS: &[Number] = &[
     number("circuitBreaker.failureThreshold", 1, 10_000),
     number("circuitBreaker.openSeconds", 1, DAY),
     number("circuitBreaker.successThreshold", 1, 1000),
+    number("deadLetter.maxReplays", 1, 1000),
     // A lease must outlast a slow lightweight transaction (about a second) with a margin.
     number("state.leaseSeconds", 2, 300),
     number("state.checkpointIntervalMilliseconds", 10, 60_000),

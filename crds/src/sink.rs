@@ -25,7 +25,7 @@ pub mod message_headers {
     pub const TRACEPARENT: &str = "traceparent";
     /// `true` on an event that follows a later one of its aggregate.
     pub const LATE: &str = "late";
-    /// `true` on a dead letter that was replayed.
+    /// How often it was replayed, 1 the first time, on a dead letter that is.
     pub const REPLAYED: &str = "replayed";
     /// `true` on an event that reconciliation found.
     pub const RECONCILED: &str = "reconciled";

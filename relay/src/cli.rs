@@ -9,6 +9,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod dead_letters;
 mod file;
+pub mod replay;
 pub mod run;
 pub mod schema;
 pub mod setup;
@@ -39,7 +40,7 @@ pub enum Command {
     /// What the relay keeps of its progress.
     #[command(subcommand)]
     State(StateCommand),
-    /// Look at dead letters of the table, and discard them.
+    /// Look at dead letters of the table, have them sent again, discard them.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
     /// Print what a running relay says of itself.
@@ -124,6 +125,9 @@ pub enum DeadLettersCommand {
     List(ListArgs),
     /// Everything that is known of the dead letters of one event, as JSON.
     Show(ShowArgs),
+    /// Ask the relays of the identity to send dead letters again, and watch until they have: in order per aggregate, each
+    /// removed once it was acknowledged.
+    Replay(ReplayArgs),
     /// Remove dead letters that nobody needs any more. They are gone for good.
     Discard(DiscardArgs),
 }
@@ -168,6 +172,29 @@ pub struct ShowArgs {
     pub config: FileArgs,
     /// The event's id.
     pub event_id: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Only so many of them, the newest.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub newest: Option<u32>,
+    /// Ask for so many a second at most, as in 50/s. Without it for a thousand at a time.
+    #[arg(long, value_name = "N/s", value_parser = replay::parse_rate)]
+    pub rate: Option<u32>,
+    /// Only tell what would be sent, and what would not.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// End if no relay has done anything for so long, as in 60s. What is asked for stays asked for.
+    #[arg(long, value_name = "AGE", default_value = "60s", value_parser = crate::dead_letters::stored::parse_age)]
+    pub patience: std::time::Duration,
+    /// The result as a JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]

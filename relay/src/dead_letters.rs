@@ -1,13 +1,15 @@
 //! Where dead letters go: a table, a topic, or both.
 
 use crate::model::{SlotId, SourcePosition};
-use crate::ports::{DeadLetter, DeadLetterError, DeadLetters};
+use crate::ports::{DeadLetter, DeadLetterError, DeadLetters, ReplayRequest};
 
 pub mod message;
+pub mod replay;
 pub mod stored;
 pub mod table;
 pub mod topic;
 
+use stored::Stored;
 use table::TableDeadLetters;
 use topic::TopicDeadLetters;
 
@@ -53,6 +55,60 @@ impl DeadLetters for Targets {
         match &self.table {
             Some(table) => table.aggregates(slot, limit).await,
             None => Ok(Vec::new()),
+        }
+    }
+    fn replays(&self) -> bool {
+        self.table.is_some()
+    }
+
+    async fn requests(&self) -> Result<Vec<ReplayRequest>, DeadLetterError> {
+        match &self.table {
+            Some(table) => table.requests().await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn carried_out(&self, request: &ReplayRequest) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.carried_out(request).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn asked(&self, slot: SlotId, limit: usize) -> Result<Vec<SourcePosition>, DeadLetterError> {
+        match &self.table {
+            Some(table) => table.asked(slot, limit).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn letter(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> Result<Option<Stored>, DeadLetterError> {
+        match &self.table {
+            Some(table) => table.letter(slot, position).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn mark(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        status: &str,
+    ) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.mark(slot, position, status).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn remove(&self, slot: SlotId, position: &SourcePosition) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.forget(slot, position).await,
+            None => Ok(()),
         }
     }
 }

@@ -31,8 +31,6 @@ pub struct Encoder {
 pub struct Marks {
     /// Follows a later event of its aggregate.
     pub late: bool,
-    /// A dead letter that is sent again.
-    pub replayed: bool,
     /// Found by reconciliation.
     pub reconciled: bool,
 }
@@ -191,7 +189,6 @@ mod tests {
     fn every_message_says_what_it_is_and_where_it_comes_from() {
         let marks = Marks {
             late: true,
-            replayed: false,
             reconciled: true,
         };
         let message = encode(PayloadFormat::Raw, EventOperation::Insert, blob(b"{}"), marks).unwrap();

@@ -23,6 +23,7 @@ pub mod model;
 pub mod outbox;
 pub mod ports;
 pub mod reconcile;
+pub mod replay;
 pub mod route;
 pub mod run;
 pub mod secrets;

@@ -11,7 +11,7 @@ use prometheus::core::Collector;
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use cleanup::{CleanupMetrics, Outcome as Reconciled};
-pub use delivery::DeliveryMetrics;
+pub use delivery::{DeliveryMetrics, Replayed};
 pub use labels::EventLabel;
 pub use process::ProcessMetrics;
 pub use reading::ReadingMetrics;

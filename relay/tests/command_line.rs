@@ -191,27 +191,16 @@ async fn check_finds_what_is_unfit_and_names_the_fix() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_listed_shown_and_discarded_as_asked() {
-    let (node, session) = node().await;
-    let config = config(node.addr());
-    let run = async |arguments: &[&str]| {
-        let file = ["-f", config.path().to_str().unwrap()];
-        let all: Vec<_> = ["dead-letters"]
-            .iter()
-            .chain(arguments)
-            .chain(&file)
-            .copied()
-            .collect();
-        let output = output(relay(&all)).await;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
-    };
-    let (code, _, said) = run(&["list"]).await;
-    assert!(
-        code == Some(1) && said.contains("outbox_relay.dead_letters"),
-        "{said}"
-    );
+/// `outbox-relay dead-letters`, with what it says.
+async fn dead_letters(config: &tempfile::NamedTempFile, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let file = ["-f", config.path().to_str().unwrap()];
+    let output = output(relay(&[&["dead-letters"], arguments, &file].concat())).await;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Three letters in the tables that it makes; their keys are shorter than a relay's.
+async fn write_letters(session: &Session, config: &tempfile::NamedTempFile) {
     let made = output(relay(&["setup", "-f", config.path().to_str().unwrap()])).await;
     assert!(made.status.success());
     for (number, class, status) in [
@@ -227,6 +216,19 @@ async fn dead_letters_are_listed_shown_and_discarded_as_asked() {
         );
         session.query_unpaged(row, ()).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_and_discarded_as_asked() {
+    let (node, session) = node().await;
+    let config = config(node.addr());
+    let run = async |arguments: &[&str]| dead_letters(&config, arguments).await;
+    let (code, _, said) = run(&["list"]).await;
+    assert!(
+        code == Some(1) && said.contains("outbox_relay.dead_letters"),
+        "{said}"
+    );
+    write_letters(&session, &config).await;
     let (code, listed, _) = run(&["list", "--class", "message"]).await;
     assert_eq!(code, Some(0));
     let ids = ["event-1", "event-2", "event-3"].map(|id| listed.contains(id));
@@ -259,6 +261,41 @@ async fn dead_letters_are_listed_shown_and_discarded_as_asked() {
     let (_, left, _) = run(&["list"]).await;
     let ids = ["event-1", "event-2", "event-3"].map(|id| left.contains(id));
     assert_eq!(ids, [false, true, true], "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_is_refused_before_anything_is_asked_for_if_nobody_would_carry_it_out() {
+    let (node, session) = node().await;
+    let config = config(node.addr());
+    write_letters(&session, &config).await;
+    let run = async |arguments: &[&str]| dead_letters(&config, arguments).await;
+    let (code, _, said) = run(&["replay"]).await;
+    assert!(code == Some(2) && said.contains("accepted: --event-id"), "{said}");
+    let (code, _, said) = run(&["replay", "--newest", "1", "--rate", "10"]).await;
+    assert!(code == Some(2) && said.contains("accepted: 1/s to"), "{said}");
+    let (code, dry, said) = run(&["replay", "--class", "message", "--dry-run"]).await;
+    assert!(
+        code == Some(1) && dry.contains("0 dead letters would be replayed, 2 would not"),
+        "{dry}"
+    );
+    assert!(
+        said.contains("event-1: its key is not one") && said.contains("event-3: it is not decided yet"),
+        "{said}"
+    );
+    let plain = std::fs::read_to_string(config.path()).unwrap();
+    for (changed, field) in [
+        (
+            plain.replace("topic: events", "topic: events, guarantee: ExactlyOnce"),
+            "sink.guarantee: ExactlyOnce; accepted: ",
+        ),
+        (
+            format!("{plain}deadLetter: {{onAggregate: Hold}}\n"),
+            "deadLetter.onAggregate: Hold; accepted: ",
+        ),
+    ] {
+        let (code, _, said) = dead_letters(&file(&changed), &["replay", "--newest", "1"]).await;
+        assert!(code == Some(2) && said.contains(field), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

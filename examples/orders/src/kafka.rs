@@ -277,7 +277,8 @@ pub fn sighting(message: &impl Message, consumed_us: Option<i64>) -> Sighting {
         ),
         marks: Marks {
             late: mark("late"),
-            replayed: mark("replayed"),
+            // How often.
+            replayed: header(message, "replayed").is_some(),
             reconciled: mark("reconciled"),
         },
         appended_us,

@@ -15,6 +15,7 @@ pub async fn dead_letters(command: &DeadLettersCommand) -> Exit {
     let done = match command {
         DeadLettersCommand::List(args) => list(&args.config, &args.filter, args.newest, args.json).await,
         DeadLettersCommand::Show(args) => show(&args.config, &args.event_id).await,
+        DeadLettersCommand::Replay(args) => super::replay::replay(args).await,
         DeadLettersCommand::Discard(args) => discard(&args.config, &args.filter, args.yes).await,
     };
     done.unwrap_or_else(|error| {
@@ -104,20 +105,23 @@ async fn discard(file: &FileArgs, filter: &FilterArgs, yes: bool) -> anyhow::Res
 }
 
 async fn open(file: &FileArgs) -> anyhow::Result<Result<TableDeadLetters, Exit>> {
-    let config: RelayConfig = match super::file::load(file) {
-        Ok(config) => config,
-        Err(exit) => return Ok(Err(exit)),
-    };
+    match super::file::load(file) {
+        Ok(config) => open_configured(&config).await,
+        Err(exit) => Ok(Err(exit)),
+    }
+}
+
+pub(super) async fn open_configured(config: &RelayConfig) -> anyhow::Result<Result<TableDeadLetters, Exit>> {
     if !config.dead_letter.to_table() {
         eprintln!("deadLetter.target: Topic; accepted: Table or Both, a topic is read with any Kafka client");
         return Ok(Err(Exit::Usage));
     }
     let session = connect(&config.source).await?;
-    Ok(Ok(TableDeadLetters::open(session, &config).await?))
+    Ok(Ok(TableDeadLetters::open(session, config).await?))
 }
 
 /// The oldest first.
-async fn found(table: &TableDeadLetters, filter: &Filter) -> anyhow::Result<Vec<Stored>> {
+pub(super) async fn found(table: &TableDeadLetters, filter: &Filter) -> anyhow::Result<Vec<Stored>> {
     let now = SystemClock::start().now();
     let mut letters = table
         .stored(|letter| filter.takes(letter, now))
@@ -128,7 +132,7 @@ async fn found(table: &TableDeadLetters, filter: &Filter) -> anyhow::Result<Vec<
 }
 
 impl FilterArgs {
-    fn filter(&self) -> Filter {
+    pub(super) fn filter(&self) -> Filter {
         Filter {
             event_id: self.event_id.clone(),
             event_type: self.event_type.clone(),

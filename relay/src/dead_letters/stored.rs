@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::table::PENDING;
 use crate::decode::timestamp;
-use crate::model::Micros;
+use crate::model::{CdcTime, Micros, SlotId, SourcePosition, StreamId};
 
 /// One row. A text that the relay could not find out is None.
 #[derive(Debug, Clone, PartialEq, DeserializeRow)]
@@ -26,6 +26,7 @@ pub struct Stored {
     pub failure_count: Option<i32>,
     pub first_failed_at: Option<CqlTimestamp>,
     pub last_failed_at: Option<CqlTimestamp>,
+    pub created_at: Option<CqlTimestamp>,
     pub topic: Option<String>,
     pub key: Option<Vec<u8>>,
     pub headers: Option<Vec<(String, Vec<u8>)>>,
@@ -37,7 +38,7 @@ pub struct Stored {
 
 /// Columns of [`Stored`], as a SELECT names them.
 pub const COLUMNS: &str = "slot, source_time, source_stream, source_seq, event_id, aggregate_id, event_type, payload, \
-                           error_message, failure_count, first_failed_at, last_failed_at, topic, key, headers, \
+                           error_message, failure_count, first_failed_at, last_failed_at, created_at, topic, key, headers, \
                            source_position, error_class, outcome, status";
 
 /// Which letters are meant: those that have all that is asked for.
@@ -77,6 +78,23 @@ impl Stored {
     /// Its event may still be delivered: the transaction that gives it up is not committed.
     pub fn is_pending(&self) -> bool {
         self.status.as_deref() == Some(PENDING)
+    }
+
+    /// Where it lies; None if its key is not one that a relay writes.
+    pub fn place(&self) -> Option<(SlotId, SourcePosition)> {
+        let slot = SlotId::new(u8::try_from(self.slot).ok()?)?;
+        let stream = <[u8; 16]>::try_from(self.source_stream.as_slice()).ok()?;
+        let position = SourcePosition {
+            stream: StreamId(stream),
+            time: CdcTime(self.source_time.into()),
+            batch_seq_no: self.source_seq,
+        };
+        Some((slot, position))
+    }
+
+    /// What is left when a letter is removed while somebody asks for it.
+    pub fn is_remnant(&self) -> bool {
+        self.event_id.is_none() && self.error_class.is_none()
     }
 
     /// One line of a list.
@@ -160,15 +178,15 @@ pub fn parse_age(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::SECOND;
 
-    fn letter() -> Stored {
+    pub(crate) fn letter() -> Stored {
         Stored {
             slot: 3,
             source_time: CqlTimeuuid::from_bytes([0; 16]),
-            source_stream: vec![1],
+            source_stream: vec![1; 16],
             source_seq: 0,
             event_id: Some("e-1".into()),
             aggregate_id: Some("a-1".into()),
@@ -178,6 +196,7 @@ mod tests {
             failure_count: Some(1),
             first_failed_at: Some(CqlTimestamp(1_000)),
             last_failed_at: Some(CqlTimestamp(2_000)),
+            created_at: None,
             topic: Some("orders".into()),
             key: Some(vec![0xff, 0x01]),
             headers: Some(vec![("event-id".into(), b"e-1".to_vec())]),

@@ -1,5 +1,7 @@
 //! Dead letters in a CQL table.
 
+mod requests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -11,8 +13,9 @@ use scylla::statement::{Consistency, Statement};
 use scylla::value::{CqlTimestamp, CqlTimeuuid, CqlValue};
 use uuid::Uuid;
 
+use super::replay::replays;
 use super::stored::{self, Stored};
-use crate::model::{CdcTime, Micros, SlotId, SlotSet, SourcePosition, StreamId};
+use crate::model::{CdcTime, Micros, SlotId, SlotSet, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome};
 
 /// Name of the table in the state keyspace unless the configuration names another.
@@ -66,14 +69,20 @@ pub fn add_status(keyspace: &str, table: &str) -> String {
     format!("ALTER TABLE \"{keyspace}\".\"{table}\" ADD {STATUS} text")
 }
 
-/// A value of column `slot` under which there never is a letter.
+/// A value of column `slot` under which there never is a letter, but requests for replays.
 const NO_SLOT: i32 = -1;
 
 /// Of a letter whose event no committed transaction has resolved yet.
 pub const PENDING: &str = "pending";
 
 /// Of a letter that waits for somebody to act.
-const WAITING: &str = "waiting";
+pub const WAITING: &str = "waiting";
+
+/// Of a letter whose replay is asked for.
+pub const REPLAYING: &str = "replaying";
+
+/// Of a letter that was replayed as often as is accepted.
+pub const QUARANTINED: &str = "quarantined";
 
 /// Keyspace and table, as configured.
 pub fn name(config: &RelayConfig) -> (String, String) {
@@ -88,6 +97,9 @@ pub struct TableDeadLetters {
     session: Arc<Session>,
     identity: String,
     target: String,
+    /// Keyspace and table, quoted.
+    name: String,
+    max_replays: u32,
     insert: PreparedStatement,
     count: PreparedStatement,
     aggregates: PreparedStatement,
@@ -140,6 +152,8 @@ impl TableDeadLetters {
             whole,
             identity: config.identity.clone(),
             target,
+            name: format!("\"{keyspace}\".\"{table}\""),
+            max_replays: config.dead_letter.max_replays,
             insert,
             count,
             aggregates,
@@ -210,25 +224,13 @@ impl TableDeadLetters {
         slot: SlotId,
         resolved: impl Fn(&SourcePosition) -> Option<bool>,
     ) -> Result<(), DeadLetterError> {
-        let failed = |error: &dyn std::fmt::Display| self.failed(error);
-        let values = (self.identity.clone(), slot.index() as i32);
-        let pages = self.session.execute_iter(self.pending.clone(), values).await;
-        let mut rows = pages
-            .map_err(|error| failed(&error))?
-            .rows_stream::<(CqlTimeuuid, Vec<u8>, i32, Option<String>)>()
-            .map_err(|error| failed(&error))?;
-        while let Some((time, stream, seq, status)) = rows.try_next().await.map_err(|error| failed(&error))? {
-            let Ok(stream) = <[u8; 16]>::try_from(stream) else {
-                continue;
-            };
-            let position = SourcePosition {
-                stream: StreamId(stream),
-                time: CdcTime(time.into()),
-                batch_seq_no: seq,
-            };
-            if status.as_deref() != Some(PENDING) {
-                continue;
-            }
+        let mut pending = Vec::new();
+        self.each_status(slot, |position, status| {
+            pending.extend((status == Some(PENDING)).then_some(position));
+            true
+        })
+        .await?;
+        for position in pending {
             match resolved(&position) {
                 Some(true) => self.at(&self.settle, slot, &position).await?,
                 Some(false) => self.at(&self.remove, slot, &position).await?,
@@ -354,7 +356,11 @@ impl TableDeadLetters {
             text(&letter.position.to_string()),
             text(letter.reason.name()),
             text(outcome_name(letter.outcome)),
-            text(if letter.pending { PENDING } else { WAITING }),
+            text(match letter.pending {
+                true => PENDING,
+                false if replays(&message.headers) >= self.max_replays => QUARANTINED,
+                false => WAITING,
+            }),
         ]
     }
 }

@@ -22,6 +22,18 @@ pub struct Preparer {
     encoder: Encoder,
 }
 
+/// Codes of what is wrong with an event of which no message could be made: what its dead letter holds is not what would
+/// have been sent.
+const UNDECODABLE: &str = "Undecodable";
+const UNROUTABLE: &str = "Unroutable";
+const UNENCODABLE: &str = "Unencodable";
+
+/// Whether the error of a dead letter says that no message could be made of its event.
+pub fn made_no_message(error: &str) -> bool {
+    let code = error.split(':').next();
+    code.is_some_and(|code| [UNDECODABLE, UNROUTABLE, UNENCODABLE].contains(&code))
+}
+
 /// A configuration that no message can be made with.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PrepareError {
@@ -85,18 +97,17 @@ impl Preparer {
         let marks = Marks {
             late: source.late,
             reconciled: source.reconciled,
-            ..Marks::default()
         };
         let (event, decoded) = self.mapping.decode(source);
         let message = decoded
-            .map_err(|error| unusable("Undecodable", error.to_string()))
+            .map_err(|error| unusable(UNDECODABLE, error.to_string()))
             .and_then(|()| {
                 let route = self.router.route(&event);
-                route.map_err(|error| unusable("Unroutable", error.to_string()))
+                route.map_err(|error| unusable(UNROUTABLE, error.to_string()))
             })
             .and_then(|route| {
                 let message = self.encoder.encode(&event, route, marks);
-                message.map_err(|error| unusable("Unencodable", error.to_string()))
+                message.map_err(|error| unusable(UNENCODABLE, error.to_string()))
             });
         let (message, problem) = match message {
             Ok(message) => (message, None),
@@ -106,7 +117,7 @@ impl Preparer {
             slot,
             position: event.position,
             row_id,
-            aggregate: fingerprint(&event),
+            aggregate: fingerprint(event.aggregate_id.as_deref(), &event.id),
             label: label(event.event_type.as_deref()),
             event_id: event.id,
             aggregate_id: event.aggregate_id,
@@ -114,6 +125,7 @@ impl Preparer {
             created_at: event.created_at,
             message,
             problem,
+            replay: false,
         }
     }
 
@@ -150,12 +162,9 @@ pub fn check_topic(event: &mut Event, known: &TopicKnowledge) {
     };
 }
 
-/// The same throughout a process; never written down.
-fn fingerprint(event: &OutboxEvent) -> u64 {
-    match &event.aggregate_id {
-        Some(id) => fingerprint_of(id),
-        None => hash(&(1, &event.id)),
-    }
+/// The unit of order that an event belongs to, as a number. The same throughout a process; never written down.
+pub fn fingerprint(aggregate_id: Option<&str>, event_id: &str) -> u64 {
+    aggregate_id.map_or_else(|| hash(&(1, event_id)), fingerprint_of)
 }
 
 /// What an aggregate's events have in [`Event::aggregate`].

@@ -116,6 +116,14 @@ impl Topics {
         self.known.insert(topic, entry);
     }
 
+    /// Somebody may have mended what makes the topic refuse an event of this size: it is asked again before it does.
+    pub(super) fn doubt(&mut self, topic: &str, size: usize, now: Duration) {
+        let known = self.known.get_mut(topic);
+        if let Some(entry) = known.filter(|entry| entry.knowledge.refuses(size)) {
+            entry.refuses_until = now;
+        }
+    }
+
     /// Whether this is the first that is heard of the topic being missing, and somebody may wait for a second answer.
     fn suspects(&mut self, topic: &str, knowledge: &TopicKnowledge, now: Duration) -> bool {
         let missing = |knowledge: &TopicKnowledge| matches!(knowledge, TopicKnowledge::Missing(_));
@@ -173,6 +181,19 @@ mod tests {
         check(&small, REFUSING_FOR, Advice::Ask);
         check(&unasked, just_before(UNASKED_FOR), Advice::Known(&unasked));
         check(&unasked, UNASKED_FOR, Advice::Refresh(&unasked));
+    }
+
+    #[test]
+    fn a_doubted_refusal_is_asked_about_at_once_and_nothing_else_is() {
+        let small = TopicKnowledge::Exists(Some(6));
+        let mut topics = Topics::default();
+        topics.learn("t".into(), small.clone(), Duration::ZERO);
+        topics.doubt("t", 6, Duration::ZERO);
+        assert_eq!(topics.advice("t", 7, Duration::ZERO), Advice::Known(&small));
+        topics.doubt("t", 7, Duration::ZERO);
+        assert_eq!(topics.advice("t", 7, Duration::ZERO), Advice::Ask);
+        topics.learn("t".into(), small.clone(), Duration::ZERO);
+        assert_eq!(topics.advice("t", 7, Duration::ZERO), Advice::Known(&small));
     }
 
     #[test]

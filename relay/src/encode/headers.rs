@@ -39,7 +39,6 @@ struct Names {
     sequence: Arc<str>,
     traceparent: Arc<str>,
     late: Arc<str>,
-    replayed: Arc<str>,
     reconciled: Arc<str>,
 }
 
@@ -115,11 +114,7 @@ impl Headers {
         if let Some(trace_context) = &event.trace_context {
             put(&own.traceparent, trace_context.clone().into());
         }
-        let marked = [
-            (marks.late, &own.late),
-            (marks.replayed, &own.replayed),
-            (marks.reconciled, &own.reconciled),
-        ];
+        let marked = [(marks.late, &own.late), (marks.reconciled, &own.reconciled)];
         for (_, name) in marked.into_iter().filter(|(applies, _)| *applies) {
             put(name, Bytes::from_static(b"true"));
         }
@@ -146,7 +141,6 @@ impl Names {
             sequence: names::SEQUENCE.into(),
             traceparent: names::TRACEPARENT.into(),
             late: names::LATE.into(),
-            replayed: names::REPLAYED.into(),
             reconciled: names::RECONCILED.into(),
         }
     }

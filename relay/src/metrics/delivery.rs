@@ -35,6 +35,26 @@ const LATENCY_SECONDS: [f64; 16] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
+/// What became of a dead letter whose replay was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replayed {
+    Delivered,
+    /// It is a dead letter again.
+    Failed,
+    /// It was not sent.
+    Refused,
+}
+
+impl Replayed {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// Counted by the lane's shell.
 #[derive(Debug)]
 pub struct DeliveryMetrics {
@@ -50,6 +70,7 @@ pub struct DeliveryMetrics {
     failures: IntCounterVec,
     dead_letters_by_reason: IntCounterVec,
     dead_letter_failures: IntCounter,
+    replayed: IntCounterVec,
     generations: IntCounter,
     late: IntCounter,
     queue_full: IntCounter,
@@ -112,6 +133,7 @@ impl DeliveryMetrics {
                 "outbox_relay_dead_letter_write_failures_total",
                 "Batches of dead letters that could not be written",
             )?,
+            replayed: replays(&make)?,
             generations: make.counter(
                 "outbox_relay_producer_generations_total",
                 "Producers that came to their end",
@@ -198,6 +220,10 @@ impl DeliveryMetrics {
             .inc();
     }
 
+    pub fn replayed(&self, outcome: Replayed) {
+        self.replayed.with_label_values(&[outcome.name()]).inc();
+    }
+
     /// The `attempt`-th attempt of an event failed, counted from 1.
     pub fn attempt_failed(&self, attempt: u32, error: &DeliveryError) {
         let attempt = attempt.min(MAX_ATTEMPT_LABEL).to_string();
@@ -251,6 +277,18 @@ impl DeliveryMetrics {
             .with_label_values(&[result])
             .observe(took.as_secs_f64());
     }
+}
+
+fn replays(make: &Make<'_>) -> Result<IntCounterVec, prometheus::Error> {
+    let replays = make.counters(
+        "outbox_relay_dead_letters_replayed_total",
+        "Dead letters whose replay was asked for, by what became of it: delivered, failed (again a dead letter) or refused",
+        &["outcome"],
+    )?;
+    for outcome in [Replayed::Delivered, Replayed::Failed, Replayed::Refused] {
+        replays.with_label_values(&[outcome.name()]);
+    }
+    Ok(replays)
 }
 
 fn event_labels(make: &Make<'_>) -> Result<EventLabels<EventHandles>, prometheus::Error> {

@@ -3,6 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
+use crate::dead_letters::stored::Stored;
 use crate::encode::Message;
 use crate::model::{Micros, SlotId, SourcePosition};
 use crate::ports::{ErrorClass, Outcome};
@@ -44,6 +47,66 @@ pub trait DeadLetters: Send + Sync + 'static {
         let _ = (slot, limit);
         std::future::ready(Ok(Vec::new()))
     }
+
+    /// Whether letters can be read, so that they may be replayed. Without it nobody calls what follows.
+    fn replays(&self) -> bool {
+        false
+    }
+
+    /// Requests for replays that nobody has carried out yet, of all slots.
+    fn requests(&self) -> impl Future<Output = Result<Vec<ReplayRequest>, DeadLetterError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// No letter that the request was made for is asked for any more.
+    fn carried_out(
+        &self,
+        request: &ReplayRequest,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = request;
+        std::future::ready(Ok(()))
+    }
+
+    /// The letters of a slot whose replay is asked for, in the order of the log, and no more than `limit` of them.
+    fn asked(
+        &self,
+        slot: SlotId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<SourcePosition>, DeadLetterError>> + Send {
+        let _ = (slot, limit);
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// A letter; None if there is none any more.
+    fn letter(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> impl Future<Output = Result<Option<Stored>, DeadLetterError>> + Send {
+        let _ = (slot, position);
+        std::future::ready(Ok(None))
+    }
+
+    /// Gives a letter another status.
+    fn mark(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        status: &str,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = (slot, position, status);
+        std::future::ready(Ok(()))
+    }
+
+    /// Removes a letter, because its event was delivered.
+    fn remove(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = (slot, position);
+        std::future::ready(Ok(()))
+    }
 }
 
 impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
@@ -73,6 +136,62 @@ impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
     ) -> impl Future<Output = Result<Vec<String>, DeadLetterError>> + Send {
         self.as_ref().aggregates(slot, limit)
     }
+
+    fn replays(&self) -> bool {
+        self.as_ref().replays()
+    }
+
+    fn requests(&self) -> impl Future<Output = Result<Vec<ReplayRequest>, DeadLetterError>> + Send {
+        self.as_ref().requests()
+    }
+
+    fn carried_out(
+        &self,
+        request: &ReplayRequest,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().carried_out(request)
+    }
+
+    fn asked(
+        &self,
+        slot: SlotId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<SourcePosition>, DeadLetterError>> + Send {
+        self.as_ref().asked(slot, limit)
+    }
+
+    fn letter(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> impl Future<Output = Result<Option<Stored>, DeadLetterError>> + Send {
+        self.as_ref().letter(slot, position)
+    }
+
+    fn mark(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        status: &str,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().mark(slot, position, status)
+    }
+
+    fn remove(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().remove(slot, position)
+    }
+}
+
+/// Somebody asks for the replay of letters of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayRequest {
+    pub slot: SlotId,
+    /// A UUID of version 1: two requests are never the same.
+    pub id: Uuid,
 }
 
 /// An event that was given up, with what a person needs to judge it and a replay to send it.

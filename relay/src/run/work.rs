@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::RelayConfig;
+use crds::dead_letter::OnAggregate;
 use crds::sink::journal_topic;
 use crds::source::{Cleanup as CleanupMode, OnChange, StartFrom};
 use parking_lot::Mutex;
@@ -25,6 +26,7 @@ use crate::ledger::Ledger;
 use crate::model::{Micros, SECOND, SLOTS};
 use crate::ports::{Broker, ChangeLog, Clock, DeadLetters, StateStore};
 use crate::reconcile::{Reconciler, Target};
+use crate::replay::Replayer;
 use crate::source::limiter::Limits;
 use crate::source::reader::{Command, Reader};
 use crate::source::record::Rules;
@@ -107,6 +109,7 @@ where
     let [stop_reading, stop_delivering, stop_keeping] = &tokens;
     let mut tidying = JoinSet::new();
     parts.tidy(&events, &mut tidying, stop_reading);
+    parts.replay(&mut tidying, stop_reading);
     let mut reading = JoinSet::new();
     reading.spawn(silent(parts.read(events, obeyed, stop_reading.clone())));
     let (watching, watcher) = (stop_reading.clone(), holder);
@@ -330,7 +333,7 @@ where
             metrics: self.outlook.shared_metrics(),
             board: self.outlook.board().clone(),
         };
-        self.keep_up(tasks, stop, move |stop| cleanup.clone().run(stop));
+        self.keep_up(Part::Cleanup, tasks, stop, move |stop| cleanup.clone().run(stop));
         let Some(reconcile) = &source.reconcile else {
             return;
         };
@@ -353,11 +356,35 @@ where
             board: self.outlook.board().clone(),
             seed: self.ground.seed,
         };
-        self.keep_up(tasks, stop, move |stop| reconciler.clone().run(stop));
+        self.keep_up(Part::Cleanup, tasks, stop, move |stop| {
+            reconciler.clone().run(stop)
+        });
+    }
+
+    /// Sends dead letters again when somebody asks for it, where that is whole: the command refuses the others.
+    fn replay(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        let settings = &self.config.dead_letter;
+        let continues = settings.on_aggregate == OnAggregate::Continue;
+        if !self.ground.dead_letters.replays() || self.exactly_once.is_some() || !continues {
+            return;
+        }
+        let replayer = Replayer {
+            letters: self.ground.dead_letters.clone(),
+            ledger: self.ledger.clone(),
+            control: self.control.clone(),
+            clock: self.outlook.clock(),
+            max_replays: settings.max_replays,
+            metrics: self.outlook.shared_metrics(),
+            board: self.outlook.board().clone(),
+        };
+        self.keep_up(Part::DeadLetters, tasks, stop, move |stop| {
+            replayer.clone().run(stop)
+        });
     }
 
     fn keep_up<F, E>(
         &self,
+        part: Part,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
         mut make: impl FnMut(CancellationToken) -> F + Send + 'static,
@@ -368,7 +395,7 @@ where
         let (board, clock, stop) = (self.outlook.board().clone(), self.outlook.clock(), stop.clone());
         tasks.spawn(async move {
             let make = || make(stop.clone());
-            supervise(Part::Cleanup, &board, clock.as_ref(), &stop, make).await;
+            supervise(part, &board, clock.as_ref(), &stop, make).await;
         });
     }
 

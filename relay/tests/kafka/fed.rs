@@ -20,6 +20,7 @@ use relay::ledger::Ledger;
 use relay::metrics::Metrics;
 use relay::model::{CdcTime, SlotId, SourcePosition, StreamId};
 use relay::ports::{Clock, DeadLetter, DeadLetterError, DeadLetters};
+use relay::replay::Replayer;
 use scylla::value::CqlValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -175,6 +176,21 @@ impl Relay {
             stop,
             task,
         }
+    }
+
+    /// Carries out requests for replays until it stops, as a running relay does.
+    pub(crate) fn replays<D: DeadLetters>(&self, letters: Arc<D>, max_replays: u32) -> JoinHandle<()> {
+        let replayer = Replayer {
+            letters,
+            ledger: self.ledger.clone(),
+            control: self.control.clone(),
+            clock: Arc::new(self.clock.clone()),
+            max_replays,
+            metrics: self.metrics.clone(),
+            board: self.board.clone(),
+        };
+        let stop = self.stop.clone();
+        tokio::spawn(async move { replayer.run(stop).await.unwrap() })
     }
 
     /// Hands rows over as the reader would: taken in the ledger first.

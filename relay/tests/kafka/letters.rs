@@ -1,8 +1,8 @@
 //! Dead letters in a topic, in a table, in both: on a real broker and the sandbox's tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::RelayConfig;
 use crds::dead_letter::{DeadLetterTarget, OnAggregate};
@@ -50,13 +50,13 @@ pub(crate) async fn targets(config: &RelayConfig, session: Option<&Arc<Session>>
     Target::Real(Arc::new(Targets { table, topic }))
 }
 
-struct Tables {
+pub(crate) struct Tables {
     session: Arc<Session>,
-    _sandbox: Sandbox,
+    sandbox: Sandbox,
 }
 
 impl Tables {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let sandbox = Sandbox::builder().start().await.unwrap();
         let node = sandbox.addr().to_string();
         let session = SessionBuilder::new().known_node(node).build().await.unwrap();
@@ -67,7 +67,44 @@ impl Tables {
         session.query_unpaged(table, ()).await.unwrap();
         Self {
             session: Arc::new(session),
-            _sandbox: sandbox,
+            sandbox,
+        }
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub(crate) fn node(&self) -> String {
+        self.sandbox.addr().to_string()
+    }
+
+    /// Number and status of each letter; a request for replays has the number `u64::MAX`.
+    pub(crate) async fn statuses(&self) -> BTreeMap<u64, String> {
+        let all = "SELECT event_id, status FROM outbox_relay.dead_letters";
+        let result = self.session.query_unpaged(all, ()).await.unwrap();
+        let rows = result.into_rows_result().unwrap();
+        rows.rows::<(Option<String>, String)>()
+            .unwrap()
+            .map(Result::unwrap)
+            .map(|(id, status)| (id.map_or(u64::MAX, |id| id.parse().unwrap()), status))
+            .collect()
+    }
+
+    /// Waits until these letters are there and no others, nor a request.
+    pub(crate) async fn hold(&self, numbers: &[u64], status: &str) {
+        let expected: BTreeMap<_, _> = numbers
+            .iter()
+            .map(|number| (*number, status.to_owned()))
+            .collect();
+        let until = Instant::now() + A_WHILE;
+        loop {
+            let statuses = self.statuses().await;
+            if statuses == expected {
+                return;
+            }
+            assert!(Instant::now() < until, "{statuses:?}, not {expected:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 

@@ -11,6 +11,7 @@ mod fed;
 mod hazards;
 mod letters;
 mod messages;
+mod replays;
 mod security;
 mod sizes;
 mod start;

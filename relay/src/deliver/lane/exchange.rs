@@ -30,6 +30,8 @@ pub struct Event {
     pub message: Message,
     /// Why it cannot be sent at all.
     pub problem: Option<DeliveryError>,
+    /// A dead letter that is sent again: the ledger knows nothing of it.
+    pub replay: bool,
 }
 
 impl Event {
@@ -106,6 +108,8 @@ pub struct Resolved {
     pub took: Duration,
     /// Acknowledged by the broker; otherwise a durable dead letter.
     pub delivered: bool,
+    /// See [`Event::replay`].
+    pub replay: bool,
 }
 
 /// What happened, for metrics, health and log.

@@ -329,6 +329,7 @@ impl Lane {
                 label: entry.event.label,
                 took: now.elapsed.saturating_sub(entry.offered_at),
                 delivered,
+                replay: entry.event.replay,
             });
         }
     }

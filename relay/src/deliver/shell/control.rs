@@ -1,13 +1,15 @@
 //! How others reach a lane that runs, and what they see of it.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crds::relay_status::{BreakerState, Totals};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use crate::deliver::lane::Event;
 use crate::journal::Mark;
-use crate::model::{Micros, SlotId, SlotSet};
+use crate::model::{Micros, RowId, SlotId, SlotSet};
 use crate::ports::Epoch;
 
 /// Takes slots away from a lane, and looks at it.
@@ -17,6 +19,7 @@ pub struct Control(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     slots: Mutex<Slots>,
+    replays: Mutex<Replays>,
     changed: Notify,
     view: View,
 }
@@ -33,6 +36,15 @@ struct Slots {
     leaving: SlotSet,
     /// In exactly-once: whether the producer is not there yet, in whose name slots are taken.
     unready: bool,
+}
+
+/// Dead letters on their way through the lane once more. Whoever hands them over bounds them.
+#[derive(Debug, Default)]
+struct Replays {
+    /// The lane has not taken them yet.
+    waiting: VecDeque<Event>,
+    /// Who waits to hear whether it was delivered.
+    told: BTreeMap<(SlotId, RowId), oneshot::Sender<bool>>,
 }
 
 /// A slot that is ours.
@@ -75,6 +87,11 @@ impl Control {
             held.leaving = held.leaving.union(slots);
             held.admitted.retain(|admission| !slots.contains(admission.slot));
         }
+        {
+            let mut replays = self.0.replays.lock();
+            replays.waiting.retain(|event| !slots.contains(event.slot));
+            replays.told.retain(|(slot, _), _| !slots.contains(*slot));
+        }
         self.0.changed.notify_one();
     }
 
@@ -83,6 +100,38 @@ impl Control {
         let mut held = self.0.slots.lock();
         held.refused.remove(admission.slot);
         held.admitted.push(admission);
+    }
+
+    /// Has a dead letter sent again, after all that was handed over before. Tells whether it was delivered; otherwise its
+    /// letter was written anew. Tells nothing if its slot is not ours any more.
+    pub fn replay(&self, event: Event) -> oneshot::Receiver<bool> {
+        let (teller, told) = oneshot::channel();
+        {
+            let mut replays = self.0.replays.lock();
+            replays.told.insert((event.slot, event.row_id), teller);
+            replays.waiting.push_back(event);
+        }
+        self.0.changed.notify_one();
+        told
+    }
+
+    pub(super) fn next_replay(&self) -> Option<Event> {
+        let refused = self.refused();
+        let mut replays = self.0.replays.lock();
+        loop {
+            let event = replays.waiting.pop_front()?;
+            if !refused.contains(event.slot) {
+                return Some(event);
+            }
+            // Its slot was taken away before it came here.
+            replays.told.remove(&(event.slot, event.row_id));
+        }
+    }
+
+    pub(super) fn replayed(&self, slot: SlotId, row_id: RowId, delivered: bool) {
+        let teller = self.0.replays.lock().told.remove(&(slot, row_id));
+        // Whoever asked may have ended: then it is asked again.
+        let _ = teller.map(|teller| teller.send(delivered));
     }
 
     /// The lane delivers exactly once: no slot may be taken before its producer is there.

@@ -53,6 +53,8 @@ pub(super) struct Running<B: Broker, D, C> {
     backlog: std::vec::IntoIter<SourceEvent>,
     /// The next of them, waiting for what is known of its topic.
     next: Option<Event>,
+    /// A dead letter that is sent again, waiting likewise.
+    replay: Option<Event>,
     pub(super) holding: Holding,
     pub(super) tasks: JoinSet<Done>,
     closing: JoinSet<()>,
@@ -86,6 +88,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             asking: false,
             backlog: Vec::new().into_iter(),
             next: None,
+            replay: None,
             holding: Holding::default(),
             tasks: JoinSet::new(),
             closing: JoinSet::new(),
@@ -151,6 +154,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         self.decide_letters(now);
         self.hear(now);
         self.lane.on_tick(now);
+        self.offer_replays(now);
         let offered = self.offer(now);
         while let Some(action) = self.lane.next_action(now) {
             self.act(action, now);
@@ -231,38 +235,64 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     fn offer(&mut self, now: Now) -> usize {
         let mut offered = 0;
         while offered < OFFERS_PER_TURN && self.lane.accepts() {
-            let Some(mut event) = self.next.take().or_else(|| self.prepare_next()) else {
+            let Some(event) = self.next.take().or_else(|| self.prepare_next()) else {
                 break;
             };
             if !self.knows_what_is_held(event.slot, now) {
                 self.next = Some(event);
                 break;
             }
-            if event.problem.is_none() {
-                let size = event.message.batch_size();
-                let known = match self.topics.advice(&event.message.topic, size, now.elapsed) {
-                    Advice::Known(known) => Some(known.clone()),
-                    Advice::Refresh(known) => {
-                        let known = known.clone();
-                        self.ask(&event.message.topic);
-                        Some(known)
-                    }
-                    Advice::Ask => {
-                        self.ask(&event.message.topic);
-                        None
-                    }
-                    Advice::Wait => None,
-                };
-                let Some(known) = known else {
-                    self.next = Some(event);
-                    break;
-                };
-                check_topic(&mut event, &known);
+            self.next = self.offer_checked(event, now);
+            if self.next.is_some() {
+                break;
             }
-            self.lane.offer(event, now);
             offered += 1;
         }
         offered
+    }
+
+    /// Hands an event to the lane once enough is known of its topic; gives it back if it has to wait for that.
+    fn offer_checked(&mut self, mut event: Event, now: Now) -> Option<Event> {
+        if event.problem.is_none() {
+            let size = event.message.batch_size();
+            let known = match self.topics.advice(&event.message.topic, size, now.elapsed) {
+                Advice::Known(known) => Some(known.clone()),
+                Advice::Refresh(known) => {
+                    let known = known.clone();
+                    self.ask(&event.message.topic);
+                    Some(known)
+                }
+                Advice::Ask => {
+                    self.ask(&event.message.topic);
+                    None
+                }
+                Advice::Wait => None,
+            };
+            let Some(known) = known else {
+                return Some(event);
+            };
+            check_topic(&mut event, &known);
+        }
+        self.lane.offer(event, now);
+        None
+    }
+
+    /// Dead letters that are sent again, in the order in which they came; there are few at once.
+    fn offer_replays(&mut self, now: Now) {
+        while self.lane.accepts() {
+            let waited = self.replay.take();
+            let event = waited.or_else(|| {
+                let event = self.delivery.control.next_replay()?;
+                let size = event.message.batch_size();
+                self.topics.doubt(&event.message.topic, size, now.elapsed);
+                Some(event)
+            });
+            let Some(event) = event else { return };
+            self.replay = self.offer_checked(event, now);
+            if self.replay.is_some() {
+                return;
+            }
+        }
     }
 
     fn prepare_next(&mut self) -> Option<Event> {
@@ -354,7 +384,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         }
     }
 
-    /// Asks about a topic, one at a time: events come in order, so at most one waits.
+    /// Asks about a topic, one at a time: whoever waits for another one asks again after the answer.
     fn ask(&mut self, topic: &Arc<str>) {
         if std::mem::replace(&mut self.asking, true) {
             return;
@@ -418,7 +448,9 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             .filter(|event| !slots.contains(event.slot))
             .collect();
         self.backlog = kept.into_iter();
-        self.next = self.next.take().filter(|event| !slots.contains(event.slot));
+        let kept = |event: &Event| !slots.contains(event.slot);
+        self.next = self.next.take().filter(kept);
+        self.replay = self.replay.take().filter(kept);
     }
 
     /// Letters that are not durable by now are written by the next owner.

@@ -46,7 +46,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     fn resolve(&mut self, marks: &[(SlotId, Mark)], now: Now) {
         {
             let mut ledger = self.delivery.ledger.lock();
-            for event in &self.resolved {
+            for event in self.resolved.iter().filter(|event| !event.replay) {
                 ledger.resolve(event.slot, event.time, event.row_id);
             }
             for (slot, mark) in marks {
@@ -57,15 +57,20 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             }
         }
         let metrics = &self.delivery.metrics.delivery;
-        let mut delivered = 0;
-        for event in self.resolved.drain(..).filter(|event| event.delivered) {
-            delivered += 1;
-            metrics.delivered(event.label, event.took, event.time, now.wall);
+        let control = &self.delivery.control;
+        let (mut delivered, mut sink_works) = (0, false);
+        for event in self.resolved.drain(..) {
+            sink_works |= event.delivered;
+            if event.replay {
+                // Its latency says how long it lay.
+                control.replayed(event.slot, event.row_id, event.delivered);
+            } else if event.delivered {
+                delivered += 1;
+                metrics.delivered(event.label, event.took, event.time, now.wall);
+            }
         }
-        self.delivery
-            .control
-            .update(|view| view.totals.processed += delivered);
-        if delivered > 0 && self.sink_is_degraded && self.lane.breaker().state() == BreakerState::Closed {
+        control.update(|view| view.totals.processed += delivered);
+        if sink_works && self.sink_is_degraded && self.lane.breaker().state() == BreakerState::Closed {
             self.sink_health(Health::Healthy, None, now);
         }
     }

@@ -1,0 +1,204 @@
+//! Requests for replays, in the table for dead letters itself. A letter that is asked for has the status `replaying`; a
+//! row in a partition of its own says in which slot there are such letters, so that an owner asks for one partition and
+//! not for all of its own again and again.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+use scylla::statement::{Consistency, Statement};
+use scylla::value::CqlTimeuuid;
+use uuid::Uuid;
+
+use super::{NO_SLOT, REPLAYING, TableDeadLetters};
+use crate::dead_letters::stored::{self, Stored};
+use crate::model::{CdcTime, SlotId, SourcePosition, StreamId};
+use crate::ports::{DeadLetterError, ReplayRequest};
+
+const AT: &str =
+    "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
+
+impl TableDeadLetters {
+    /// See [`crate::ports::DeadLetters::requests`].
+    pub(in crate::dead_letters) async fn requests(&self) -> Result<Vec<ReplayRequest>, DeadLetterError> {
+        let failed = |error: &dyn std::fmt::Display| self.failed(error);
+        let values = (self.identity.clone(), NO_SLOT);
+        let pages = self.session.execute_iter(self.pending.clone(), values).await;
+        let mut rows = pages
+            .map_err(|error| failed(&error))?
+            .rows_stream::<(CqlTimeuuid, Vec<u8>, i32, Option<String>)>()
+            .map_err(|error| failed(&error))?;
+        let mut requests = Vec::new();
+        while let Some((time, slot, ..)) = rows.try_next().await.map_err(|error| failed(&error))? {
+            let slot = <[u8; 1]>::try_from(slot)
+                .ok()
+                .and_then(|[slot]| SlotId::new(slot));
+            requests.extend(slot.map(|slot| ReplayRequest {
+                slot,
+                id: time.into(),
+            }));
+        }
+        Ok(requests)
+    }
+
+    /// See [`crate::ports::DeadLetters::carried_out`].
+    pub(in crate::dead_letters) async fn carried_out(
+        &self,
+        request: &ReplayRequest,
+    ) -> Result<(), DeadLetterError> {
+        let done = self
+            .session
+            .execute_unpaged(&self.remove, self.key_of(request))
+            .await;
+        done.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    /// See [`crate::ports::DeadLetters::asked`].
+    pub(in crate::dead_letters) async fn asked(
+        &self,
+        slot: SlotId,
+        limit: usize,
+    ) -> Result<Vec<SourcePosition>, DeadLetterError> {
+        let mut asked = Vec::new();
+        self.each_status(slot, |position, status| {
+            asked.extend((status == Some(REPLAYING)).then_some(position));
+            asked.len() < limit
+        })
+        .await?;
+        Ok(asked)
+    }
+
+    /// A letter; None if there is none any more.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn letter(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> Result<Option<Stored>, DeadLetterError> {
+        let text = format!("SELECT {} FROM {} {AT}", stored::COLUMNS, self.name);
+        let statement = idempotent(text);
+        let answer = self
+            .session
+            .query_unpaged(statement, self.key(slot, position))
+            .await;
+        let rows = answer.map_err(|error| self.failed(&error))?.into_rows_result();
+        let rows = rows.map_err(|error| self.failed(&error))?;
+        rows.maybe_first_row().map_err(|error| self.failed(&error))
+    }
+
+    /// See [`crate::ports::DeadLetters::mark`].
+    pub(in crate::dead_letters) async fn mark(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        status: &str,
+    ) -> Result<(), DeadLetterError> {
+        let statement = idempotent(format!("UPDATE {} SET status = '{status}' {AT}", self.name));
+        let done = self
+            .session
+            .query_unpaged(statement, self.key(slot, position))
+            .await;
+        done.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    /// See [`crate::ports::DeadLetters::remove`].
+    pub(in crate::dead_letters) async fn forget(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> Result<(), DeadLetterError> {
+        self.at(&self.remove, slot, position).await
+    }
+
+    /// Asks for the replay of letters. First the letters, then where they are: whoever reads the latter finds the former.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the same may be asked again.
+    pub async fn ask(&self, letters: &[(SlotId, SourcePosition)], id: Uuid) -> Result<(), DeadLetterError> {
+        let mut slots: Vec<_> = letters.iter().map(|(slot, _)| *slot).collect();
+        for (slot, position) in letters {
+            self.mark(*slot, position, REPLAYING).await?;
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        let text = format!("UPDATE {} SET status = '{REPLAYING}' {AT}", self.name);
+        for slot in slots {
+            let key = self.key_of(&ReplayRequest { slot, id });
+            let done = self.session.query_unpaged(idempotent(text.clone()), key).await;
+            done.map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// The status of each letter of a slot.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn states(
+        &self,
+        slot: SlotId,
+    ) -> Result<BTreeMap<SourcePosition, Option<String>>, DeadLetterError> {
+        let mut states = BTreeMap::new();
+        self.each_status(slot, |position, status| {
+            states.insert(position, status.map(str::to_owned));
+            true
+        })
+        .await?;
+        Ok(states)
+    }
+
+    pub(super) async fn each_status(
+        &self,
+        slot: SlotId,
+        mut see: impl FnMut(SourcePosition, Option<&str>) -> bool,
+    ) -> Result<(), DeadLetterError> {
+        let failed = |error: &dyn std::fmt::Display| self.failed(error);
+        let values = (self.identity.clone(), slot.index() as i32);
+        let pages = self.session.execute_iter(self.pending.clone(), values).await;
+        let mut rows = pages
+            .map_err(|error| failed(&error))?
+            .rows_stream::<(CqlTimeuuid, Vec<u8>, i32, Option<String>)>()
+            .map_err(|error| failed(&error))?;
+        while let Some((time, stream, batch_seq_no, status)) =
+            rows.try_next().await.map_err(|error| failed(&error))?
+        {
+            let Ok(stream) = <[u8; 16]>::try_from(stream) else {
+                continue;
+            };
+            let position = SourcePosition {
+                stream: StreamId(stream),
+                time: CdcTime(time.into()),
+                batch_seq_no,
+            };
+            if !see(position, status.as_deref()) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self, slot: SlotId, position: &SourcePosition) -> (&str, i32, CqlTimeuuid, Vec<u8>, i32) {
+        let time = CqlTimeuuid::from(position.time.0);
+        let stream = position.stream.0.to_vec();
+        (
+            &self.identity,
+            slot.index() as i32,
+            time,
+            stream,
+            position.batch_seq_no,
+        )
+    }
+
+    fn key_of(&self, request: &ReplayRequest) -> (&str, i32, CqlTimeuuid, Vec<u8>, i32) {
+        let slot = vec![request.slot.index() as u8];
+        (&self.identity, NO_SLOT, CqlTimeuuid::from(request.id), slot, 0)
+    }
+}
+
+fn idempotent(text: String) -> Statement {
+    let mut statement = Statement::new(text);
+    statement.set_consistency(Consistency::Quorum);
+    statement.set_is_idempotent(true);
+    statement
+}
