@@ -81,17 +81,18 @@ async fn from_table(session: &Session, table: &str) -> Result<Vec<Uuid>, DeadLet
             table: table(),
             cause: Box::new(cause),
         })?
-        .rows_stream::<(Uuid,)>()
+        // A row without an id is no letter: it says that replays are asked for.
+        .rows_stream::<(Option<Uuid>,)>()
         .map_err(|cause| DeadLettersError::Column {
             table: table(),
             cause: Box::new(cause),
         })?;
-    let ids: Result<Vec<(Uuid,)>, NextRowError> = rows.try_collect().await;
+    let ids: Result<Vec<(Option<Uuid>,)>, NextRowError> = rows.try_collect().await;
     let ids = ids.map_err(|cause| DeadLettersError::Row {
         table: table(),
         cause: Box::new(cause),
     })?;
-    Ok(ids.into_iter().map(|(id,)| id).collect())
+    Ok(ids.into_iter().filter_map(|(id,)| id).collect())
 }
 
 async fn from_topic(cluster: &Cluster, topic: &str) -> Result<Vec<Uuid>, DeadLettersError> {
