@@ -13,7 +13,7 @@ use crate::health::timestamp;
 use crate::model::{Micros, SECOND, SlotId};
 use crate::ports::{Clock as _, StateError};
 use crate::state::checkpoint::FORMAT;
-use crate::state::scylla::{ScyllaState, SlotState};
+use crate::state::scylla::{Partition, ScyllaState};
 
 /// Exit code 1 if the state cannot be read, wholly or of one slot.
 pub async fn checkpoint(command: &CheckpointCommand) -> Exit {
@@ -55,7 +55,7 @@ pub async fn checkpoint(command: &CheckpointCommand) -> Exit {
 }
 
 /// A slot, or why its checkpoint cannot be read.
-type Slots = Vec<(SlotId, Result<SlotState, StateError>)>;
+type Slots = Vec<(SlotId, Result<Partition, StateError>)>;
 
 async fn read(config: &crds::RelayConfig) -> anyhow::Result<Slots> {
     let session = connect(&config.source).await?;
@@ -66,7 +66,7 @@ async fn read(config: &crds::RelayConfig) -> anyhow::Result<Slots> {
     let mut slots = Vec::new();
     for slot in SlotId::all() {
         match state.look(slot).await {
-            Ok(SlotState { epoch: None, .. }) => {}
+            Ok(Partition { epoch: None, .. }) => {}
             Err(error) if !matches!(error, StateError::Unreadable { .. }) => return Err(error.into()),
             looked => slots.push((slot, looked)),
         }
@@ -97,7 +97,7 @@ fn table(identity: &str, keyspace: &str, slots: &Slots, now: Micros) -> String {
         };
         let epoch = state.epoch.map_or(0, |epoch| epoch.0);
         let owner = state.owner.as_deref().unwrap_or("(none)");
-        let Some(saved) = &state.checkpoint else {
+        let Some(saved) = &state.loaded.checkpoint else {
             let _ = writeln!(
                 text,
                 "{slot:>4} {epoch:>6} {:<26} {:>30} {owner}",
@@ -144,8 +144,8 @@ fn document(identity: &str, keyspace: &str, slots: &Slots) -> Value {
     json!({"format": FORMAT, "identity": identity, "keyspace": keyspace, "slots": slots})
 }
 
-fn of_slot(slot: SlotId, state: &SlotState) -> Value {
-    let checkpoint = state.checkpoint.as_ref().map(|saved| {
+fn of_slot(slot: SlotId, state: &Partition) -> Value {
+    let checkpoint = state.loaded.checkpoint.as_ref().map(|saved| {
         let mut resolved: BTreeMap<i64, Vec<String>> = BTreeMap::new();
         for (second, id) in &saved.resolved {
             resolved
@@ -165,7 +165,7 @@ fn of_slot(slot: SlotId, state: &SlotState) -> Value {
         "slot": slot.index(),
         "epoch": state.epoch.map(|epoch| epoch.0),
         "owner": state.owner,
-        "transactionalId": state.transactional_id,
+        "transactionalId": state.loaded.transactional_id,
         "checkpoint": checkpoint,
     })
 }
@@ -175,30 +175,32 @@ mod tests {
     use super::*;
     use crate::journal::Mark;
     use crate::model::RowId;
-    use crate::ports::{Checkpoint, Epoch};
+    use crate::ports::{Checkpoint, Epoch, Loaded};
 
     fn slots() -> Slots {
         let slot = |index| SlotId::new(index).unwrap();
-        let saved = SlotState {
+        let checkpoint = Checkpoint {
+            bound: 1_000 * SECOND,
+            mark: Mark {
+                offset: 7,
+                sequence: 9,
+            },
+            resolved: vec![(1_001, RowId(0xab)), (1_001, RowId(1)), (1_002, RowId(2))],
+            segments: Vec::new(),
+            revision: 12,
+        };
+        let saved = Partition {
             owner: Some("relay-a".to_owned()),
             epoch: Some(Epoch(3)),
-            transactional_id: Some("orders-0".to_owned()),
-            checkpoint: Some(Checkpoint {
-                bound: 1_000 * SECOND,
-                mark: Mark {
-                    offset: 7,
-                    sequence: 9,
-                },
-                resolved: vec![(1_001, RowId(0xab)), (1_001, RowId(1)), (1_002, RowId(2))],
-                segments: Vec::new(),
-                revision: 12,
-            }),
+            loaded: Loaded {
+                checkpoint: Some(checkpoint),
+                transactional_id: Some("orders-0".to_owned()),
+            },
         };
-        let claimed = SlotState {
+        let claimed = Partition {
             owner: None,
             epoch: Some(Epoch(1)),
-            transactional_id: None,
-            checkpoint: None,
+            loaded: Loaded::default(),
         };
         let refused = StateError::Unreadable {
             slot: slot(9),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::journal::Incarnation;
 use crate::model::{SlotId, SlotSet};
 use crate::ports::{
-    Checkpoint, Conditional, Epoch, Loaded, Placement, ProcessRow, Save, SlotRow, StateError, StateStore,
+    Conditional, Epoch, Loaded, Placement, ProcessRow, Save, SlotRow, StateError, StateStore,
 };
 use crate::state::checkpoint::{Base, FORMAT, base_checksum, encode_segment};
 
@@ -23,22 +23,11 @@ mod partition;
 mod statements;
 
 use errors::{Failure, failure};
-use partition::Partition;
+pub use partition::Partition;
 use statements::Statements;
 
 /// No slot: what is conditional on its epoch is never applied. What belongs to the identity as a whole stands here.
 const NO_SLOT: i32 = -1;
-
-/// A slot as it stands in the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SlotState {
-    pub owner: Option<String>,
-    /// None if it was never claimed.
-    pub epoch: Option<Epoch>,
-    /// The transactional id of the owner, or of the last one.
-    pub transactional_id: Option<String>,
-    pub checkpoint: Option<Checkpoint>,
-}
 
 /// Keeps the state of one identity in one keyspace.
 pub struct ScyllaState {
@@ -81,14 +70,8 @@ impl ScyllaState {
     ///
     /// # Errors
     /// [`StateError::Unreadable`] if its checkpoint is not as it was written; otherwise as for any read.
-    pub async fn look(&self, slot: SlotId) -> Result<SlotState, StateError> {
-        let Partition { owner, epoch, loaded } = self.partition(slot, "look at a checkpoint").await?;
-        Ok(SlotState {
-            owner,
-            epoch,
-            transactional_id: loaded.transactional_id,
-            checkpoint: loaded.checkpoint,
-        })
+    pub async fn look(&self, slot: SlotId) -> Result<Partition, StateError> {
+        self.partition(slot, "look at a checkpoint").await
     }
 
     async fn prove(&self) -> Result<(), StateError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::observe::Steady;
-use super::processes::SELF;
+use super::processes::{SELF, Usage};
 use super::{Drained, Part};
 
 /// Of the rounds.
@@ -130,20 +130,24 @@ fn ceiling(round: &BTreeMap<Part, &Drained>, cores: usize) -> Option<f64> {
 }
 
 fn of_one_part(runs: &[&Drained]) -> Option<PartSummary> {
-    let mut cpu: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for run in runs {
-        for (process, seconds) in &run.usage.cpu_seconds {
-            let micros = seconds * 1e6 / run.events as f64;
-            cpu.entry(process.clone()).or_default().push(micros);
-        }
-    }
-    let cpu = cpu.into_iter();
     Some(PartSummary {
         events_per_second: Spread::of(runs.iter().map(|run| speed(run)))?,
-        cpu_per_event: cpu
-            .filter_map(|(process, values)| Some((process, Spread::of(values)?)))
-            .collect(),
+        cpu_per_event: by_process(runs.iter().map(|run| (&run.usage, 1e6 / run.events as f64))),
     })
+}
+
+/// CPU seconds of each process times what makes the wanted unit of them, round by round.
+fn by_process<'a>(rounds: impl Iterator<Item = (&'a Usage, f64)>) -> BTreeMap<String, Spread> {
+    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (usage, unit) in rounds {
+        for (process, seconds) in &usage.cpu_seconds {
+            values.entry(process.clone()).or_default().push(seconds * unit);
+        }
+    }
+    let values = values.into_iter();
+    values
+        .filter_map(|(process, values)| Some((process, Spread::of(values)?)))
+        .collect()
 }
 
 fn of_relay(runs: &[Drained]) -> Option<Relay> {
@@ -190,14 +194,6 @@ pub(super) struct SteadyRounds {
 /// None without rounds.
 pub(super) fn of_steady(rounds: &[Steady]) -> Option<SteadyRounds> {
     let spread = |value: &dyn Fn(&Steady) -> f64| Spread::of(rounds.iter().map(value));
-    let mut cpu: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for round in rounds {
-        for (process, seconds) in &round.usage.cpu_seconds {
-            let percent = 100.0 * seconds / round.usage.seconds;
-            cpu.entry(process.clone()).or_default().push(percent);
-        }
-    }
-    let cpu = cpu.into_iter();
     let slowest: Option<Vec<f64>> = rounds.iter().map(|round| round.end_to_end_at_most).collect();
     Some(SteadyRounds {
         rounds: rounds.len(),
@@ -213,16 +209,17 @@ pub(super) fn of_steady(rounds: &[Steady]) -> Option<SteadyRounds> {
         late_events: rounds.iter().map(|round| round.late_events).sum(),
         resident_median_bytes: spread(&|round| round.resident_median_bytes as f64)?,
         resident_max_bytes: rounds.iter().map(|round| round.resident_max_bytes).max()?,
-        cpu_percent: cpu
-            .filter_map(|(process, values)| Some((process, Spread::of(values)?)))
-            .collect(),
+        cpu_percent: by_process(
+            rounds
+                .iter()
+                .map(|round| (&round.usage, 100.0 / round.usage.seconds)),
+        ),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::processes::Usage;
 
     #[test]
     fn rounds_of_a_steady_load_are_not_averaged_away() {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
+use scylla::client::pager::TypedRowStream;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlTimeuuid;
 use uuid::Uuid;
@@ -17,18 +18,14 @@ use crate::ports::{DeadLetterError, ReplayRequest};
 const AT: &str =
     "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
 
+type StatusRow = (CqlTimeuuid, Vec<u8>, i32, Option<String>);
+
 impl TableDeadLetters {
     /// See [`crate::ports::DeadLetters::requests`].
     pub(in crate::dead_letters) async fn requests(&self) -> Result<Vec<ReplayRequest>, DeadLetterError> {
-        let failed = |error: &dyn std::fmt::Display| self.failed(error);
-        let values = (self.identity.clone(), NO_SLOT);
-        let pages = self.session.execute_iter(self.pending.clone(), values).await;
-        let mut rows = pages
-            .map_err(|error| failed(&error))?
-            .rows_stream::<(CqlTimeuuid, Vec<u8>, i32, Option<String>)>()
-            .map_err(|error| failed(&error))?;
+        let mut rows = self.statuses(NO_SLOT).await?;
         let mut requests = Vec::new();
-        while let Some((time, slot, ..)) = rows.try_next().await.map_err(|error| failed(&error))? {
+        while let Some((time, slot, ..)) = rows.try_next().await.map_err(|error| self.failed(&error))? {
             let slot = <[u8; 1]>::try_from(slot)
                 .ok()
                 .and_then(|[slot]| SlotId::new(slot));
@@ -153,15 +150,9 @@ impl TableDeadLetters {
         slot: SlotId,
         mut see: impl FnMut(SourcePosition, Option<&str>) -> bool,
     ) -> Result<(), DeadLetterError> {
-        let failed = |error: &dyn std::fmt::Display| self.failed(error);
-        let values = (self.identity.clone(), slot.index() as i32);
-        let pages = self.session.execute_iter(self.pending.clone(), values).await;
-        let mut rows = pages
-            .map_err(|error| failed(&error))?
-            .rows_stream::<(CqlTimeuuid, Vec<u8>, i32, Option<String>)>()
-            .map_err(|error| failed(&error))?;
+        let mut rows = self.statuses(slot.index() as i32).await?;
         while let Some((time, stream, batch_seq_no, status)) =
-            rows.try_next().await.map_err(|error| failed(&error))?
+            rows.try_next().await.map_err(|error| self.failed(&error))?
         {
             let Ok(stream) = <[u8; 16]>::try_from(stream) else {
                 continue;
@@ -176,6 +167,16 @@ impl TableDeadLetters {
             }
         }
         Ok(())
+    }
+
+    /// Key and status of each row of a partition.
+    async fn statuses(&self, partition: i32) -> Result<TypedRowStream<StatusRow>, DeadLetterError> {
+        let values = (self.identity.clone(), partition);
+        let pages = self.session.execute_iter(self.pending.clone(), values).await;
+        let pages = pages.map_err(|error| self.failed(&error))?;
+        pages
+            .rows_stream::<StatusRow>()
+            .map_err(|error| self.failed(&error))
     }
 
     fn key(&self, slot: SlotId, position: &SourcePosition) -> (&str, i32, CqlTimeuuid, Vec<u8>, i32) {

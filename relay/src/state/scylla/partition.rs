@@ -9,10 +9,11 @@ use crate::ports::{Epoch, Loaded, SegmentKey, StateError};
 use crate::state::checkpoint::{Base, FORMAT, base_checksum, decode_segment};
 
 /// A slot's partition as read.
-pub(super) struct Partition {
-    pub(super) owner: Option<String>,
-    pub(super) epoch: Option<Epoch>,
-    pub(super) loaded: Loaded,
+pub struct Partition {
+    pub owner: Option<String>,
+    /// None if it was never claimed.
+    pub epoch: Option<Epoch>,
+    pub loaded: Loaded,
 }
 
 #[derive(scylla::DeserializeRow)]
