@@ -12,6 +12,8 @@ pub struct SourceEvent {
     /// `position.row_id()`, computed once.
     pub row_id: RowId,
     pub slot: SlotId,
+    /// Which ownership of its slot it was taken under ([`Ledger::ownership`](crate::ledger::Ledger::ownership)).
+    pub ownership: u64,
     /// Token of the outbox row's partition key: the unit of order on the source's side.
     pub token: i64,
     /// In the order of the mapped columns.

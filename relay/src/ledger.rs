@@ -91,6 +91,7 @@ impl Ledger {
             Remains::open(tidy, bound, held)
         });
         let ledger = SlotLedger {
+            ownership: self.openings,
             opening: self.openings,
             bound,
             swept: bound,
@@ -138,6 +139,12 @@ impl Ledger {
         self.slots[slot.index()].as_mut()
     }
 
+    /// Tells an ownership of the slot from earlier ones; 0 if it is not ours. What was taken under one is void under the
+    /// next, which takes the same rows anew.
+    pub fn ownership(&self, slot: SlotId) -> u64 {
+        self.slot(slot).map_or(0, |ledger| ledger.ownership)
+    }
+
     pub fn known(&self, slot: SlotId, time: Micros, id: RowId) -> Known {
         self.slot(slot)
             .map_or(Known::Foreign, |ledger| ledger.known(time, id))
@@ -174,8 +181,11 @@ impl Ledger {
     }
 
     /// A taken row goes back to New: what held it was torn down before it was resolved. It counts as unread again, and
-    /// so does the slot from its bound on.
-    pub fn release(&mut self, slot: SlotId, time: Micros, id: RowId) {
+    /// so does the slot from its bound on. Of no effect if it was taken under an earlier ownership.
+    pub fn release(&mut self, slot: SlotId, ownership: u64, time: Micros, id: RowId) {
+        if self.ownership(slot) != ownership {
+            return;
+        }
         if let Some(remains) = self.remains(slot) {
             remains.forget(id);
         }
@@ -271,6 +281,8 @@ impl Ledger {
 #[derive(Debug)]
 pub struct SlotLedger {
     /// Tells this ownership of the slot from earlier ones.
+    ownership: u64,
+    /// The same, and from the time before a release.
     opening: u64,
     /// Every row below is swept and resolved. Goes back only by [`SlotLedger::lower`].
     bound: Micros,
@@ -694,7 +706,7 @@ mod tests {
         let owned = ledger.slot_mut(slot()).unwrap();
         owned.sweep(SECOND);
         let opening = owned.opening();
-        ledger.release(slot(), 1, RowId(1));
+        ledger.release(slot(), ledger.ownership(slot()), 1, RowId(1));
         let owned = ledger.slot_mut(slot()).unwrap();
         assert_eq!(
             owned.delta().map(|delta| delta.bound),
@@ -704,7 +716,7 @@ mod tests {
         assert_ne!(owned.opening(), opening);
         assert_eq!(ledger.take(slot(), 1, RowId(1)), Known::New);
         ledger.resolve(slot(), 1, RowId(1));
-        ledger.release(slot(), 1, RowId(1));
+        ledger.release(slot(), ledger.ownership(slot()), 1, RowId(1));
         assert_eq!(ledger.known(slot(), 1, RowId(1)), Known::Resolved);
     }
 

@@ -182,19 +182,7 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
 
     /// Hands on what was found among the rows of a page.
     async fn take(&self, slot: SlotId, rows: Vec<OutboxRow>, before: Before) -> Result<(), ReconcileError> {
-        let mut found = Vec::new();
-        for row in rows {
-            match judge(row.written, before) {
-                Verdict::Found(written) => {
-                    let (key, event) = event(slot, row, written);
-                    if self.ledger.lock().find(slot, written, event.row_id, &key) {
-                        found.push(event);
-                    }
-                }
-                Verdict::Undated => self.metrics.cleanup.undated_rows.inc(),
-                Verdict::InTime | Verdict::Before => {}
-            }
-        }
+        let found = self.find(slot, rows, before);
         if found.is_empty() {
             return Ok(());
         }
@@ -217,6 +205,26 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
         Ok(())
     }
 
+    /// Takes what was found among the rows of a page, under one ownership.
+    fn find(&self, slot: SlotId, rows: Vec<OutboxRow>, before: Before) -> Vec<SourceEvent> {
+        let mut ledger = self.ledger.lock();
+        let ownership = ledger.ownership(slot);
+        let mut found = Vec::new();
+        for row in rows {
+            match judge(row.written, before) {
+                Verdict::Found(written) => {
+                    let (key, event) = event(slot, ownership, row, written);
+                    if ledger.find(slot, written, event.row_id, &key) {
+                        found.push(event);
+                    }
+                }
+                Verdict::Undated => self.metrics.cleanup.undated_rows.inc(),
+                Verdict::InTime | Verdict::Before => {}
+            }
+        }
+        found
+    }
+
     async fn park(
         &self,
         target: &D,
@@ -224,6 +232,8 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
         found: Vec<SourceEvent>,
     ) -> Result<(), ReconcileError> {
         let now = self.clock.now();
+        // All of a page are taken under one ownership.
+        let ownership = found.first().map_or(0, |event| event.ownership);
         let events: Vec<_> = found
             .into_iter()
             .map(|event| preparer.prepare(event, |event_type| self.metrics.delivery.label(event_type)))
@@ -235,7 +245,7 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
         if let Err(error) = written {
             // They are found again.
             for event in &events {
-                ledger.release(event.slot, event.position.time.micros(), event.row_id);
+                ledger.release(event.slot, ownership, event.position.time.micros(), event.row_id);
             }
             return Err(error.into());
         }
@@ -266,7 +276,12 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
 }
 
 /// The event of a found row. Its position is one that no log row has, and the same whenever the row is found.
-fn event(slot: SlotId, row: OutboxRow, written: Micros) -> (crate::ledger::RowKey, SourceEvent) {
+fn event(
+    slot: SlotId,
+    ownership: u64,
+    row: OutboxRow,
+    written: Micros,
+) -> (crate::ledger::RowKey, SourceEvent) {
     let digest = openssl::sha::sha256(&row.key);
     let low: u64 = digest
         .iter()
@@ -283,6 +298,7 @@ fn event(slot: SlotId, row: OutboxRow, written: Micros) -> (crate::ledger::RowKe
         position,
         row_id: position.row_id(),
         slot,
+        ownership,
         token: row.token,
         values: row.values,
         operation: EventOperation::Insert,

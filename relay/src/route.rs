@@ -205,6 +205,7 @@ mod tests {
             position,
             row_id: RowId(0),
             slot: SlotId::of_token(0),
+            ownership: 0,
             token: 0,
             values,
             operation: EventOperation::Insert,

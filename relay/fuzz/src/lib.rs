@@ -164,6 +164,7 @@ fn event(values: Vec<Option<CqlValue>>) -> SourceEvent {
         position,
         row_id: position.row_id(),
         slot: SlotId::of_token(0),
+        ownership: 0,
         token: 0,
         values,
         operation: relay::event::EventOperation::Insert,

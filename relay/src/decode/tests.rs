@@ -16,6 +16,7 @@ fn event(operation: EventOperation, values: Vec<Option<CqlValue>>) -> SourceEven
         position: position(),
         row_id: RowId(1),
         slot: SlotId::of_token(0),
+        ownership: 0,
         token: 0,
         values,
         operation,

@@ -205,6 +205,7 @@ mod tests {
             },
             row_id: RowId(3),
             slot: SlotId::of_token(0),
+            ownership: 0,
             token: 0,
             values: values
                 .map(|value| value.map(|text| CqlValue::Text(text.into())))

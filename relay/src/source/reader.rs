@@ -152,7 +152,7 @@ impl<L, C> Drop for Running<L, C> {
     fn drop(&mut self) {
         let mut ledger = self.reader.ledger.lock();
         for event in self.pending.iter().flatten() {
-            ledger.release(event.slot, event.time(), event.row_id);
+            ledger.release(event.slot, event.ownership, event.time(), event.row_id);
         }
     }
 }
@@ -327,7 +327,7 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
                 let mut ledger = self.reader.ledger.lock();
                 for events in &mut self.pending {
                     for event in events.extract_if(.., |event| slots.contains(event.slot)) {
-                        ledger.release(event.slot, event.time(), event.row_id);
+                        ledger.release(event.slot, event.ownership, event.time(), event.row_id);
                     }
                 }
                 drop(ledger);

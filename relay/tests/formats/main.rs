@@ -187,6 +187,7 @@ fn message(sink: &Sink, payload: &[u8]) -> Message {
         },
         row_id: RowId(0),
         slot: SlotId::of_token(0),
+        ownership: 0,
         token: 0,
         values: preparer.columns().iter().map(|name| Some(value(name))).collect(),
         operation: EventOperation::Insert,

@@ -13,13 +13,14 @@ use relay::deliver::breaker::Breaker;
 use relay::deliver::kafka::{KafkaBroker, KafkaSettings};
 use relay::deliver::lane::Policy;
 use relay::deliver::prepare::Preparer;
-use relay::deliver::shell::{self, Control, Delivery, EVENT_BATCHES, ViewState};
+use relay::deliver::shell::{self, Admission, Control, Delivery, EVENT_BATCHES, ViewState};
 use relay::event::{EventOperation, SourceEvent};
 use relay::health::{Board, Part, PartHealth};
+use relay::journal::Mark;
 use relay::ledger::Ledger;
 use relay::metrics::Metrics;
-use relay::model::{CdcTime, SlotId, SourcePosition, StreamId};
-use relay::ports::{Clock, DeadLetter, DeadLetterError, DeadLetters};
+use relay::model::{CdcTime, Micros, SlotId, SlotSet, SourcePosition, StreamId};
+use relay::ports::{Clock, DeadLetter, DeadLetterError, DeadLetters, Epoch};
 use relay::replay::Replayer;
 use scylla::value::CqlValue;
 use tokio::sync::mpsc;
@@ -102,6 +103,7 @@ impl Row {
             position,
             row_id: position.row_id(),
             slot: SlotId::new((self.aggregate % 64) as u8).unwrap(),
+            ownership: 0,
             token: 0,
             values: vec![
                 text(self.number.to_string()),
@@ -195,15 +197,41 @@ impl Relay {
 
     /// Hands rows over as the reader would: taken in the ledger first.
     pub(crate) async fn offer(&self, rows: Vec<Row>) {
-        let base = self.clock.now() - rows.len() as i64;
-        let events: Vec<_> = rows.iter().map(|row| row.event(base)).collect();
-        {
-            let mut ledger = self.ledger.lock();
-            for event in &events {
-                ledger.take(event.slot, event.time(), event.row_id);
-            }
-        }
+        let events = self.take(&rows, self.clock.now());
         self.events.send(events).await.expect("the lane runs");
+    }
+
+    fn take(&self, rows: &[Row], now: Micros) -> Vec<SourceEvent> {
+        let base = now - rows.len() as i64;
+        let mut events: Vec<_> = rows.iter().map(|row| row.event(base)).collect();
+        let mut ledger = self.ledger.lock();
+        for event in &mut events {
+            event.ownership = ledger.ownership(event.slot);
+            ledger.take(event.slot, event.time(), event.row_id);
+        }
+        events
+    }
+
+    /// Every slot is lost and taken back while rows are on their way to the lane; they are read again.
+    pub(crate) async fn offer_across_a_loss(&self, rows: Vec<Row>) {
+        let now = self.clock.now();
+        let before = self.take(&rows, now);
+        self.control.revoke(SlotSet::ALL);
+        for slot in SlotId::all() {
+            let mut ledger = self.ledger.lock();
+            ledger.close(slot);
+            ledger.open(slot, 0, []);
+            self.control.admit(Admission {
+                slot,
+                epoch: Epoch(2),
+                saved: Mark::default(),
+                mark: Mark::default(),
+            });
+        }
+        let anew = self.take(&rows, now);
+        for events in [before, anew] {
+            self.events.send(events).await.expect("the lane runs");
+        }
     }
 
     pub(crate) async fn offer_in_batches(&self, rows: Vec<Row>, size: usize, pause: Duration) {

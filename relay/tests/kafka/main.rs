@@ -55,6 +55,22 @@ async fn what_is_acknowledged_is_in_the_topic_with_its_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_before_a_slot_was_lost_is_not_sent_beside_what_is_read_anew() {
+    let cluster = Cluster::shared().await;
+    let topic = cluster.topic("back", 2, &[]).await;
+    let relay = Relay::start(&cluster, &topic);
+    relay.offer(rows(0..50, 5)).await;
+    relay.delivered(50).await;
+    relay.offer_across_a_loss(rows(50..100, 5)).await;
+    relay.offer(rows(100..150, 5)).await;
+    relay.delivered(150).await;
+    let messages = cluster.read(&topic).await;
+    assert_eq!(messages.len(), 150);
+    messages.in_order_once(5);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_the_topic_never_takes_become_dead_letters_and_the_rest_keeps_its_order() {
     let cluster = Cluster::shared().await;
     let topic = cluster.topic("small", 2, &[("max.message.bytes", "3000")]).await;

@@ -210,22 +210,29 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         for slot in admitted {
             // Transactions play a part, or did.
             if slot.mark.sequence > 0 || self.delivery.exactly_once.is_some() {
-                self.holding.taken(slot.slot);
+                self.holding.taken(slot.slot, slot.epoch);
             }
             self.lane.admit(slot.slot, slot.epoch, slot.saved, slot.mark);
         }
     }
 
-    /// What was on its way here when its slot was lost goes no further: an event before it may have been forgotten.
+    /// What was on its way here when its slot was lost goes no further: an event before it may have been forgotten, and
+    /// whoever has the slot now, this process perhaps, reads it again.
     fn receive(&mut self, mut batch: Vec<SourceEvent>) {
         // A slot may have been lost and taken again before the lane's next turn; its new events are here now.
         self.let_go_of_revoked(self.now());
         let refused = self.delivery.control.refused();
         {
-            let ledger = self.delivery.ledger.lock();
+            let mut ledger = self.delivery.ledger.lock();
             let ours = |event: &SourceEvent| {
-                !refused.contains(event.slot)
-                    && ledger.known(event.slot, event.time(), event.row_id) == Known::Taken
+                let (slot, ownership) = (event.slot, event.ownership);
+                if refused.contains(slot) {
+                    // A slot that was taken again is read before the lane is told so.
+                    ledger.release(slot, ownership, event.time(), event.row_id);
+                    return false;
+                }
+                ledger.ownership(slot) == ownership
+                    && ledger.known(slot, event.time(), event.row_id) == Known::Taken
             };
             batch.retain(ours);
         }

@@ -108,7 +108,7 @@ fn what_nobody_answered_for_is_due_again() {
 fn a_released_event_is_taken_again_and_its_row_kept_again() {
     let mut ledger = open(0, &[]);
     take(&mut ledger, 1, AT);
-    ledger.release(slot(), AT, RowId(1));
+    ledger.release(slot(), ledger.ownership(slot()), AT, RowId(1));
     assert_eq!(ledger.slot(slot()).unwrap().bound(), 0);
     take(&mut ledger, 1, AT);
     ledger.resolve(slot(), AT, RowId(1));

@@ -121,6 +121,7 @@ impl Handover {
             position: change.position,
             row_id: change.row_id,
             slot,
+            ownership: ledger.ownership(slot),
             token: change.token,
             values: change.values,
             operation,

@@ -398,7 +398,8 @@ impl Sim {
             self.report.problems.push(format!("twice: {told}"));
         }
         if self.rng.random_range(0..1000) < self.releases_in_1000 {
-            self.ledger.release(event.slot, event.time(), event.row_id);
+            self.ledger
+                .release(event.slot, event.ownership, event.time(), event.row_id);
             self.handed.entry(event.token).or_default().pop();
             self.repeats_allowed.insert(event.row_id);
             return;
