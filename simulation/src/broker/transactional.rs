@@ -206,7 +206,7 @@ impl Inner {
         };
         if first {
             let world = &self.process().world;
-            world.judge(|oracle| oracle.producer_died(self.process().life));
+            world.judge(|oracle| oracle.lost_transaction(self.process().life));
             let cause_first = world.percent(50);
             if cause_first {
                 self.line.signal(Signal::Fatal(cause.clone()));

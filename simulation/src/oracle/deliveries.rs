@@ -167,7 +167,9 @@ impl Oracle {
                 let seen = matches!(send.told, Told::Delivered(at) if facts.surely <= at);
                 send.life == life && send.since == since && (!self.rules.readers_restart || seen && !gone)
             };
-            self.could_tell(life, since, *other, now) || fate.appended.iter().any(own)
+            // A stream set that was published late has rows below the bound, where what was delivered is forgotten.
+            let forgotten = self.beneath(life, since, row) && self.beneath(life, since, *other);
+            self.could_tell(life, since, *other, now) && !forgotten || fate.appended.iter().any(own)
         };
         let later = self
             .aggregates
@@ -388,7 +390,7 @@ impl Oracle {
             self.fail("event-id", detail);
         }
         if self.rules.exactly_once {
-            return self.letter_pending(row, life, letter.pending);
+            return self.letter_pending(row, life, letter.pending.is_some());
         }
         self.rows[row].1.letter = true;
         self.resolve(row);

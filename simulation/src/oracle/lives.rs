@@ -32,7 +32,8 @@ pub(super) struct LifeFacts {
     /// It was frozen, or could not renew in time, at least once: it may have come back as an owner who had been given
     /// up, and whom the one who takes over cannot tell from a dead one.
     pub(super) lapsed: bool,
-    /// A transactional producer of its was fenced, or failed for ever: what it had in flight is lost to it.
+    /// A transactional producer of its was fenced, or failed for ever, or did not hear how a transaction ended: it gives up
+    /// its slots without what was in flight.
     pub(super) broken: bool,
     /// The last time that the state store failed it, or that it did not run.
     pub(super) troubled: Micros,
@@ -111,7 +112,7 @@ impl Oracle {
         facts.troubled = facts.troubled.max(until);
     }
 
-    pub(crate) fn producer_died(&mut self, life: usize) {
+    pub(crate) fn lost_transaction(&mut self, life: usize) {
         self.lives[life].broken = true;
     }
 
@@ -270,10 +271,17 @@ impl Oracle {
         self.knew(life, epoch, row) && known.is_some_and(|known| readable(known.at))
     }
 
+    /// Whether the row lay below the bound when its owner took the slot.
+    pub(super) fn beneath(&self, life: usize, epoch: i64, row: usize) -> bool {
+        let facts = &self.rows[row].0;
+        let known = self.lives[life].known.get(&(facts.slot, epoch));
+        known.is_some_and(|known| facts.order.0.0 < known.bound)
+    }
+
     /// Whether an owner knew from its checkpoint that the row is done with.
     pub(super) fn knew(&self, life: usize, epoch: i64, row: usize) -> bool {
         let facts = &self.rows[row].0;
         let known = self.lives[life].known.get(&(facts.slot, epoch));
-        known.is_some_and(|known| facts.order.0.0 < known.bound || known.rows.contains(&row))
+        self.beneath(life, epoch, row) || known.is_some_and(|known| known.rows.contains(&row))
     }
 }

@@ -138,7 +138,10 @@ async fn decide(producer: &Arc<Inner>, number: usize, commit: bool) -> Result<()
             world.count("transactions: end asked for by a fenced producer refused");
             Err(failure(Verdict::Ended, producer.dies("Fenced")))
         }
-        _ => Err(again("OperationTimedOut")),
+        _ => {
+            world.judge(|oracle| oracle.lost_transaction(process.life));
+            Err(again("OperationTimedOut"))
+        }
     }
 }
 
