@@ -1,7 +1,7 @@
 //! Where dead letters go: a table, a topic, or both.
 
 use crate::model::{SlotId, SourcePosition};
-use crate::ports::{DeadLetter, DeadLetterError, DeadLetters, ReplayRequest};
+use crate::ports::{DeadLetter, DeadLetterError, DeadLetters, Epoch, Lettered, ReplayRequest};
 
 pub mod message;
 pub mod replay;
@@ -26,14 +26,14 @@ impl DeadLetters for Targets {
         }
         match &self.topic {
             // Those that are pending go into the transaction that resolves their events.
-            Some(topic) if !letters.iter().any(|letter| letter.pending) => {
+            Some(topic) if !letters.iter().any(|letter| letter.pending.is_some()) => {
                 topic.write(letters, self.table.is_some()).await
             }
             _ => Ok(()),
         }
     }
 
-    async fn settle(&self, letters: &[(SlotId, SourcePosition)]) -> Result<(), DeadLetterError> {
+    async fn settle(&self, letters: &[Lettered]) -> Result<(), DeadLetterError> {
         match &self.table {
             Some(table) => table.settle(letters).await,
             None => Ok(()),
@@ -43,10 +43,11 @@ impl DeadLetters for Targets {
     async fn recover(
         &self,
         slot: SlotId,
+        epoch: Epoch,
         resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
     ) -> Result<(), DeadLetterError> {
         match &self.table {
-            Some(table) => table.recover(slot, resolved).await,
+            Some(table) => table.recover(slot, epoch, resolved).await,
             None => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! The model of the dead letters' table: durable or not, and told or not.
 
 use relay::model::{SlotId, SourcePosition};
-use relay::ports::{DeadLetter, DeadLetterError, DeadLetters};
+use relay::ports::{DeadLetter, DeadLetterError, DeadLetters, Epoch, Lettered};
 
 use crate::plan::Fault;
 use crate::process::Point;
@@ -47,6 +47,13 @@ impl DeadLetters for Port {
             letters.len()
         };
         for letter in &letters[..written] {
+            if letter.pending.is_some_and(|epoch| !self.owns(letter.slot, epoch)) {
+                world.count("letters: one of a former owner refused");
+                return Err(DeadLetterError {
+                    fenced: true,
+                    ..planted()
+                });
+            }
             world.count("outcome: dead letter");
             self.put(letter);
             let position = letter.position.to_string();
@@ -75,13 +82,15 @@ impl DeadLetters for Port {
         Ok(())
     }
 
-    async fn settle(&self, letters: &[(SlotId, SourcePosition)]) -> Result<(), DeadLetterError> {
+    async fn settle(&self, letters: &[Lettered]) -> Result<(), DeadLetterError> {
         let (process, world) = (&self.0, &self.0.world);
         process.pass(Point::SettleAsked).await;
-        for (_, position) in letters {
+        for letter in letters {
             self.round_trip().await?;
-            world.count("letters: settled after the commit");
-            self.decide(position, true);
+            if self.owns(letter.slot, letter.epoch) {
+                world.count("letters: settled after the commit");
+                self.decide(&letter.position, true);
+            }
         }
         process.pass(Point::Settled).await;
         if world.fault(Fault::LettersUntold, process.seat) && world.percent(60) {
@@ -93,10 +102,13 @@ impl DeadLetters for Port {
     async fn recover(
         &self,
         slot: SlotId,
+        epoch: Epoch,
         resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
     ) -> Result<(), DeadLetterError> {
         let (process, world) = (&self.0, &self.0.world);
         process.pass(Point::RecoverAsked).await;
+        self.round_trip().await?;
+        world.letter_epochs.lock().insert(slot, epoch);
         self.round_trip().await?;
         let pending: Vec<SourcePosition> = {
             let letters = world.letters.lock();
@@ -110,6 +122,9 @@ impl DeadLetters for Port {
                 return Ok(());
             };
             self.round_trip().await?;
+            if !self.owns(slot, epoch) {
+                continue;
+            }
             world.count(if settles {
                 "letters: pending one settled by the next owner"
             } else {
@@ -153,8 +168,13 @@ impl Port {
             slot: letter.slot,
             position: letter.position,
             aggregate: letter.aggregate_id.clone(),
-            pending: letter.pending,
+            pending: letter.pending.is_some(),
         });
+    }
+
+    /// Whether nobody has taken the slot's letters over since.
+    fn owns(&self, slot: SlotId, epoch: Epoch) -> bool {
+        self.0.world.letter_epochs.lock().get(&slot) == Some(&epoch)
     }
 
     /// The letter waits from now on, or is gone.
@@ -200,5 +220,6 @@ fn planted() -> DeadLetterError {
     DeadLetterError {
         target: "model".into(),
         detail: "planted".into(),
+        fenced: false,
     }
 }

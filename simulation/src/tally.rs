@@ -97,6 +97,7 @@ const EXPECTED: &[&str] = &[
     "journal: reader waited for an open transaction",
     "journal: takes long to read",
     "journal: unavailable",
+    "letters: one of a former owner refused",
     "letters: pending one removed by the next owner",
     "letters: pending one settled by the next owner",
     "letters: settled after the commit",

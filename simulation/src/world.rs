@@ -1,5 +1,6 @@
 //! What all parts of one schedule share: time, choices, models, oracle, trace.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,8 @@ use tokio::time::Instant;
 
 use crds::relay_status::DataEventKind;
 use relay::health::Board;
+use relay::model::SlotId;
+use relay::ports::Epoch;
 
 use crate::broker::{Cluster, Late};
 use crate::chance::Chance;
@@ -38,6 +41,8 @@ pub(crate) struct World {
     pub(crate) late: Mutex<Vec<Late>>,
     pub(crate) store: Mutex<Store>,
     pub(crate) letters: Mutex<Vec<Letter>>,
+    /// Under which epoch dead letters of a slot are accepted.
+    pub(crate) letter_epochs: Mutex<BTreeMap<SlotId, Epoch>>,
     /// What each process says of itself.
     pub(crate) boards: Mutex<Vec<Board>>,
     pub(crate) oracle: Mutex<Oracle>,
@@ -60,6 +65,7 @@ impl World {
             cluster: Mutex::default(),
             late: Mutex::default(),
             letters: Mutex::default(),
+            letter_epochs: Mutex::default(),
             boards: Mutex::default(),
             store: Mutex::new(Store::new()),
             tally: Mutex::default(),

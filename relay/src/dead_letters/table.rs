@@ -1,22 +1,26 @@
 //! Dead letters in a CQL table.
 
+mod owned;
 mod requests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use crds::RelayConfig;
+use crds::sink::Guarantee;
 use futures::TryStreamExt;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::{CqlTimestamp, CqlTimeuuid, CqlValue};
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::replay::replays;
 use super::stored::{self, Stored};
 use crate::model::{CdcTime, Micros, SlotId, SlotSet, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, Outcome};
+use owned::Owned;
 
 /// Name of the table in the state keyspace unless the configuration names another.
 const DEFAULT_TABLE: &str = "dead_letters";
@@ -56,18 +60,22 @@ pub fn create_table(keyspace: &str, table: &str) -> String {
          id uuid, event_id text, aggregate_id text, event_type text, payload blob, error_message text, \
          failure_count int, first_failed_at timestamp, last_failed_at timestamp, created_at timestamp, \
          topic text, key blob, headers list<frozen<tuple<text, blob>>>, source_position text, error_class text, \
-         outcome text, status text, \
+         outcome text, status text, epoch bigint static, \
          PRIMARY KEY ((identity, slot), source_time, source_stream, source_seq))"
     )
 }
 
-/// The column that tells a table of this version from one of an earlier version.
-pub const STATUS: &str = "status";
-
-/// Brings a table of an earlier version to this one. A letter without a status waits.
-pub fn add_status(keyspace: &str, table: &str) -> String {
-    format!("ALTER TABLE \"{keyspace}\".\"{table}\" ADD {STATUS} text")
+/// What a table of an earlier version lacks, and how it gets it. A letter without a status waits.
+pub fn additions(keyspace: &str, table: &str) -> [(&'static str, String); 2] {
+    let add = |column| format!("ALTER TABLE \"{keyspace}\".\"{table}\" ADD {column}");
+    [
+        ("status", add("status text")),
+        ("epoch", add("epoch bigint static")),
+    ]
 }
+
+/// Before every letter; a partition that has nothing but an epoch has no row from here on.
+const BEGINNING: &str = "00000000-0000-1000-8080-808080808080";
 
 /// A value of column `slot` under which there never is a letter, but requests for replays.
 const NO_SLOT: i32 = -1;
@@ -93,6 +101,9 @@ pub fn name(config: &RelayConfig) -> (String, String) {
     }
 }
 
+/// Identity, slot, time, stream and number in the batch.
+type Key<'a> = (&'a str, i32, CqlTimeuuid, Vec<u8>, i32);
+
 pub struct TableDeadLetters {
     session: Arc<Session>,
     identity: String,
@@ -103,7 +114,8 @@ pub struct TableDeadLetters {
     insert: PreparedStatement,
     count: PreparedStatement,
     aggregates: PreparedStatement,
-    settle: PreparedStatement,
+    /// Prepared for those who deliver in transactions, or follow somebody who did: not every keyspace takes them.
+    owned: OnceCell<Owned>,
     /// For people only, so it is prepared when they ask.
     whole: Statement,
     remove: PreparedStatement,
@@ -129,24 +141,24 @@ impl TableDeadLetters {
         };
         let prepare = async |text: String| {
             let prepared = session.prepare(statement(text)).await;
-            prepared.map_err(|error| DeadLetterError {
-                target: target.clone(),
-                detail: error.to_string(),
-            })
+            prepared.map_err(|error| failed(&target, &error))
         };
         let of_slot = |what: &str| {
             format!("SELECT {what} FROM \"{keyspace}\".\"{table}\" WHERE identity = ? AND slot = ?")
         };
         let insert = prepare(text).await?;
-        let count = prepare(of_slot("count(*)")).await?;
+        // A partition that has nothing but an epoch is a row to a count of rows.
+        let count = prepare(of_slot("count(error_class)")).await?;
         let aggregates = prepare(of_slot("aggregate_id, status")).await?;
         let at =
             "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
-        let settle = format!("UPDATE \"{keyspace}\".\"{table}\" SET status = '{WAITING}' {at}");
-        let settle = prepare(settle).await?;
         let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
-        let pending = prepare(of_slot("source_time, source_stream, source_seq, status")).await?;
-        let whole = statement(of_slot(stored::COLUMNS));
+        let pending = of_slot("source_time, source_stream, source_seq, status");
+        let pending = prepare(format!("{pending} AND source_time >= {BEGINNING}")).await?;
+        let whole = statement(format!(
+            "{} AND source_time >= {BEGINNING}",
+            of_slot(stored::COLUMNS)
+        ));
         let table = Self {
             session,
             whole,
@@ -157,32 +169,37 @@ impl TableDeadLetters {
             insert,
             count,
             aggregates,
-            settle,
+            owned: OnceCell::new(),
             remove,
             pending,
         };
         table.prove().await?;
+        if config.sink.guarantee == Guarantee::ExactlyOnce {
+            table.prove_owned().await?;
+        }
         Ok(table)
     }
 
     /// Preparing a statement asks for no permission. Removes what is in no slot, so nothing.
     async fn prove(&self) -> Result<(), DeadLetterError> {
-        let nowhere = (
-            &self.identity,
-            NO_SLOT,
-            CqlTimeuuid::from(CdcTime::min_of(0).0),
-            Vec::<u8>::new(),
-            0,
-        );
-        let removed = self.session.execute_unpaged(&self.remove, nowhere).await;
+        let removed = self.session.execute_unpaged(&self.remove, self.nowhere()).await;
         removed.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    fn nowhere(&self) -> Key<'_> {
+        let time = CqlTimeuuid::from(CdcTime::min_of(0).0);
+        (&self.identity, NO_SLOT, time, Vec::new(), 0)
     }
 
     /// One after the other: letters of one aggregate must not overtake each other into a half-written table.
     pub(super) async fn write(&self, letters: &[DeadLetter]) -> Result<(), DeadLetterError> {
         for letter in letters {
-            let written = self.session.execute_unpaged(&self.insert, self.row(letter)).await;
-            written.map_err(|error| self.failed(&error))?;
+            if let Some(epoch) = letter.pending {
+                self.write_owned(letter, epoch).await?;
+            } else {
+                let written = self.session.execute_unpaged(&self.insert, self.row(letter)).await;
+                written.map_err(|error| self.failed(&error))?;
+            }
         }
         Ok(())
     }
@@ -210,58 +227,19 @@ impl TableDeadLetters {
         Ok(aggregates.into_iter().collect())
     }
 
-    /// See [`crate::ports::DeadLetters::settle`].
-    pub(super) async fn settle(&self, letters: &[(SlotId, SourcePosition)]) -> Result<(), DeadLetterError> {
-        for (slot, position) in letters {
-            self.at(&self.settle, *slot, position).await?;
-        }
-        Ok(())
-    }
-
-    /// See [`crate::ports::DeadLetters::recover`].
-    pub(super) async fn recover(
-        &self,
-        slot: SlotId,
-        resolved: impl Fn(&SourcePosition) -> Option<bool>,
-    ) -> Result<(), DeadLetterError> {
-        let mut pending = Vec::new();
-        self.each_status(slot, |position, status| {
-            pending.extend((status == Some(PENDING)).then_some(position));
-            true
-        })
-        .await?;
-        for position in pending {
-            match resolved(&position) {
-                Some(true) => self.at(&self.settle, slot, &position).await?,
-                Some(false) => self.at(&self.remove, slot, &position).await?,
-                None => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
     async fn at(
         &self,
         statement: &PreparedStatement,
         slot: SlotId,
         position: &SourcePosition,
     ) -> Result<(), DeadLetterError> {
-        let values = (
-            &self.identity,
-            slot.index() as i32,
-            CqlTimeuuid::from(position.time.0),
-            position.stream.0.to_vec(),
-            position.batch_seq_no,
-        );
-        let done = self.session.execute_unpaged(statement, values).await;
+        let key = self.key(slot, position);
+        let done = self.session.execute_unpaged(statement, key).await;
         done.map(drop).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) -> DeadLetterError {
-        DeadLetterError {
-            target: self.target.clone(),
-            detail: error.to_string(),
-        }
+        failed(&self.target, error)
     }
 
     /// Dead letters that wait in the partitions of these slots.
@@ -357,11 +335,19 @@ impl TableDeadLetters {
             text(letter.reason.name()),
             text(outcome_name(letter.outcome)),
             text(match letter.pending {
-                true => PENDING,
-                false if replays(&message.headers) >= self.max_replays => QUARANTINED,
-                false => WAITING,
+                Some(_) => PENDING,
+                None if replays(&message.headers) >= self.max_replays => QUARANTINED,
+                None => WAITING,
             }),
         ]
+    }
+}
+
+fn failed(target: &str, error: &dyn std::fmt::Display) -> DeadLetterError {
+    DeadLetterError {
+        target: target.to_owned(),
+        detail: error.to_string(),
+        fenced: false,
     }
 }
 

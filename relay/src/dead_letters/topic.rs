@@ -106,5 +106,6 @@ fn failed(topic: &str, error: &dyn std::fmt::Display) -> DeadLetterError {
     DeadLetterError {
         target: format!("topic {topic}"),
         detail: error.to_string(),
+        fenced: false,
     }
 }

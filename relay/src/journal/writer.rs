@@ -67,6 +67,11 @@ impl Writer {
         }
     }
 
+    /// Under which the slot is owned, or was when the current transaction got something of it.
+    pub fn epoch(&self, slot: SlotId) -> Option<Epoch> {
+        self.slots.get(&slot).map(|held| held.epoch)
+    }
+
     /// Whether the current transaction has nothing of the slot: only then may it be taken again, or released so that
     /// the next owner need not fence anybody.
     pub fn is_free(&self, slot: SlotId) -> bool {

@@ -8,32 +8,32 @@ use uuid::Uuid;
 use crate::dead_letters::stored::Stored;
 use crate::encode::Message;
 use crate::model::{Micros, SlotId, SourcePosition};
-use crate::ports::{ErrorClass, Outcome};
+use crate::ports::{Epoch, ErrorClass, Outcome};
 
 /// Writes dead letters.
 pub trait DeadLetters: Send + Sync + 'static {
     /// Returns Ok only once all of them are durable, in order. Writing one twice has the effect of writing it once,
-    /// as far as the target knows identity (a topic holds it twice, under the same event id).
+    /// as far as the target knows identity (a topic holds it twice, under the same event id). Those that wait for a commit
+    /// are refused if their slot was taken since.
     fn write(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), DeadLetterError>> + Send;
 
-    /// The transaction that resolved the events of these dead letters is committed: nobody may deliver them any more.
-    fn settle(
-        &self,
-        letters: &[(SlotId, SourcePosition)],
-    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+    /// The transaction that resolved the events of these dead letters is committed: nobody may deliver them any more. Of no
+    /// effect on those of a slot that was taken since: they are decided already.
+    fn settle(&self, letters: &[Lettered]) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
         let _ = letters;
         std::future::ready(Ok(()))
     }
 
-    /// A slot was taken whose former owner delivered in transactions: settles the dead letters whose events are resolved,
-    /// and removes those whose events are not, because these are delivered again. `resolved` tells which; None: the slot
-    /// is not ours any more.
+    /// A slot was taken under this epoch whose former owner delivered in transactions: from now on a former owner's dead
+    /// letters are refused. Settles those whose events are resolved, and removes those whose events are not, because these
+    /// are delivered again. `resolved` tells which; None: the slot is not ours any more.
     fn recover(
         &self,
         slot: SlotId,
+        epoch: Epoch,
         resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
-        let _ = (slot, resolved);
+        let _ = (slot, epoch, resolved);
         std::future::ready(Ok(()))
     }
 
@@ -114,19 +114,17 @@ impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
         self.as_ref().write(letters)
     }
 
-    fn settle(
-        &self,
-        letters: &[(SlotId, SourcePosition)],
-    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+    fn settle(&self, letters: &[Lettered]) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
         self.as_ref().settle(letters)
     }
 
     fn recover(
         &self,
         slot: SlotId,
+        epoch: Epoch,
         resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
-        self.as_ref().recover(slot, resolved)
+        self.as_ref().recover(slot, epoch, resolved)
     }
 
     fn aggregates(
@@ -194,6 +192,15 @@ pub struct ReplayRequest {
     pub id: Uuid,
 }
 
+/// Where a dead letter is whose event was resolved by a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lettered {
+    pub slot: SlotId,
+    pub position: SourcePosition,
+    /// Under which its slot was owned.
+    pub epoch: Epoch,
+}
+
 /// An event that was given up, with what a person needs to judge it and a replay to send it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -207,8 +214,9 @@ pub struct DeadLetter {
     /// As it was, or would have been, sent; its topic is empty and its key None if they could not be found out.
     pub message: Message,
     pub reason: Reason,
-    /// Its event is resolved only by the commit of a transaction, which settles the letter.
-    pub pending: bool,
+    /// Its event is resolved only by the commit of a transaction, which settles the letter; the epoch under which its slot
+    /// is owned. None: it waits for people at once.
+    pub pending: Option<Epoch>,
     pub error: String,
     pub outcome: Outcome,
     /// Failed attempts.
@@ -248,4 +256,6 @@ impl Reason {
 pub struct DeadLetterError {
     pub target: String,
     pub detail: String,
+    /// Somebody else has taken a slot of theirs: nothing of it may be delivered any more.
+    pub fenced: bool,
 }

@@ -69,6 +69,7 @@ impl DeadLetters for Letters {
             return Err(DeadLetterError {
                 target: "memory".into(),
                 detail: "full".into(),
+                fenced: false,
             });
         }
         self.written.lock().extend_from_slice(letters);
@@ -215,7 +216,7 @@ async fn exactly_once_makes_dead_letters_of_them_and_tries_until_it_can() {
         .collect();
     assert_eq!(
         told,
-        [("2", Reason::Reconciled, false), ("3", Reason::Reconciled, false)]
+        [("2", Reason::Reconciled, None), ("3", Reason::Reconciled, None)]
     );
     assert_eq!(&*written[0].message.topic, "orders");
     let marked = written[0]

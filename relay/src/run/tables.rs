@@ -90,10 +90,10 @@ fn statements(config: &RelayConfig, replication: &str) -> Vec<Creation> {
     });
     if config.dead_letter.target != DeadLetterTarget::Topic {
         let (keyspace, table) = table::name(config);
-        let texts = [
-            (None, table::create_table(&keyspace, &table)),
-            (Some(table::STATUS), table::add_status(&keyspace, &table)),
-        ];
+        let additions = table::additions(&keyspace, &table);
+        let texts = [(None, table::create_table(&keyspace, &table))]
+            .into_iter()
+            .chain(additions.map(|(column, text)| (Some(column), text)));
         statements.extend(texts.map(|(column, text)| Creation {
             keyspace: keyspace.clone(),
             table: Some(table.clone()),

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use crds::RelayConfig;
 use crds::dead_letter::{DeadLetterTarget, OnAggregate};
 use crds::relay_status::{BreakerState, Health};
-use crds::sink::PayloadFormat;
+use crds::sink::{Guarantee, PayloadFormat};
 use relay::dead_letters::Targets;
 use relay::dead_letters::message::headers;
 use relay::dead_letters::table::{TableDeadLetters, create_table};
 use relay::dead_letters::topic::TopicDeadLetters;
 use relay::deliver::kafka::KafkaSettings;
+use relay::encode::Message;
+use relay::model::{CdcTime, SlotId, SourcePosition, StreamId};
+use relay::ports::{DeadLetter, DeadLetters, Epoch, Lettered, Outcome, Reason};
 use sandbox::Sandbox;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -287,4 +290,101 @@ async fn what_is_held_stays_held_by_the_next_process() {
         .map(|(number, class, _)| (*number, class.as_str()))
         .collect();
     assert_eq!(classes, [(3, "message"), (8, "held"), (13, "held"), (18, "held")]);
+}
+
+/// A process that was suspended wakes after its slots were taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_former_owner_neither_writes_nor_decides_on_letters() {
+    let tables = Tables::start().await;
+    let mut config = RelayConfig {
+        identity: "test".to_owned(),
+        ..RelayConfig::default()
+    };
+    config.sink.guarantee = Guarantee::ExactlyOnce;
+    let table = TableDeadLetters::open(tables.session.clone(), &config)
+        .await
+        .unwrap();
+    let letters = Targets {
+        table: Some(table),
+        topic: None,
+    };
+    let slot = SlotId::new(7).unwrap();
+    let (first, second) = (Epoch(1), Epoch(2));
+    let letter = |number: u64, epoch| letter(slot, number, Some(epoch));
+    let at = |number: u64, epoch| Lettered {
+        slot,
+        position: position(number),
+        epoch,
+    };
+
+    letters.recover(slot, first, |_| None).await.unwrap();
+    assert_eq!(count(&letters).await, 0, "an epoch is no letter");
+    letters
+        .write(&[letter(1, first), letter(2, first), letter(3, first)])
+        .await
+        .unwrap();
+    letters.settle(&[at(1, first)]).await.unwrap();
+    let committed = [position(1), position(2)];
+    let resolved = |position: &SourcePosition| Some(committed.contains(position));
+    letters.recover(slot, second, resolved).await.unwrap();
+    let both = |status: &str| [(1, "waiting".to_owned()), (2, status.to_owned())].into();
+    assert_eq!(tables.statuses().await, both("waiting"), "3 is delivered again");
+
+    let refused = letters.write(&[letter(1, first)]).await.unwrap_err();
+    assert!(refused.fenced, "{refused}");
+    assert_eq!(tables.statuses().await, both("waiting"), "it is not hidden");
+    assert!(letters.write(&[letter(3, first)]).await.unwrap_err().fenced);
+    assert_eq!(tables.statuses().await, both("waiting"), "it does not come back");
+    letters.write(&[letter(2, second)]).await.unwrap();
+    letters.settle(&[at(2, first)]).await.unwrap();
+    assert_eq!(
+        tables.statuses().await,
+        both("pending"),
+        "no commit of its owner resolved it"
+    );
+    letters.settle(&[at(2, second)]).await.unwrap();
+    assert_eq!(tables.statuses().await, both("waiting"));
+    assert_eq!(count(&letters).await, 2);
+}
+
+async fn count(letters: &Targets) -> u64 {
+    let slots = SlotId::all().collect();
+    let table = letters.table.as_ref().unwrap();
+    let listed = table.stored(|_| true).await.unwrap();
+    let counted = table.pending(slots).await.unwrap();
+    assert_eq!(listed.len() as u64, counted);
+    counted
+}
+
+fn position(number: u64) -> SourcePosition {
+    SourcePosition {
+        stream: StreamId([1; 16]),
+        time: CdcTime::min_of(1_800_000_000_000_000 + number as i64),
+        batch_seq_no: 0,
+    }
+}
+
+fn letter(slot: SlotId, number: u64, pending: Option<Epoch>) -> DeadLetter {
+    DeadLetter {
+        slot,
+        position: position(number),
+        event_id: number.to_string(),
+        aggregate_id: Some("a".to_owned()),
+        event_type: None,
+        created_at: None,
+        message: Message {
+            topic: "orders".into(),
+            key: None,
+            payload: None,
+            headers: Vec::new(),
+            timestamp: 0,
+        },
+        reason: Reason::Rejected,
+        pending,
+        error: "refused".to_owned(),
+        outcome: Outcome::NotWritten,
+        failures: 1,
+        first_failed_at: 0,
+        last_failed_at: 0,
+    }
 }

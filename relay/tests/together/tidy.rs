@@ -84,8 +84,14 @@ pub(crate) async fn parked(stack: &Stack) {
     let classes = "SELECT error_class, status FROM outbox_relay.dead_letters";
     let rows = stack.session.query_unpaged(classes, ()).await.unwrap();
     let rows = rows.into_rows_result().unwrap();
-    for row in rows.rows::<(String, String)>().unwrap() {
-        assert_eq!(row.unwrap(), ("reconciled".to_owned(), "waiting".to_owned()));
+    let rows = rows.rows::<(Option<String>, Option<String>)>().unwrap();
+    // A slot without letters has a row with an epoch alone.
+    let letters = rows.map(Result::unwrap).filter(|(class, _)| class.is_some());
+    for (class, status) in letters {
+        assert_eq!(
+            (class.as_deref(), status.as_deref()),
+            (Some("reconciled"), Some("waiting"))
+        );
     }
     relay.stop();
 }

@@ -10,7 +10,7 @@ use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlTimeuuid;
 use uuid::Uuid;
 
-use super::{NO_SLOT, REPLAYING, TableDeadLetters};
+use super::{Key, NO_SLOT, REPLAYING, TableDeadLetters};
 use crate::dead_letters::stored::{self, Stored};
 use crate::model::{CdcTime, SlotId, SourcePosition, StreamId};
 use crate::ports::{DeadLetterError, ReplayRequest};
@@ -179,7 +179,7 @@ impl TableDeadLetters {
             .map_err(|error| self.failed(&error))
     }
 
-    fn key(&self, slot: SlotId, position: &SourcePosition) -> (&str, i32, CqlTimeuuid, Vec<u8>, i32) {
+    pub(super) fn key(&self, slot: SlotId, position: &SourcePosition) -> Key<'_> {
         let time = CqlTimeuuid::from(position.time.0);
         let stream = position.stream.0.to_vec();
         (
@@ -191,7 +191,7 @@ impl TableDeadLetters {
         )
     }
 
-    fn key_of(&self, request: &ReplayRequest) -> (&str, i32, CqlTimeuuid, Vec<u8>, i32) {
+    fn key_of(&self, request: &ReplayRequest) -> Key<'_> {
         let slot = vec![request.slot.index() as u8];
         (&self.identity, NO_SLOT, CqlTimeuuid::from(request.id), slot, 0)
     }

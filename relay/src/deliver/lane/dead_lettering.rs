@@ -8,7 +8,7 @@ use crds::relay_status::BreakerState;
 use super::ring::{Entry, Seq, State};
 use super::transaction::Transaction;
 use super::{Action, Lane, Note, Now, Phase};
-use crate::ports::{DeadLetter, DeadLetterError, Reason};
+use crate::ports::{DeadLetter, DeadLetterError, Epoch, Reason};
 
 /// Dead letters written at once: enough that a burst of them does not stall, few enough that a failure repeats little.
 const BATCH: usize = 64;
@@ -74,6 +74,9 @@ impl Lane {
                 for seq in batch {
                     self.not_dead_lettered(seq);
                 }
+                if error.fenced {
+                    self.fenced(&error);
+                }
                 self.letters_not_written(error, now);
             }
         }
@@ -122,7 +125,9 @@ impl Lane {
         };
         entry.state = State::Writing(reason);
         let entry = self.ring.get(seq)?;
-        Some(letter(entry, reason, self.transaction.is_some()))
+        let transaction = self.transaction.as_ref();
+        let pending = transaction.map(|transaction| transaction.epoch(entry.event.slot));
+        Some(letter(entry, reason, pending))
     }
 
     fn dead_lettered(&mut self, seq: Seq, now: Now) {
@@ -164,7 +169,7 @@ impl Lane {
 }
 
 /// What is kept of an event that is given up.
-pub(super) fn letter(entry: &Entry, reason: Reason, pending: bool) -> DeadLetter {
+pub(super) fn letter(entry: &Entry, reason: Reason, pending: Option<Epoch>) -> DeadLetter {
     let event = &entry.event;
     let failure = entry.failure.as_deref();
     let error = match (failure, reason) {

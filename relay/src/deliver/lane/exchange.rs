@@ -10,7 +10,7 @@ use crate::deliver::retry::Schedule;
 use crate::encode::Message;
 use crate::metrics::EventLabel;
 use crate::model::{Micros, RowId, SlotId, SourcePosition};
-use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, Outcome, Reason, Role};
+use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, Lettered, Outcome, Reason, Role};
 
 use super::End;
 
@@ -46,7 +46,7 @@ impl Event {
             created_at: self.created_at,
             message: self.message.clone(),
             reason,
-            pending: false,
+            pending: None,
             error,
             outcome: Outcome::NotWritten,
             failures: 0,
@@ -94,7 +94,7 @@ pub enum Action {
     /// Commit the producer's transaction, or abort it.
     End(Generation, End),
     /// The transaction that resolved the events of these dead letters is committed.
-    SettleDeadLetters(Vec<(SlotId, SourcePosition)>),
+    SettleDeadLetters(Vec<Lettered>),
 }
 
 /// An event that is done with.

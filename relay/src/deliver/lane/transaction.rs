@@ -148,6 +148,12 @@ impl Transaction {
         self.writer.sent(event.slot);
     }
 
+    /// Under which its dead letters are written. Nobody owns a slot under epoch 0, so it writes none of a slot that it has
+    /// lost.
+    pub(super) fn epoch(&self, slot: SlotId) -> Epoch {
+        self.writer.epoch(slot).unwrap_or(Epoch(0))
+    }
+
     fn begin(&mut self, now: Now) {
         if self.events.is_empty() && self.lettered.is_empty() {
             self.began = now.elapsed;
@@ -163,6 +169,7 @@ impl Transaction {
         DeadLetterError {
             target: format!("topic {}", topic.unwrap_or_default()),
             detail: error.to_string(),
+            fenced: false,
         }
     }
 
@@ -190,7 +197,7 @@ fn letter_for(entry: &Entry, topic: &Arc<str>) -> Option<Message> {
     let State::Lettered(reason) = entry.state else {
         return None;
     };
-    Some(message(&letter(entry, reason, true), topic, entry.bare))
+    Some(message(&letter(entry, reason, None), topic, entry.bare))
 }
 
 impl Lane {

@@ -2,6 +2,7 @@
 //! and those that a transaction of a former owner left undecided are decided. The latter also if no event comes: until then
 //! nobody sees them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::deliver::prepare::fingerprint_of;
 use crate::health::Part;
 use crate::ledger::{Known, Ledger, SlotLedger};
 use crate::model::{SLOTS, SlotId, SlotSet, SourcePosition};
-use crate::ports::{Broker, Clock, DeadLetterError, DeadLetters};
+use crate::ports::{Broker, Clock, DeadLetterError, DeadLetters, Epoch};
 
 /// Slots asked about at once: all of a process's within some round trips, and a small part of what ScyllaDB does.
 const CONCURRENCY: usize = 8;
@@ -30,8 +31,8 @@ pub(super) struct Answer {
     slot: SlotId,
     /// That of its ledger for which it was asked.
     opening: u64,
-    /// What was undecided is decided.
-    decided: bool,
+    /// What was undecided when the slot was taken under this epoch is decided.
+    decided: Option<Epoch>,
     /// The aggregates of its dead letters.
     aggregates: Result<Vec<String>, DeadLetterError>,
 }
@@ -44,9 +45,9 @@ pub(super) struct Holding {
     asking: bool,
     not_before: Duration,
     failed: bool,
-    /// Slots that were taken and whose letters are not decided yet. Once per taking: later on the undecided ones are our
-    /// own.
-    undecided: SlotSet,
+    /// Slots that were taken and whose letters are not decided yet, with their epochs. Once per taking: later on the
+    /// undecided ones are our own.
+    undecided: BTreeMap<SlotId, Epoch>,
 }
 
 impl Default for Holding {
@@ -56,7 +57,7 @@ impl Default for Holding {
             asking: false,
             not_before: Duration::ZERO,
             failed: false,
-            undecided: SlotSet::EMPTY,
+            undecided: BTreeMap::new(),
         }
     }
 }
@@ -64,13 +65,13 @@ impl Default for Holding {
 impl Holding {
     /// A slot was taken of which a former owner may have left letters undecided. Its ledger has been open for a moment, so
     /// it may have been asked about already, as one of which nothing is undecided.
-    pub(super) fn taken(&mut self, slot: SlotId) {
-        self.undecided.insert(slot);
+    pub(super) fn taken(&mut self, slot: SlotId, epoch: Epoch) {
+        self.undecided.insert(slot, epoch);
         self.known[slot.index()] = 0;
     }
 
     pub(super) fn lost(&mut self, slots: SlotSet) {
-        self.undecided = self.undecided.difference(slots);
+        self.undecided.retain(|slot, _| !slots.contains(*slot));
     }
 }
 
@@ -86,7 +87,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     /// each time that it is opened: others may have owned it.
     pub(super) fn knows_what_is_held(&mut self, slot: SlotId, now: Now) -> bool {
         if self.delivery.policy.on_aggregate == OnAggregate::Continue
-            && !self.holding.undecided.contains(slot)
+            && !self.holding.undecided.contains_key(&slot)
         {
             return true;
         }
@@ -118,18 +119,18 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         self.holding.asking = true;
         let target = self.delivery.dead_letters.clone();
         let holds = self.delivery.policy.on_aggregate == OnAggregate::Hold;
-        let (ledger, undecided) = (self.delivery.ledger.clone(), self.holding.undecided);
+        let (ledger, undecided) = (self.delivery.ledger.clone(), self.holding.undecided.clone());
         self.tasks.spawn(async move {
             let asked = stream::iter(openings).map(|(slot, opening)| {
                 let target = target.clone();
-                let decided = undecided.contains(slot);
-                let ledger = decided.then(|| ledger.clone());
+                let epoch = undecided.get(&slot).copied();
+                let taken = epoch.map(|epoch| (epoch, ledger.clone()));
                 async move {
                     Answer {
                         slot,
                         opening,
-                        decided,
-                        aggregates: ask(target.as_ref(), slot, ledger, holds).await,
+                        decided: epoch,
+                        aggregates: ask(target.as_ref(), slot, taken, holds).await,
                     }
                 }
             });
@@ -145,11 +146,16 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             match answer.aggregates {
                 // Lost since, and perhaps taken again: it is asked again.
                 Ok(_) if self.opening(slot) != Some(answer.opening) => {}
-                Ok(_) if self.holding.undecided.contains(slot) && !answer.decided => {}
+                Ok(_)
+                    if self
+                        .holding
+                        .undecided
+                        .get(&slot)
+                        .is_some_and(|epoch| answer.decided != Some(*epoch)) => {}
                 Ok(aggregates) => {
                     held += aggregates.len();
                     self.holding.known[slot.index()] = answer.opening;
-                    self.holding.undecided.remove(slot);
+                    self.holding.undecided.remove(&slot);
                     let aggregates = aggregates.iter().map(|id| fingerprint_of(id));
                     self.lane.hold(slot, aggregates);
                 }
@@ -199,10 +205,10 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
 async fn ask<D: DeadLetters>(
     target: &D,
     slot: SlotId,
-    ledger: Option<Arc<Mutex<Ledger>>>,
+    taken: Option<(Epoch, Arc<Mutex<Ledger>>)>,
     holds: bool,
 ) -> Result<Vec<String>, DeadLetterError> {
-    if let Some(ledger) = ledger {
+    if let Some((epoch, ledger)) = taken {
         let resolved = |position: &SourcePosition| {
             let known = ledger
                 .lock()
@@ -213,7 +219,7 @@ async fn ask<D: DeadLetters>(
                 Known::Taken | Known::New => Some(false),
             }
         };
-        target.recover(slot, resolved).await?;
+        target.recover(slot, epoch, resolved).await?;
     }
     if holds {
         target.aggregates(slot, MAX_HELD + 1).await

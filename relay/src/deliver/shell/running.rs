@@ -19,10 +19,10 @@ use crate::deliver::prepare::{TopicKnowledge, check_topic};
 use crate::deliver::topics::{Advice, Topics};
 use crate::event::SourceEvent;
 use crate::ledger::Known;
-use crate::model::{SlotId, SlotSet, SourcePosition};
+use crate::model::SlotSet;
 use crate::ports::{
-    Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, ErrorClass, Outcome, Producer, Refused, Role,
-    Signal, TransactionError, Transactional,
+    Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, ErrorClass, Lettered, Outcome, Producer,
+    Refused, Role, Signal, TransactionError, Transactional,
 };
 
 /// Messages handed to librdkafka in one turn, about a millisecond's work: then reports get their turn.
@@ -57,6 +57,8 @@ pub(super) struct Running<B: Broker, D, C> {
     replay: Option<Event>,
     pub(super) holding: Holding,
     pub(super) tasks: JoinSet<Done>,
+    /// Tasks that settle dead letters.
+    pub(super) settling: usize,
     closing: JoinSet<()>,
     signals: Vec<(Generation, Signal)>,
     pub(super) resolved: Vec<Resolved>,
@@ -73,7 +75,7 @@ pub(super) enum Done {
     Held(Vec<Answer>),
     Opened(Generation, Result<Box<dyn Transactional>, TransactionError>),
     Ended(Generation, End, Result<(), TransactionError>),
-    LettersSettled(Vec<(SlotId, SourcePosition)>, Result<(), DeadLetterError>),
+    LettersSettled(Vec<Lettered>, Result<(), DeadLetterError>),
 }
 
 impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
@@ -91,6 +93,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             replay: None,
             holding: Holding::default(),
             tasks: JoinSet::new(),
+            settling: 0,
             closing: JoinSet::new(),
             signals: Vec::new(),
             resolved: Vec::new(),
@@ -116,7 +119,8 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             }
             if stop.is_cancelled() {
                 let ends_at = *ends_at.get_or_insert(now.elapsed + DRAIN_LIMIT);
-                let idle = self.lane.is_empty() && self.next.is_none() && self.backlog.len() == 0;
+                let unread = self.next.is_some() || self.backlog.len() > 0;
+                let idle = self.lane.is_empty() && !unread && self.settling == 0;
                 if idle || is_open(self.lane.breaker().state()) || now.elapsed >= ends_at {
                     break;
                 }
@@ -445,8 +449,14 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             now,
         );
         let target = "unknown".to_owned();
-        self.lane
-            .dead_letters_written(Err(DeadLetterError { target, detail }), now);
+        self.lane.dead_letters_written(
+            Err(DeadLetterError {
+                target,
+                detail,
+                fenced: false,
+            }),
+            now,
+        );
     }
 
     /// Events of slots that are not ours any more go no further.

@@ -9,9 +9,8 @@ use tracing::{info, warn};
 use super::running::{Done, Running};
 use crate::deliver::lane::{End, Generation, Now};
 use crate::encode::Message;
-use crate::model::{SlotId, SourcePosition};
 use crate::ports::{
-    Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, Refused, Role, TransactionError,
+    Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, Lettered, Refused, Role, TransactionError,
     Transactional,
 };
 
@@ -93,7 +92,8 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     }
 
     /// They are settled sooner or later: if not by this process, then by the next one that opens their slots.
-    pub(super) fn settle_letters(&mut self, letters: Vec<(SlotId, SourcePosition)>, after: Duration) {
+    pub(super) fn settle_letters(&mut self, letters: Vec<Lettered>, after: Duration) {
+        self.settling += 1;
         let target = Arc::clone(&self.delivery.dead_letters);
         self.tasks.spawn(async move {
             tokio::time::sleep(after).await;
@@ -102,11 +102,8 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         });
     }
 
-    pub(super) fn letters_settled(
-        &mut self,
-        letters: Vec<(SlotId, SourcePosition)>,
-        result: Result<(), DeadLetterError>,
-    ) {
+    pub(super) fn letters_settled(&mut self, letters: Vec<Lettered>, result: Result<(), DeadLetterError>) {
+        self.settling -= 1;
         if let Err(error) = result {
             warn!(%error, letters = letters.len(), "dead letters are written and delivered, and not yet marked as waiting");
             self.settle_letters(letters, SETTLE_AGAIN_AFTER);

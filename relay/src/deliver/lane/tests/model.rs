@@ -219,6 +219,7 @@ impl Model {
                     Err(DeadLetterError {
                         target: "t".into(),
                         detail: String::new(),
+                        fenced: false,
                     })
                 } else {
                     let written = letters

@@ -4,7 +4,9 @@ use super::{AGAIN_AFTER, Stage};
 use crate::deliver::lane::ring::{Entry, Seq, State};
 use crate::deliver::lane::{Action, Generation, Lane, Note, Now, Phase};
 use crate::journal::SealError;
-use crate::ports::{DeliveryError, ErrorClass, Outcome, Reason, Role, TransactionError, Verdict};
+use crate::ports::{
+    DeadLetterError, DeliveryError, ErrorClass, Lettered, Outcome, Reason, Role, TransactionError, Verdict,
+};
 
 /// How a transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,6 +79,7 @@ impl Lane {
     }
 
     fn committed(&mut self, now: Now) {
+        let settled = self.settled();
         let Some(transaction) = &mut self.transaction else {
             return;
         };
@@ -98,10 +101,8 @@ impl Lane {
                 self.resolve(entry, true, now);
             }
         }
-        let mut settled = Vec::new();
         for seq in letters {
             if let Some(entry) = self.ring.remove(seq) {
-                settled.push((entry.event.slot, entry.event.position));
                 self.resolve(entry, false, now);
             }
         }
@@ -115,6 +116,26 @@ impl Lane {
         }
         let transition = self.breaker.succeeded(now.elapsed);
         self.note_transition(transition);
+    }
+
+    /// The dead letters whose events the transaction resolves.
+    fn settled(&self) -> Vec<Lettered> {
+        let Some(transaction) = &self.transaction else {
+            return Vec::new();
+        };
+        let letters = transaction.letters.iter();
+        let entries = letters.filter_map(|seq| self.ring.get(*seq));
+        let lettered = entries.map(|entry| Lettered {
+            slot: entry.event.slot,
+            position: entry.event.position,
+            epoch: transaction.epoch(entry.event.slot),
+        });
+        lettered.collect()
+    }
+
+    /// A dead letter was refused: its slot was taken by somebody else.
+    pub(in crate::deliver::lane) fn fenced(&mut self, error: &DeadLetterError) {
+        self.breaks(ours("Fenced", error.to_string()));
     }
 
     fn resolve(&mut self, entry: Entry, delivered: bool, now: Now) {
