@@ -7,8 +7,8 @@
 #   kind.sh load ARCHIVE...    take images in, as `docker save` or scripts/image.py write them
 #   kind.sh delete             the cluster
 #
-# KIND_NODE_IMAGE   another node image than kind's own; KIND_NETWORK=none for one that brings a network itself, as one that
-#                   was made without a registry does: kind-config.yaml is then used without the default network
+# KIND_NODE_IMAGE   another node image than kind's own; KIND_NETWORK=none for one that brings a network itself, as that of
+#                   scripts/kind-node.sh does: kind-config.yaml is then used without the default network
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"

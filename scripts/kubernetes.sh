@@ -4,7 +4,7 @@
 # nowhere; scripts/host-cluster.sh adds one.
 #
 #   kubernetes.sh install [part...]    build programs into the cache, once: control-plane (start does it too; some 5
-#                                      minutes), helm, node, coredns, kind, prometheus, prometheus-operator
+#                                      minutes), helm, node, kubeadm, coredns, kind, prometheus, prometheus-operator
 #   kubernetes.sh start [dir] [option]   start a new cluster with its data in dir and print the path of the
 #                                      administrator's kubeconfig
 #       --owner PID                    end it when the process PID is gone

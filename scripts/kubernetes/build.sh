@@ -4,7 +4,7 @@
 # half as long again. Called by kubernetes.sh install, which holds the lock of the cache.
 #
 # Parts: control-plane (etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl), node (kubelet, kube-proxy),
-# coredns, helm, kind, prometheus (and promtool), prometheus-operator (with its reloader and its resources' definitions)
+# kubeadm, coredns, helm, kind, prometheus (and promtool), prometheus-operator (with its reloader and its resources' definitions)
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/../jvm.sh"
@@ -50,6 +50,8 @@ compile_control_plane() {
 }
 
 compile_node() { compile_kubernetes "$1" kubelet kube-proxy; }
+
+compile_kubeadm() { compile_kubernetes "$1" kubeadm; }
 
 # Without the version it would call itself v0.0.0, and charts that ask for one would refuse it.
 compile_kubernetes() {
