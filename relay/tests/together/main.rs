@@ -9,6 +9,7 @@
 )]
 
 mod exactly;
+mod overload;
 mod process;
 mod several;
 mod stack;

@@ -144,6 +144,15 @@ impl Flow<'_> {
 
     /// The same; every so many writes the payload has so many bytes.
     pub(crate) async fn load_with(&self, seconds: u64, large: Option<(u64, usize)>) -> JoinHandle<()> {
+        self.load_at(RATE, seconds, large).await
+    }
+
+    pub(crate) async fn load_at(
+        &self,
+        rate: u32,
+        seconds: u64,
+        large: Option<(u64, usize)>,
+    ) -> JoinHandle<()> {
         let session = SessionBuilder::new()
             .known_node_addr(self.stack.node.addr())
             .build()
@@ -151,8 +160,8 @@ impl Flow<'_> {
             .unwrap();
         let target = Target::direct(session, self.name).await.unwrap();
         let plan = Plan {
-            events: u64::from(RATE) * seconds,
-            rate: Some(RATE),
+            events: u64::from(rate) * seconds,
+            rate: Some(rate),
             writers: 16,
             orders: 64,
             events_per_order: 20,
