@@ -1,5 +1,7 @@
 //! What is saved: bounds, ids, epochs.
 
+use std::collections::BTreeMap;
+
 use relay::ledger::SETS_SECOND;
 use relay::ports::{Checkpoint, Save};
 
@@ -26,8 +28,8 @@ const SWEPT_WITHIN: Micros = 25 * SECOND;
 pub(super) struct SlotFacts {
     pub(super) owner: Option<String>,
     pub(super) epoch: Option<i64>,
-    /// Who claimed each epoch.
-    claimed: std::collections::BTreeMap<i64, usize>,
+    /// Who claimed each epoch, and when.
+    claimed: BTreeMap<i64, (usize, Micros)>,
     /// Rows of events.
     pub(super) rows: Vec<usize>,
     bound: Option<Micros>,
@@ -45,7 +47,11 @@ impl Oracle {
             facts.round = now;
         }
         facts.saving += 1;
-        if self.slots[slot].claimed.get(&epoch).is_some_and(|by| *by != life) {
+        if self.slots[slot]
+            .claimed
+            .get(&epoch)
+            .is_some_and(|(by, _)| *by != life)
+        {
             let detail = format!(
                 "{} saves slot {slot} under epoch {epoch}, which is another's",
                 self.lives[life].name
@@ -127,7 +133,7 @@ impl Oracle {
                 if self.slots[slot].epoch.is_some_and(|current| current >= epoch) {
                     self.fail("epochs-rise", format!("slot {slot}: epoch {epoch} again"));
                 }
-                self.slots[slot].claimed.insert(epoch, life);
+                self.slots[slot].claimed.insert(epoch, (life, now));
                 (self.slots[slot].epoch, self.slots[slot].owner) = (Some(epoch), Some(owner.clone()));
                 let own = done.before.0.as_ref() == Some(owner);
                 let holding = self.lives[life].held.entry(slot).or_default();
@@ -304,11 +310,13 @@ impl Oracle {
             rows: rows.collect(),
         };
         self.lives[life].known.insert((slot, epoch), known);
-        let lives = &self.lives;
+        let (lives, claimed) = (&self.lives, &self.slots[slot].claimed);
         let patience = self.rules.interval + SAVE_SLACK;
         let forgotten = self.missing(slot, checkpoint, |send| {
             let owner = &lives[send.life];
-            let until = owner.died.unwrap_or(now);
+            // Whoever has lost the slot saves nothing of it any more.
+            let lost = claimed.range(send.since + 1..).next().map_or(now, |(_, (_, at))| *at);
+            let until = owner.died.unwrap_or(now).min(lost);
             send.since < epoch
                 && !(own && send.life == life)
                 && matches!(send.told, Told::Delivered(at) if at + patience < until && owner.troubled + patience < at)
