@@ -33,6 +33,8 @@ const GIB: u64 = 1 << 30;
 pub const NUMBERS: &[Number] = &[
     // A share owns at least one of the 64 slots.
     number("shares", 1, 64),
+    // Sooner than ten times a second the looks cost more than what they find.
+    number("source.pollIntervalMilliseconds", 100, HOUR * 1000),
     number("source.horizonSeconds", 1, HOUR),
     number("source.duplicateWindowSeconds", 0, HOUR),
     number("source.load.maxConcurrentQueries", 1, 4096),

@@ -11,7 +11,6 @@ use serde_path_to_error::Segment;
 
 /// Fields of later versions. They get their meaning together with their behaviour.
 const LATER_FIELDS: &[&str] = &[
-    "source.pollIntervalMilliseconds",
     "source.tls.certificateSecretRef",
     "source.tls.certificateFile",
     "source.tls.keyFile",
@@ -23,7 +22,6 @@ const LATER_FIELDS: &[&str] = &[
 
 /// Values of later versions; compared without case, because they are also known by other spellings.
 const LATER_VALUES: &[(&str, &str)] = &[
-    ("source.mode", "Polling"),
     ("sink.sasl.mechanism", "OAuthBearer"),
     ("sink.sasl.mechanism", "Gssapi"),
 ];

@@ -30,8 +30,12 @@ pub struct Source {
     pub tls: Option<Tls>,
     /// Which columns of the outbox table mean what.
     pub columns: Columns,
-    /// Streaming: events are read within milliseconds of their commit.
+    /// Streaming: the table's CDC log is read, and events are delivered within milliseconds of their commit. Polling: the
+    /// table itself is looked through, without CDC, also on other CQL databases. Needs cleanup Delete, onChange Ignore,
+    /// sink.guarantee AtLeastOnce and a consistency of LocalQuorum, Quorum or All.
     pub mode: Mode,
+    /// How often the table is looked through, with mode Polling.
+    pub poll_interval_milliseconds: u32,
     /// Where to begin when there is no checkpoint: Oldest (the oldest row that the log still has), Now, or a time as in
     /// 2026-01-31T12:00:00Z.
     #[cfg_attr(feature = "kubernetes", schemars(with = "String"))]
@@ -103,13 +107,15 @@ pub struct Columns {
     pub trace_context: Option<String>,
 }
 
-/// How the log is read.
+/// How events are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum Mode {
-    /// Within milliseconds, continuously.
+    /// In the table's CDC log, continuously.
     #[default]
     Streaming,
+    /// In the table itself, which holds what is not delivered yet.
+    Polling,
 }
 
 /// Where reading begins when there is no checkpoint.
@@ -196,6 +202,12 @@ impl Source {
         Duration::from_secs(self.horizon_seconds.into())
     }
 
+    /// How often the table is looked through; None unless it is.
+    pub fn poll_interval(&self) -> Option<Duration> {
+        let interval = Duration::from_millis(self.poll_interval_milliseconds.into());
+        (self.mode == Mode::Polling).then_some(interval)
+    }
+
     /// Time within which a second log row with the same event id is suppressed; `None` when that is off.
     pub fn duplicate_window(&self) -> Option<Duration> {
         (self.duplicate_window_seconds > 0).then(|| Duration::from_secs(self.duplicate_window_seconds.into()))
@@ -228,6 +240,7 @@ impl Default for Source {
             tls: None,
             columns: Columns::default(),
             mode: Mode::default(),
+            poll_interval_milliseconds: 5000,
             start_from: StartFrom::default(),
             consistency: Consistency::default(),
             horizon_seconds: 180,

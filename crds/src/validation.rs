@@ -38,6 +38,7 @@ pub(crate) fn check(config: &RelayConfig, form: Form, problems: &mut Problems) {
     }
     identity(config, problems);
     source::check(&config.source, form, problems);
+    source::polling(config, problems);
     sink::check(&config.sink, form, problems);
     retry(config, problems);
     dead_letter(config, problems);

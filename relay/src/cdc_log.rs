@@ -1,6 +1,7 @@
 //! The CDC log of one table on a real cluster: the `ChangeLog` port over the `scylla` driver.
 //!
-//! `table` reads what the schema says, `streams` the stream sets, `read` pages of rows. Rows are decoded here and not
+//! `table` reads what the schema says, `streams` the stream sets, `read` pages of rows; `unlogged` stands in for the log
+//! where the table itself is polled. Rows are decoded here and not
 //! by `scylla_cdc::consumer::CDCRow`, which panics on operation codes that it does not know and on null metadata, and
 //! looks every column up by name; this runs once per row of the log.
 
@@ -12,6 +13,7 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlTimestamp;
 
+use crate::model::Micros;
 use crate::ports::{Capture, ChangeLog, LogError, LogPage, LogQuery, StreamSet};
 
 pub(crate) mod errors;
@@ -19,6 +21,7 @@ pub(crate) mod read;
 pub mod session;
 mod streams;
 pub mod table;
+pub mod unlogged;
 
 use read::RowPlan;
 use streams::StreamSets;
@@ -30,7 +33,7 @@ pub struct ScyllaLog {
     identity: Select,
     full: Select,
     sets: StreamSets,
-    clock: PreparedStatement,
+    clock: SourceClock,
     /// As it was when the log was opened.
     table: OutboxTable,
 }
@@ -70,9 +73,8 @@ impl ScyllaLog {
         };
         let (identity, full) = (select(&[]).await?, select(mapped).await?);
         let sets = StreamSets::open(session.clone(), table).await?;
-        let clock = "SELECT toTimestamp(now()) FROM system.local WHERE key = 'local'".to_owned();
         Ok(Self {
-            clock: prepare(&session, clock, Consistency::One).await?,
+            clock: SourceClock::open(session.clone()).await?,
             table: table.clone(),
             identity,
             full,
@@ -88,11 +90,9 @@ impl ChangeLog for ScyllaLog {
         if options.enabled {
             self.sets.retain(options.ttl);
         }
-        let result = self.session.execute_unpaged(&self.clock, ()).await;
-        let time = streams::rows::<(CqlTimestamp,)>(result)?;
         Ok(Capture {
             hidden: self.table.hidden_by(&options),
-            time: time.first().map(|row| row.0.0 * 1000),
+            time: self.clock.time().await?,
         })
     }
 
@@ -110,6 +110,26 @@ impl ChangeLog for ScyllaLog {
             crate::ports::Columns::Full => &self.full,
         };
         read::page(&self.session, &select.open, &select.bounded, &select.plan, query).await
+    }
+}
+
+/// Asks the coordinator for its wall clock.
+struct SourceClock {
+    session: Arc<Session>,
+    statement: PreparedStatement,
+}
+
+impl SourceClock {
+    async fn open(session: Arc<Session>) -> Result<Self, LogError> {
+        let text = "SELECT toTimestamp(now()) FROM system.local WHERE key = 'local'".to_owned();
+        let statement = prepare(&session, text, Consistency::One).await?;
+        Ok(Self { session, statement })
+    }
+
+    async fn time(&self) -> Result<Option<Micros>, LogError> {
+        let result = self.session.execute_unpaged(&self.statement, ()).await;
+        let time = streams::rows::<(CqlTimestamp,)>(result)?;
+        Ok(time.first().map(|row| row.0.0 * 1000))
     }
 }
 

@@ -27,6 +27,9 @@ const MAX_IN_FLIGHT: u32 = 64;
 /// What becomes due wakes nobody.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long the end of a poller waits for deletes; what is left then is delivered again.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
 /// Pauses after failures: from, to, doubling.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -38,6 +41,9 @@ pub struct Cleanup<C> {
     pub clock: Arc<C>,
     pub retention: Retention,
     pub deletes_per_second: u32,
+    /// Rows are found in the table itself: one that is left is delivered again, and one that was written over since it was
+    /// read was not delivered.
+    pub polled: bool,
     pub ramp: Duration,
     pub metrics: Arc<Metrics>,
     pub board: Board,
@@ -66,7 +72,8 @@ struct Running<C> {
 }
 
 impl<C: Clock> Cleanup<C> {
-    /// Deletes until `stop`. What is left then is deleted by the slots' next owner.
+    /// Deletes until `stop`. What is left then is deleted by the slots' next owner; if the table is polled, nothing is left
+    /// unless deletes fail.
     ///
     /// # Errors
     /// See [`CleanupError`].
@@ -90,15 +97,32 @@ impl<C: Clock> Cleanup<C> {
             running.start();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
                 Some(done) = running.deletes.join_next(), if !running.deletes.is_empty() => running.done(done)?,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
         }
+        if !running.cleanup.polled {
+            return Ok(());
+        }
+        let drained = tokio::time::timeout(DRAIN_LIMIT, running.drain()).await;
+        drained.unwrap_or(Ok(()))
     }
 }
 
 impl<C: Clock> Running<C> {
+    async fn drain(&mut self) -> Result<(), CleanupError> {
+        while self.cleanup.ledger.lock().undeleted() > 0 {
+            self.start();
+            tokio::select! {
+                biased;
+                Some(done) = self.deletes.join_next(), if !self.deletes.is_empty() => self.done(done)?,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Starts what is due and allowed.
     fn start(&mut self) {
         let now = self.cleanup.clock.elapsed();
@@ -116,7 +140,11 @@ impl<C: Clock> Running<C> {
             self.limiter.begin();
             let wall = self.cleanup.retention.source_time(self.cleanup.clock.now());
             let (outbox, clock) = (self.cleanup.outbox.clone(), self.cleanup.clock.clone());
-            let at = delete_at(wall, due.time);
+            let at = if self.cleanup.polled {
+                due.time
+            } else {
+                delete_at(wall, due.time)
+            };
             self.deletes.spawn(async move {
                 let started = clock.elapsed();
                 let result = outbox.delete(due.key.clone(), at).await;

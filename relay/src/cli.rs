@@ -93,6 +93,9 @@ pub struct SchemaArgs {
     /// Keyspace of the relay's own tables.
     #[arg(long, default_value = "outbox_relay")]
     pub state_keyspace: String,
+    /// For `source.mode: Polling`: no CDC, and tombstones that do not stay for long.
+    #[arg(long)]
+    pub polling: bool,
 }
 
 #[derive(Debug, Subcommand)]

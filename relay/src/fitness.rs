@@ -3,7 +3,7 @@
 
 use crds::RelayConfig;
 use crds::sink::Key;
-use crds::source::OnChange;
+use crds::source::{Mode, OnChange};
 use crds::topic_template::TopicTemplate;
 
 use crate::cdc_log::table::OutboxTable;
@@ -72,10 +72,15 @@ pub fn of_source(config: &RelayConfig, table: Option<&OutboxTable>) -> Vec<Findi
     };
     let mut findings = vec![Finding::fine("source.table", format!("table {name} is there"))];
     findings.extend(columns(config, table));
-    findings.push(cdc(config, table, &name));
-    findings.extend(changes(config, table, &name));
-    findings.extend(reconcile(config, table, &name));
-    findings.extend(retention(config, table, &name));
+    match config.source.mode {
+        Mode::Streaming => {
+            findings.push(cdc(config, table, &name));
+            findings.extend(changes(config, table, &name));
+            findings.extend(reconcile(config, table, &name));
+            findings.extend(retention(config, table, &name));
+        }
+        Mode::Polling => findings.extend(polling(config, table, &name)),
+    }
     match order(config, table) {
         Ok(()) => findings.push(Finding::fine(
             "source.table",
@@ -210,7 +215,9 @@ fn cdc(config: &RelayConfig, table: &OutboxTable, name: &str) -> Finding {
         return Finding::error(
             "source.table",
             format!("CDC is not enabled on {name}: its events leave no trace in the log"),
-            format!("ALTER TABLE {name} WITH cdc = {{'enabled': true}}"),
+            format!(
+                "ALTER TABLE {name} WITH cdc = {{'enabled': true}}; for a database without CDC: source.mode Polling"
+            ),
         );
     }
     if table.cdc.delta_keys && !table.cdc.postimage && !table.is_key(payload) {
@@ -243,6 +250,10 @@ fn changes(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Find
 /// What is found in the table is dated by the write time of a column.
 fn reconcile(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Finding> {
     config.source.reconcile.as_ref()?;
+    undated(config, table, name, "source.reconcile")
+}
+
+fn undated(config: &RelayConfig, table: &OutboxTable, name: &str, field: &'static str) -> Option<Finding> {
     let columns = &config.source.columns;
     let mapped = [
         &columns.id,
@@ -251,16 +262,57 @@ fn reconcile(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Fi
         &columns.payload,
     ]
     .map(Clone::clone);
-    dated_by(table, &mapped).is_none().then(|| {
+    dated_by(table, &mapped).is_empty().then(|| {
         Finding::error(
-            "source.reconcile",
+            field,
             format!(
                 "every mapped column of {name} is a part of its key or a collection, and has no write time that tells when a \
                  row was written"
             ),
-            "a payload column of type text or blob, or no source.reconcile".to_owned(),
+            format!("a payload column of type text or blob, or no {field}"),
         )
     })
+}
+
+/// A poll passes over the tombstones of what was delivered: more than those of an hour cost more than the rows.
+const TOMBSTONES_ADVISED_SECONDS: u64 = 3600;
+
+/// What is in the table is not delivered, and how long it stays there is all that is known of it.
+fn polling(config: &RelayConfig, table: &OutboxTable, name: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(undated(config, table, name, "source.mode"));
+    if let Some(ttl) = table.ttl.map(|ttl| ttl.as_secs()) {
+        let text =
+            format!("rows of {name} expire after {ttl} s: a longer outage of relay or broker loses events");
+        let fix =
+            format!("ALTER TABLE {name} WITH default_time_to_live = 0: the relay deletes what is delivered");
+        findings.push(Finding::warning("source.table", text, fix));
+    }
+    let tombstones = table.tombstones.as_secs();
+    if tombstones > TOMBSTONES_ADVISED_SECONDS {
+        let text = format!(
+            "each look at {name} passes over the tombstones of what was delivered in the last {tombstones} s \
+             (gc_grace_seconds)"
+        );
+        let fix = format!(
+            "ALTER TABLE {name} WITH gc_grace_seconds = {TOMBSTONES_ADVISED_SECONDS}: a deleted row that comes back later is \
+             delivered again, not lost"
+        );
+        findings.push(Finding::warning("source.table", text, fix));
+    }
+    if table.cdc.enabled {
+        let text =
+            format!("{name} has CDC: polling adds a row to its log for each delete, and takes seconds");
+        findings.push(Finding::warning(
+            "source.mode",
+            text,
+            "source.mode Streaming, or switch CDC off",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine("source.mode", "the table can be polled"));
+    }
+    findings
 }
 
 /// An outage shorter than this should lose nothing: a weekend.

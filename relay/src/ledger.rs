@@ -257,6 +257,19 @@ impl Ledger {
         }
     }
 
+    /// A page of the slot's table is asked for. What is deleted until [`Self::page_ends`] may still be on it.
+    pub fn page_begins(&mut self, slot: SlotId) {
+        if let Some(remains) = self.remains(slot) {
+            remains.page_begins();
+        }
+    }
+
+    pub fn page_ends(&mut self, slot: SlotId) {
+        if let Some(remains) = self.remains(slot) {
+            remains.page_ends();
+        }
+    }
+
     /// Rows of resolved events that are not deleted yet.
     pub fn undeleted(&self) -> usize {
         self.all_remains().map(Remains::undeleted).sum()
@@ -420,12 +433,11 @@ impl SlotLedger {
     }
 
     fn known(&self, time: Micros, id: RowId) -> Known {
-        if time < self.bound {
-            let found = self.remains.as_ref().and_then(|remains| remains.is_found(id));
-            return match found {
-                Some(true) => Known::Taken,
-                Some(false) | None => Known::BelowBound,
-            };
+        match self.remains.as_ref().and_then(|remains| remains.is_found(id)) {
+            Some(true) => return Known::Taken,
+            _ if time < self.bound => return Known::BelowBound,
+            Some(false) => return Known::Resolved,
+            None => {}
         }
         let Some(bucket) = self.buckets.get(&second_of(time)) else {
             return Known::New;
@@ -474,6 +486,27 @@ impl SlotLedger {
         self.buckets.values().find_map(Bucket::oldest_taken)
     }
 
+    /// When the oldest found row was written that is not gone yet.
+    pub fn oldest_found(&self) -> Option<Micros> {
+        self.remains
+            .as_ref()
+            .and_then(|remains| remains.oldest_found(false))
+    }
+
+    /// When the oldest row was written whose event is on its way, also one that was found.
+    pub fn oldest_in_flight(&self) -> Option<Micros> {
+        let found = self
+            .remains
+            .as_ref()
+            .and_then(|remains| remains.oldest_found(true));
+        self.oldest_taken().into_iter().chain(found).min()
+    }
+
+    /// Rows of resolved events that are not deleted yet.
+    pub fn undeleted(&self) -> usize {
+        self.remains.as_ref().map_or(0, Remains::undeleted)
+    }
+
     /// Whether an event of the slot is on its way.
     pub fn in_flight(&self) -> bool {
         let found = self.remains.as_ref().map_or(0, Remains::found_in_flight);
@@ -482,10 +515,12 @@ impl SlotLedger {
 
     /// Rows in flight.
     pub fn taken(&self) -> usize {
-        self.buckets
-            .values()
-            .map(|b| b.open.values().filter(|s| matches!(s, State::Taken(_))).count())
-            .sum()
+        let taken = |bucket: &Bucket| {
+            let states = bucket.open.values();
+            states.filter(|state| matches!(state, State::Taken(_))).count()
+        };
+        let found = self.remains.as_ref().map_or(0, Remains::found_in_flight);
+        found + self.buckets.values().map(taken).sum::<usize>()
     }
 
     /// Ids held in memory: what the horizon costs.

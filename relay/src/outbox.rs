@@ -28,11 +28,23 @@ pub struct ScyllaOutbox {
     partition_key: usize,
     clustering_key: usize,
     mapped: usize,
+    /// Columns whose write times are read.
+    dated: usize,
+}
+
+/// Whether a table is looked through, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan {
+    /// Rows are only deleted.
+    Never,
+    /// Seldom: nothing of it is worth a place in the cache.
+    Reconcile,
+    /// Again and again.
+    Poll,
 }
 
 impl ScyllaOutbox {
-    /// `mapped` are the columns that events are made of; `written` is the one that tells when a row was written, without
-    /// which rows can be deleted and not looked through.
+    /// `mapped` are the columns that events are made of.
     ///
     /// # Errors
     /// [`LogError::Configuration`] if the table or one of the columns is missing.
@@ -40,7 +52,7 @@ impl ScyllaOutbox {
         session: Arc<Session>,
         table: &OutboxTable,
         mapped: &[String],
-        written: Option<&str>,
+        scan: Scan,
         consistency: Consistency,
     ) -> Result<Self, LogError> {
         let name = format!("\"{}\".\"{}\"", table.keyspace, table.name);
@@ -52,18 +64,28 @@ impl ScyllaOutbox {
         let row = is.collect::<Vec<_>>().join(" AND ");
         let delete = format!("DELETE FROM {name} USING TIMESTAMP ? WHERE {row}");
         let delete = prepare(&session, delete, consistency).await?;
-        let scan = match written {
-            None => None,
-            Some(written) => {
-                let mut columns = key.clone();
-                columns.extend(mapped.iter().map(quoted));
-                let token = format!("token({})", partition_key.join(", "));
-                let text = format!(
-                    "SELECT {}, writetime(\"{written}\") FROM {name} WHERE {token} >= ? AND {token} <= ? BYPASS CACHE",
-                    columns.join(", ")
-                );
-                Some(prepare(&session, text, consistency).await?)
-            }
+        let mut dated = dated_by(table, mapped);
+        if scan == Scan::Reconcile {
+            dated.truncate(1);
+        }
+        // Others than ScyllaDB do not know it.
+        let bypass = if scan == Scan::Reconcile {
+            " BYPASS CACHE"
+        } else {
+            ""
+        };
+        let scan = if scan == Scan::Never || dated.is_empty() {
+            None
+        } else {
+            let mut columns = key.clone();
+            columns.extend(mapped.iter().map(quoted));
+            columns.extend(dated.iter().map(|name| format!("writetime(\"{name}\")")));
+            let token = format!("token({})", partition_key.join(", "));
+            let text = format!(
+                "SELECT {} FROM {name} WHERE {token} >= ? AND {token} <= ?{bypass}",
+                columns.join(", ")
+            );
+            Some(prepare(&session, text, consistency).await?)
         };
         Ok(Self {
             session,
@@ -72,13 +94,14 @@ impl ScyllaOutbox {
             partition_key: table.partition_key.len(),
             clustering_key: table.clustering_key.len(),
             mapped: mapped.len(),
+            dated: dated.len(),
         })
     }
 }
 
-/// The column whose write time is that of its row: the first of `mapped` that has one. Keys have none, and those of
-/// collections are many.
-pub fn dated_by<'a>(table: &OutboxTable, mapped: &'a [String]) -> Option<&'a str> {
+/// The columns of `mapped` whose write times tell when a row was written. Keys have none, and those of collections are
+/// many.
+pub fn dated_by<'a>(table: &OutboxTable, mapped: &'a [String]) -> Vec<&'a str> {
     let dated = |name: &&String| {
         let cql_type = table.columns.get(*name).map_or("", String::as_str);
         let is_collection = ["list<", "set<", "map<"]
@@ -86,7 +109,7 @@ pub fn dated_by<'a>(table: &OutboxTable, mapped: &'a [String]) -> Option<&'a str
             .any(|kind| cql_type.starts_with(kind));
         !table.is_key(name) && !cql_type.is_empty() && !is_collection
     };
-    mapped.iter().find(dated).map(String::as_str)
+    mapped.iter().filter(dated).map(String::as_str).collect()
 }
 
 impl Outbox for ScyllaOutbox {
@@ -134,11 +157,15 @@ impl ScyllaOutbox {
         for _ in 0..self.mapped {
             values.push(next(&mut columns)?);
         }
+        let mut written: Option<Micros> = None;
+        for _ in 0..self.dated {
+            written = written.max(next(&mut columns)?);
+        }
         Ok(OutboxRow {
             key,
             token,
             values,
-            written: next(&mut columns)?,
+            written,
         })
     }
 }

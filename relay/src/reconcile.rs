@@ -213,7 +213,7 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
         for row in rows {
             match judge(row.written, before) {
                 Verdict::Found(written) => {
-                    let (key, event) = event(slot, ownership, row, written);
+                    let (key, event) = event(slot, ownership, row, written, true);
                     if ledger.find(slot, written, event.row_id, &key) {
                         found.push(event);
                     }
@@ -275,12 +275,13 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
     }
 }
 
-/// The event of a found row. Its position is one that no log row has, and the same whenever the row is found.
-fn event(
+/// The event of a row of the table. Its position is one that no log row has, and the same whenever the row is found.
+pub(crate) fn event(
     slot: SlotId,
     ownership: u64,
     row: OutboxRow,
     written: Micros,
+    reconciled: bool,
 ) -> (crate::ledger::RowKey, SourceEvent) {
     let digest = openssl::sha::sha256(&row.key);
     let low: u64 = digest
@@ -303,7 +304,7 @@ fn event(
         values: row.values,
         operation: EventOperation::Insert,
         late: false,
-        reconciled: true,
+        reconciled,
     };
     (row.key, event)
 }

@@ -45,6 +45,8 @@ pub struct View {
     pub ttl: Option<Duration>,
     /// The log still has every row from here on; None if nothing expires.
     pub retained_from: Option<Micros>,
+    /// How often the table is looked through, if it is.
+    pub poll_interval: Micros,
     /// On the process's monotonic clock.
     pub elapsed: Duration,
 }
@@ -67,7 +69,7 @@ impl Progress {
         Self {
             slots: owned
                 .iter()
-                .map(|(slot, l)| (slot.index(), l.bound(), l.oldest_taken()))
+                .map(|(slot, l)| (slot.index(), l.bound(), l.oldest_in_flight()))
                 .collect(),
             in_flight: owned.iter().map(|(_, l)| l.taken() as u64).sum(),
         }
@@ -210,7 +212,9 @@ fn phase(view: &View, progress: &Progress, now: Micros) -> Phase {
 
 fn behind(view: &View, progress: &Progress, now: Micros) -> bool {
     let oldest = progress.oldest_unresolved().map_or(0, |oldest| now - oldest);
-    view.read_lag.is_none_or(|lag| lag > CAUGHT_UP) || oldest > CAUGHT_UP
+    // A row waits for the next look, and the oldest look is one interval and its scan old.
+    let caught_up = CAUGHT_UP + 2 * view.poll_interval;
+    view.read_lag.is_none_or(|lag| lag > caught_up) || oldest > caught_up
 }
 
 fn slots(about: &About, view: &View, progress: &Progress, now: Micros) -> Slots {

@@ -59,6 +59,8 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
                 ttl: world.plan.retention.map(|ttl| Duration::from_micros(ttl as u64)),
                 ..CdcOptions::default()
             },
+            ttl: None,
+            tombstones: Duration::ZERO,
             tablets: world.plan.tablets,
         },
         log: Arc::new(port.clone()),

@@ -1,9 +1,11 @@
 //! The outbox table.
 
 use super::{Form, addresses, cql_name, is_system_keyspace, secrets};
+use crate::RelayConfig;
 use crate::names::{CQL_NAME, CQL_PORT};
 use crate::problems::Problems;
-use crate::source::{Cleanup, Columns, OnChange, Source};
+use crate::sink::Guarantee;
+use crate::source::{Cleanup, Columns, Consistency, Mode, OnChange, Source};
 
 /// What ScyllaDB appends to a table's name for its CDC log.
 const LOG_SUFFIX: &str = "_scylla_cdc_log";
@@ -41,9 +43,52 @@ pub(super) fn check(source: &Source, form: Form, problems: &mut Problems) {
     reconcile(source, problems);
 }
 
+/// A poller takes what is in the table for undelivered, and knows nothing of it but what the table says.
+pub(super) fn polling(config: &RelayConfig, problems: &mut Problems) {
+    let source = &config.source;
+    if source.mode != Mode::Polling {
+        return;
+    }
+    let mut refuse = |path: &str, found: &str, accepted: &str| {
+        if !problems.has(path) {
+            problems.refuse_text(path, found, accepted);
+        }
+    };
+    if source.cleanup != Cleanup::Delete {
+        let accepted = "Delete with source.mode Polling: each row that is in the table is delivered, so those that were have to go";
+        refuse("source.cleanup", "Keep", accepted);
+    }
+    if source.on_change != OnChange::Ignore {
+        let accepted = "Ignore with source.mode Polling: only the CDC log tells of changes";
+        refuse("source.onChange", "Forward", accepted);
+    }
+    let level = match source.consistency {
+        Consistency::One => Some("One"),
+        Consistency::LocalOne => Some("LocalOne"),
+        Consistency::Quorum | Consistency::LocalQuorum | Consistency::All => None,
+    };
+    if let Some(level) = level {
+        let accepted = "LocalQuorum, Quorum or All with source.mode Polling: else a row that was deleted may still be read, and is \
+                        delivered again";
+        refuse("source.consistency", level, accepted);
+    }
+    if config.sink.guarantee == Guarantee::ExactlyOnce {
+        let accepted = "AtLeastOnce with source.mode Polling: a row and its message cannot be deleted and committed in one step, and \
+                        nothing but the row tells whether it was delivered";
+        refuse("sink.guarantee", "ExactlyOnce", accepted);
+    }
+    if source.reconcile.is_some() {
+        let accepted = "no source.reconcile with source.mode Polling, which finds every row of the table";
+        problems.refuse("source.reconcile", "a section", accepted);
+    }
+}
+
 /// What is still in the table was never delivered only if what was delivered is deleted, and a row is one event.
 fn reconcile(source: &Source, problems: &mut Problems) {
     if source.reconcile.is_none() {
+        return;
+    }
+    if source.mode == Mode::Polling {
         return;
     }
     if source.cleanup != Cleanup::Delete && !problems.has("source.cleanup") {

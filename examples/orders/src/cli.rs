@@ -98,6 +98,8 @@ pub(crate) enum Schema {
     Ordered,
     /// Every event its own partition: their order is not promised.
     Plain,
+    /// As ordered, without CDC: for relays that poll the outbox, and for databases that have no CDC.
+    Polled,
 }
 
 #[derive(Debug, Args)]

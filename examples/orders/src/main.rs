@@ -13,7 +13,7 @@ use orders::commands::Orders;
 use orders::dead_letters::DeadLetters;
 use orders::kafka::Cluster;
 use orders::load::target::Target;
-use orders::store::{Store, statements};
+use orders::store::{Store, polled_schema, statements};
 use orders::verify::follow::Follow;
 use orders::verify::latency::percentiles;
 use orders::view::{RelayMetrics, View, scrape};
@@ -55,11 +55,12 @@ async fn main() -> ExitCode {
 
 async fn setup(args: cli::Setup) -> anyhow::Result<ExitCode> {
     let schema = match args.schema {
-        cli::Schema::Ordered => include_str!("../schema.cql"),
-        cli::Schema::Plain => include_str!("../schema-plain.cql"),
+        cli::Schema::Ordered => include_str!("../schema.cql").to_owned(),
+        cli::Schema::Plain => include_str!("../schema-plain.cql").to_owned(),
+        cli::Schema::Polled => polled_schema(),
     };
     let session = cql::connect(&args.scylla.nodes()).await?;
-    for statement in statements(schema) {
+    for statement in statements(&schema) {
         session
             .query_unpaged(statement.as_str(), ())
             .await

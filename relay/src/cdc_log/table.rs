@@ -19,6 +19,10 @@ pub struct OutboxTable {
     pub partition_key: Vec<String>,
     pub clustering_key: Vec<ClusteringColumn>,
     pub cdc: CdcOptions,
+    /// How long its rows stay (`default_time_to_live`); None for ever.
+    pub ttl: Option<Duration>,
+    /// How long the tombstones of its rows stay (`gc_grace_seconds`).
+    pub tombstones: Duration,
     /// The keyspace has tablets, not vnodes.
     pub tablets: bool,
 }
@@ -55,6 +59,11 @@ impl OutboxTable {
             return Ok(None);
         }
         columns.sort_by_key(|column| column.2);
+        let text = "SELECT default_time_to_live, gc_grace_seconds FROM system_schema.tables \
+                    WHERE keyspace_name = ? AND table_name = ?";
+        let options: Vec<(Option<i32>, Option<i32>)> = select(session, text, (keyspace, name)).await?;
+        let (ttl, tombstones) = options.first().copied().unwrap_or_default();
+        let seconds = |seconds: Option<i32>| Duration::from_secs(seconds.unwrap_or_default().max(0) as u64);
         let of_kind = |wanted: &'static str| columns.iter().filter(move |column| column.1 == wanted);
         Ok(Some(Self {
             keyspace: keyspace.to_owned(),
@@ -71,6 +80,8 @@ impl OutboxTable {
                 .map(|column| (column.0.clone(), column.4.clone()))
                 .collect(),
             cdc: cdc_options(session, keyspace, name).await?,
+            ttl: Some(seconds(ttl)).filter(|ttl| !ttl.is_zero()),
+            tombstones: seconds(tombstones),
             tablets: uses_tablets(session, keyspace).await?,
         }))
     }

@@ -63,6 +63,7 @@ fn ground() -> (Arc<Table>, Cleanup<SystemClock>, Micros) {
         clock,
         retention: Retention::default(),
         deletes_per_second: 100,
+        polled: false,
         ramp: Duration::ZERO,
         metrics: Arc::new(Metrics::new().unwrap()),
         board: Board::new(0),

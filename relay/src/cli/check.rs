@@ -6,6 +6,7 @@ use std::time::Duration;
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
 use crds::sink::{Guarantee, journal_topic};
+use crds::source::Mode;
 
 use scylla::client::session::Session;
 
@@ -16,8 +17,9 @@ use crate::cdc_log::{ScyllaLog, consistency};
 use crate::dead_letters::table::TableDeadLetters;
 use crate::deliver::kafka::{KafkaBroker, KafkaJournal, KafkaSettings};
 use crate::fitness::{Finding, Severity, of_source};
-use crate::model::CdcTime;
-use crate::ports::{Broker, ChangeLog, Columns, LogError, LogQuery, TransactionalBroker};
+use crate::model::{CdcTime, SlotId};
+use crate::outbox::{Scan, ScyllaOutbox};
+use crate::ports::{Broker, ChangeLog, Columns, LogError, LogQuery, Outbox, TransactionalBroker};
 use crate::state::scylla::ScyllaState;
 
 /// A cluster that answers at all answers within this.
@@ -64,8 +66,12 @@ async fn of_scylla(config: &RelayConfig) -> Vec<Finding> {
     let mut findings = match table {
         Ok(table) => {
             let mut findings = of_source(config, table.as_ref());
-            if let Some(table) = table.filter(|table| table.cdc.enabled) {
-                findings.push(of_log(config, session.clone(), &table).await);
+            match (config.source.mode, table) {
+                (Mode::Streaming, Some(table)) if table.cdc.enabled => {
+                    findings.push(of_log(config, session.clone(), &table).await);
+                }
+                (Mode::Polling, Some(table)) => findings.push(of_rows(config, session.clone(), &table).await),
+                _ => {}
             }
             findings
         }
@@ -116,6 +122,24 @@ async fn of_log(config: &RelayConfig, session: Arc<Session>, table: &OutboxTable
             "source.table",
             error.to_string(),
             "grant SELECT on the table, on its log and on system_distributed",
+        ),
+    }
+}
+
+/// Whether the table may be read, by reading it. That rows may be deleted shows only when one is.
+async fn of_rows(config: &RelayConfig, session: Arc<Session>, table: &OutboxTable) -> Finding {
+    let read = async || -> Result<(), LogError> {
+        let columns = [config.source.columns.payload.clone()];
+        let level = consistency(config.source.consistency);
+        let outbox = ScyllaOutbox::open(session, table, &columns, Scan::Poll, level).await?;
+        outbox.scan(SlotId::of_token(0), None, 1).await.map(drop)
+    };
+    match read().await {
+        Ok(()) => Finding::fine("source.table", "the table can be read"),
+        Err(error) => Finding::error(
+            "source.table",
+            error.to_string(),
+            "grant SELECT and MODIFY on the table",
         ),
     }
 }

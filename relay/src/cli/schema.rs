@@ -8,9 +8,13 @@ pub fn schema(args: &SchemaArgs) -> Exit {
     println!(
         "-- The outbox. One partition per aggregate, clustered by a column that rises: that keeps its order."
     );
-    println!("{};\n", outbox_table(&args.keyspace, &args.table));
+    let options = if args.polling { POLLED } else { STREAMED };
+    println!("{};\n", outbox_table(&args.keyspace, &args.table, options));
     println!("-- The relay's own tables; `outbox-relay setup` makes them too.");
     let replication = "{'class': 'NetworkTopologyStrategy', 'replication_factor': 3}";
+    if args.polling {
+        println!("-- On a database that knows no tablets, without the option that switches them off.");
+    }
     for statement in schema::statements(&args.state_keyspace, replication, true) {
         println!("{statement};");
     }
@@ -19,11 +23,17 @@ pub fn schema(args: &SchemaArgs) -> Exit {
 }
 
 /// Log rows stay for a week, so that an outage over a weekend loses nothing.
-fn outbox_table(keyspace: &str, table: &str) -> String {
+const STREAMED: &str = "cdc = {'enabled': true, 'ttl': '604800'}";
+
+/// Every look passes over the tombstones of what was delivered. A deleted row that comes back, because a replica was away
+/// for longer than this, is delivered again.
+const POLLED: &str = "gc_grace_seconds = 3600";
+
+fn outbox_table(keyspace: &str, table: &str, options: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS \"{keyspace}\".\"{table}\" (\n  \
          aggregate_id uuid,\n  sequence bigint,\n  id uuid,\n  aggregate_type text,\n  event_type text,\n  \
          payload text,\n  created_at timestamp,\n  PRIMARY KEY (aggregate_id, sequence)\n\
-         ) WITH cdc = {{'enabled': true, 'ttl': '604800'}}"
+         ) WITH {options}"
     )
 }

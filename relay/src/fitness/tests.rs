@@ -34,6 +34,8 @@ fn table() -> OutboxTable {
             ttl: Some(Duration::from_secs(7 * 86_400)),
             ..CdcOptions::default()
         },
+        ttl: None,
+        tombstones: Duration::from_secs(864_000),
         tablets: false,
     }
 }
@@ -195,5 +197,47 @@ fn short_retention_is_said() {
         &config(),
         Some(&minute),
         &[(Severity::Error, "less than source.horizonSeconds")],
+    );
+}
+
+#[test]
+fn a_polled_table_needs_no_cdc_and_tombstones_that_go_soon() {
+    let mut config = config();
+    config.source.mode = Mode::Polling;
+    let polled = OutboxTable {
+        cdc: CdcOptions::default(),
+        tombstones: Duration::from_secs(600),
+        ..table()
+    };
+    check(&config, Some(&polled), &[]);
+    let unfit = OutboxTable {
+        ttl: Some(Duration::from_secs(3600)),
+        ..table()
+    };
+    let expected = [
+        (Severity::Warning, "rows of app.outbox expire after 3600 s"),
+        (
+            Severity::Warning,
+            "tombstones of what was delivered in the last 864000 s",
+        ),
+        (Severity::Warning, "app.outbox has CDC"),
+    ];
+    check(&config, Some(&unfit), &expected);
+    let keys_only = OutboxTable {
+        clustering_key: ["sequence", "id", "event_type", "payload"]
+            .map(|name| ClusteringColumn {
+                name: name.into(),
+                descending: false,
+            })
+            .into(),
+        ..polled
+    };
+    check(
+        &config,
+        Some(&keys_only),
+        &[(
+            Severity::Error,
+            "has no write time that tells when a row was written",
+        )],
     );
 }

@@ -69,8 +69,12 @@ pub(super) struct Remains {
     due: VecDeque<RowId>,
     /// Of a former owner, by second.
     suspects: BTreeMap<i64, HashSet<RowId>>,
-    /// Rows that reconciliation has found, until they are deleted. They lie below the bound and do not hold it.
+    /// Rows that reconciliation or polling has found in the table, until they are deleted. They do not hold the bound.
     found: HashMap<RowId, Found>,
+    /// Those of them whose events are resolved.
+    found_resolved: usize,
+    /// Deleted since a page was asked for, on which they may still be; None while no page is read.
+    gone: Option<HashSet<RowId>>,
     /// As the checkpoint holds it.
     saved: Option<Tidy>,
 }
@@ -116,6 +120,8 @@ impl Remains {
             due: VecDeque::new(),
             suspects: BTreeMap::new(),
             found: HashMap::new(),
+            found_resolved: 0,
+            gone: None,
             saved,
         };
         let left = second_of(left_from);
@@ -175,6 +181,7 @@ impl Remains {
         } else if let Some(found) = self.found.get_mut(&id).filter(|found| !found.resolved) {
             // No checkpoint will tell of it: the row itself does, until it is gone.
             found.resolved = true;
+            self.found_resolved += 1;
             self.due.push_back(id);
         }
     }
@@ -182,7 +189,9 @@ impl Remains {
     /// The event went back to New, and will be taken again; a found row will be found again.
     pub(super) fn forget(&mut self, id: RowId) {
         self.remove(id);
-        self.found.remove(&id);
+        if self.found.remove(&id).is_some_and(|found| found.resolved) {
+            self.found_resolved -= 1;
+        }
     }
 
     /// A checkpoint says that these are resolved.
@@ -228,6 +237,17 @@ impl Remains {
 
     pub(super) fn deleted(&mut self, id: RowId) {
         self.forget(id);
+        if let Some(gone) = &mut self.gone {
+            gone.insert(id);
+        }
+    }
+
+    pub(super) fn page_begins(&mut self) {
+        self.gone = Some(HashSet::new());
+    }
+
+    pub(super) fn page_ends(&mut self) {
+        self.gone = None;
     }
 
     fn remove(&mut self, id: RowId) {
@@ -237,9 +257,9 @@ impl Remains {
         }
     }
 
-    /// Reconciliation has found a row. False if it had before and the row is not gone yet.
+    /// A row was found in the table. False if it was before and is not gone yet, or was not when its page was asked for.
     pub(super) fn find(&mut self, id: RowId, time: Micros, key: &RowKey) -> bool {
-        if self.found.contains_key(&id) {
+        if self.found.contains_key(&id) || self.gone.as_ref().is_some_and(|gone| gone.contains(&id)) {
             return false;
         }
         let found = Found {
@@ -258,12 +278,18 @@ impl Remains {
 
     /// Found rows whose events are on their way.
     pub(super) fn found_in_flight(&self) -> usize {
-        self.found.values().filter(|found| !found.resolved).count()
+        self.found.len() - self.found_resolved
+    }
+
+    /// When the oldest found row was written; among those whose events are on their way if only these count.
+    pub(super) fn oldest_found(&self, in_flight: bool) -> Option<Micros> {
+        let found = self.found.values().filter(|found| !(in_flight && found.resolved));
+        found.map(|found| found.time).min()
     }
 
     /// Rows of resolved events that are not deleted yet.
     pub(super) fn undeleted(&self) -> usize {
-        self.resolved
+        self.resolved + self.found_resolved
     }
 
     /// The oldest kept row.

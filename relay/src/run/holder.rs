@@ -41,6 +41,8 @@ pub(super) struct SlotHolder<C> {
     pub(super) retention: Retention,
     pub(super) on_gap: OnRetentionGap,
     pub(super) exactly_once: bool,
+    /// A row that is left in the table is delivered again.
+    pub(super) polls: bool,
     /// How far behind the oldest cursor stays when all is well.
     pub(super) sweep_lag: Micros,
     /// Of slots whose rows expire unread: what was said to be lost so far, and what is.
@@ -88,7 +90,7 @@ impl<C: Clock> Holder for SlotHolder<C> {
             slots
                 .iter()
                 .filter_map(|slot| ledger.slot(slot))
-                .any(|slot| slot.in_flight())
+                .any(|slot| slot.in_flight() || self.polls && slot.undeleted() > 0)
         };
         let drained = async {
             self.stop_reading(slots).await;

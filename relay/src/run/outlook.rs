@@ -29,6 +29,7 @@ pub struct Outlook<C = SystemClock> {
     board: Board,
     metrics: Arc<Metrics>,
     retention: Retention,
+    poll_interval: Micros,
     /// Of the current life of reader, lane and keeper.
     life: Mutex<Option<Life>>,
     /// What former lives counted.
@@ -69,6 +70,10 @@ impl<C: Clock> Outlook<C> {
             board,
             metrics: Arc::new(metrics),
             retention: Retention::default(),
+            poll_interval: config
+                .source
+                .poll_interval()
+                .map_or(0, |every| every.as_micros() as Micros),
             life: Mutex::default(),
             before: Mutex::default(),
             stopped: Mutex::default(),
@@ -147,6 +152,7 @@ impl<C: Clock> Outlook<C> {
             elapsed: self.clock.elapsed(),
             ttl: self.retention.ttl(),
             retained_from: self.retention.oldest(self.source_time()),
+            poll_interval: self.poll_interval,
             read_lag: self.metrics.reading.current_lag(),
             dead_letters_pending: self.metrics.delivery.dead_letters_pending.get().max(0) as u64,
             ..View::default()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crds::RelayConfig;
 use crds::dead_letter::DeadLetterTarget;
 use crds::sink::{Guarantee, journal_topic};
-use crds::source::Cleanup;
+use crds::source::{Cleanup, Mode};
 use scylla::client::session::Session;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,6 +16,7 @@ use super::outlook::Outlook;
 use super::tables;
 use crate::cdc_log::session::{ConnectError, connect};
 use crate::cdc_log::table::OutboxTable;
+use crate::cdc_log::unlogged::{Source as ChangeSource, Unlogged};
 use crate::cdc_log::{ScyllaLog, consistency};
 use crate::dead_letters::Targets;
 use crate::dead_letters::table::TableDeadLetters;
@@ -26,7 +27,7 @@ use crate::deliver::transactions::Transacting;
 use crate::fitness::{self, Severity};
 use crate::health::Part;
 use crate::journal::Incarnation;
-use crate::outbox::{ScyllaOutbox, dated_by};
+use crate::outbox::{Scan, ScyllaOutbox};
 use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, Outbox, Transactions};
 use crate::state::scylla::ScyllaState;
 
@@ -35,7 +36,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// What the work stands on. Made once; lives as long as the process.
-pub struct Ground<L = ScyllaLog, S = ScyllaState, B = KafkaBroker, D = Targets> {
+pub struct Ground<L = ChangeSource, S = ScyllaState, B = KafkaBroker, D = Targets> {
     pub table: OutboxTable,
     pub log: Arc<L>,
     pub state: Arc<S>,
@@ -217,12 +218,16 @@ async fn open_log(
     session: &Arc<Session>,
     table: &OutboxTable,
     preparer: &Preparer,
-) -> Result<(ScyllaLog, Option<crate::model::Micros>), Why> {
+) -> Result<(ChangeSource, Option<crate::model::Micros>), Why> {
     let open = async || -> Result<_, LogError> {
+        if config.source.mode == Mode::Polling {
+            let table = Unlogged::open(session.clone(), table).await?;
+            return Ok((ChangeSource::Table(table), None));
+        }
         let consistency = consistency(config.source.consistency);
         let log = ScyllaLog::open(session.clone(), table, preparer.columns(), consistency).await?;
         let first_set = log.stream_sets().await?.first().map(|set| set.start);
-        Ok((log, first_set))
+        Ok((ChangeSource::Log(Box::new(log)), first_set))
     };
     open()
         .await
@@ -243,10 +248,13 @@ async fn open_outbox(
     }
     outlook.board().add(Part::Cleanup, outlook.clock().now());
     let (consistency, columns) = (consistency(config.source.consistency), preparer.columns());
-    let written = config.source.reconcile.as_ref();
-    let written = written.and_then(|_| dated_by(table, columns));
+    let scan = match (config.source.mode, &config.source.reconcile) {
+        (Mode::Polling, _) => Scan::Poll,
+        (Mode::Streaming, Some(_)) => Scan::Reconcile,
+        (Mode::Streaming, None) => Scan::Never,
+    };
     let opened = wait(outlook, stop, Part::Cleanup, async || {
-        let opened = ScyllaOutbox::open(session.clone(), table, columns, written, consistency).await;
+        let opened = ScyllaOutbox::open(session.clone(), table, columns, scan, consistency).await;
         opened.map_err(|error| Why::new(error.category(), error.to_string()))
     });
     let opened: Arc<dyn Outbox> = Arc::new(opened.await?);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crds::RelayConfig;
 use crds::dead_letter::OnAggregate;
 use crds::sink::journal_topic;
-use crds::source::{Cleanup as CleanupMode, OnChange, StartFrom};
+use crds::source::{Cleanup as CleanupMode, Mode, OnChange, StartFrom};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -28,6 +28,7 @@ use crate::ports::{Broker, ChangeLog, Clock, DeadLetters, StateStore};
 use crate::reconcile::{Reconciler, Target};
 use crate::replay::Replayer;
 use crate::source::limiter::Limits;
+use crate::source::polling::Poller;
 use crate::source::reader::{Command, Reader};
 use crate::source::record::Rules;
 use crate::source::retention::{Retention, Start};
@@ -74,7 +75,7 @@ where
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let (events, delivered) = mpsc::channel(EVENT_BATCHES);
     let retention = outlook.retention();
-    retention.begin(ground.table.cdc.ttl);
+    retention.begin(rows_stay(&config, &ground));
     let now_is_the_start = config.source.start_from == StartFrom::Now;
     if !source_clock(&outlook, ground.log.as_ref(), now_is_the_start, &stop).await {
         return Ok(());
@@ -101,14 +102,15 @@ where
         control: parts.control.clone(),
     });
     // Each ends when its own token is cancelled: in this order when the process stops.
-    let tokens = [
-        CancellationToken::new(),
-        CancellationToken::new(),
-        CancellationToken::new(),
-    ];
-    let [stop_reading, stop_delivering, stop_keeping] = &tokens;
-    let mut tidying = JoinSet::new();
-    parts.tidy(&events, &mut tidying, stop_reading);
+    let tokens: [CancellationToken; 4] = std::array::from_fn(|_| CancellationToken::new());
+    let [stop_reading, stop_delivering, stop_deleting, stop_keeping] = &tokens;
+    let (mut tidying, mut deleting) = (JoinSet::new(), JoinSet::new());
+    if parts.polls() {
+        parts.delete(&mut deleting, stop_deleting);
+    } else {
+        parts.delete(&mut tidying, stop_reading);
+        parts.reconcile(&events, &mut tidying, stop_reading);
+    }
     parts.replay(&mut tidying, stop_reading);
     let mut reading = JoinSet::new();
     reading.spawn(silent(parts.read(events, obeyed, stop_reading.clone())));
@@ -130,10 +132,10 @@ where
     if stop.is_cancelled() {
         parts.outlook.draining();
     }
-    for (token, tasks) in tokens.iter().zip([&mut reading, &mut delivering, &mut keeping]) {
-        token.cancel();
-        while tasks.join_next().await.is_some() {}
-    }
+    end(stop_reading, &mut reading).await;
+    end(stop_delivering, &mut delivering).await;
+    end(stop_deleting, &mut deleting).await;
+    end(stop_keeping, &mut keeping).await;
     while watch.join_next().await.is_some() {}
     while tidying.join_next().await.is_some() {}
     let Some((part, ended)) = failed else {
@@ -147,6 +149,14 @@ where
     Err(WorkError { part, reason })
 }
 
+/// What is read stays for so long; None is for ever.
+fn rows_stay<L, S, B, D>(config: &RelayConfig, ground: &Ground<L, S, B, D>) -> Option<Duration> {
+    match config.source.mode {
+        Mode::Streaming => ground.table.cdc.ttl,
+        Mode::Polling => ground.table.ttl,
+    }
+}
+
 fn ledger_for<L, S, B, D>(ground: &Ground<L, S, B, D>) -> Ledger {
     let ledger = Ledger::default();
     if ground.outbox.is_some() {
@@ -154,6 +164,11 @@ fn ledger_for<L, S, B, D>(ground: &Ground<L, S, B, D>) -> Ledger {
     } else {
         ledger
     }
+}
+
+async fn end<T: 'static>(token: &CancellationToken, tasks: &mut JoinSet<T>) {
+    token.cancel();
+    while tasks.join_next().await.is_some() {}
 }
 
 /// A part that has no reason to end.
@@ -248,7 +263,14 @@ where
             retention: self.retention.clone(),
             on_gap: self.config.source.on_retention_gap,
             exactly_once: self.exactly_once.is_some(),
-            sweep_lag: Micros::from(self.config.source.horizon_seconds) * SECOND + SWEEP_SLACK,
+            polls: self.polls(),
+            sweep_lag: Micros::from(self.config.source.horizon_seconds) * SECOND
+                + SWEEP_SLACK
+                + self
+                    .config
+                    .source
+                    .poll_interval()
+                    .map_or(0, |every| 2 * every.as_micros() as Micros),
             gaps: Mutex::default(),
         }
     }
@@ -307,19 +329,31 @@ where
             board: self.outlook.board().clone(),
         };
         let (board, clock) = (self.outlook.board().clone(), self.outlook.clock());
+        let polled = source.poll_interval().zip(self.ground.outbox.clone());
+        let seed = self.ground.seed;
         async move {
-            let make = || reader.clone().run(stop.clone());
-            supervise(Part::Source, &board, clock.as_ref(), &stop, make).await;
+            let (part, clock) = (Part::Source, clock.as_ref());
+            if let Some((interval, outbox)) = polled {
+                let poller = Poller {
+                    with: reader,
+                    outbox,
+                    interval,
+                    seed,
+                };
+                supervise(part, &board, clock, &stop, || poller.clone().run(stop.clone())).await;
+            } else {
+                supervise(part, &board, clock, &stop, || reader.clone().run(stop.clone())).await;
+            }
         }
     }
 
-    /// Deletes rows, and looks for those that were never read, where that is wanted. Neither holds up the end.
-    fn tidy(
-        &self,
-        events: &mpsc::Sender<Vec<crate::event::SourceEvent>>,
-        tasks: &mut JoinSet<()>,
-        stop: &CancellationToken,
-    ) {
+    /// Whether events are found in the table itself.
+    fn polls(&self) -> bool {
+        self.config.source.poll_interval().is_some()
+    }
+
+    /// Deletes rows, where that is wanted.
+    fn delete(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         let (source, Some(outbox)) = (&self.config.source, &self.ground.outbox) else {
             return;
         };
@@ -329,11 +363,24 @@ where
             clock: self.outlook.clock(),
             retention: self.retention.clone(),
             deletes_per_second: source.load.deletes_per_second,
+            polled: self.polls(),
             ramp: source.load.ramp(),
             metrics: self.outlook.shared_metrics(),
             board: self.outlook.board().clone(),
         };
         self.keep_up(Part::Cleanup, tasks, stop, move |stop| cleanup.clone().run(stop));
+    }
+
+    /// Looks for rows that were never read, where that is wanted. Does not hold up the end.
+    fn reconcile(
+        &self,
+        events: &mpsc::Sender<Vec<crate::event::SourceEvent>>,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) {
+        let (source, Some(outbox)) = (&self.config.source, &self.ground.outbox) else {
+            return;
+        };
         let Some(reconcile) = &source.reconcile else {
             return;
         };

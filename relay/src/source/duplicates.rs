@@ -3,8 +3,11 @@
 //! Bounded in time and in number, so beyond the window a repeat is delivered. An event is known by 120 bits of hash:
 //! a collision would drop an event, and with a million in the window it has a probability of about 2⁻¹⁰⁰.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+
+use scylla::value::CqlValue;
 
 use crate::model::{Micros, RowId, SlotId};
 
@@ -108,6 +111,19 @@ impl Hasher for Hashed {
 
     fn finish(&self) -> u64 {
         self.0
+    }
+}
+
+/// The bytes by which an event id is compared. None for types that no event id has.
+pub(super) fn id_bytes(value: &CqlValue) -> Option<Cow<'_, [u8]>> {
+    match value {
+        CqlValue::Uuid(id) => Some(Cow::Owned(id.as_bytes().to_vec())),
+        CqlValue::Timeuuid(id) => Some(Cow::Owned(id.as_bytes().to_vec())),
+        CqlValue::Text(text) | CqlValue::Ascii(text) => Some(Cow::Borrowed(text.as_bytes())),
+        CqlValue::Blob(bytes) => Some(Cow::Borrowed(bytes)),
+        CqlValue::BigInt(number) => Some(Cow::Owned(number.to_be_bytes().to_vec())),
+        CqlValue::Int(number) => Some(Cow::Owned(number.to_be_bytes().to_vec())),
+        _ => None,
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Config {
 
 impl Config {
     /// Of what was written this long before a query started, by our clock, the query shows all that it ever will.
-    fn grace(&self) -> Micros {
+    pub(super) fn grace(&self) -> Micros {
         self.horizon + SKEW
     }
 }

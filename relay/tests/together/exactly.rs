@@ -165,7 +165,7 @@ async fn poisoned(stack: &Stack) {
     let relay = start(&flow, "1/1");
     load.await.unwrap();
     let session = SessionBuilder::new()
-        .known_node_addr(stack.node.addr())
+        .known_node_addr(stack.sandbox().addr())
         .build()
         .await
         .unwrap();
@@ -255,7 +255,7 @@ async fn empty(stack: &Stack, topic: &str) {
     alter(stack, topic, "cleanup.policy", "compact").await;
 }
 
-async fn alter(stack: &Stack, topic: &str, setting: &str, value: &str) {
+pub(crate) async fn alter(stack: &Stack, topic: &str, setting: &str, value: &str) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &stack.broker.cluster().bootstrap);
     let admin: AdminClient<DefaultClientContext> = config.create().unwrap();

@@ -10,6 +10,7 @@
 
 mod exactly;
 mod overload;
+mod polled;
 mod process;
 mod several;
 mod stack;

@@ -128,7 +128,7 @@ async fn slow_broker(stack: &Stack, load: tokio::task::JoinHandle<()>) {
 async fn slow_scylladb(stack: &Stack, load: tokio::task::JoinHandle<()>) {
     let rule = Rule::slow(SLOW).statement(LOG);
     let began = tokio::time::Instant::now();
-    let rule = stack.node.faults().add(rule).unwrap();
+    let rule = stack.sandbox().faults().add(rule).unwrap();
     load.await.unwrap();
     let asked = hits(stack, rule);
     let most = began.elapsed().as_millis() as u64 / SLOW.as_millis() as u64 * QUERIES + 2 * QUERIES;
@@ -137,13 +137,13 @@ async fn slow_scylladb(stack: &Stack, load: tokio::task::JoinHandle<()>) {
         "{asked} queries in {:?}, not {most}",
         began.elapsed()
     );
-    stack.node.faults().remove(rule);
+    stack.sandbox().faults().remove(rule);
 }
 
 /// It refuses what is asked of it, so it is asked less.
 async fn overloaded_scylladb(stack: &Stack, relay: &Relay, load: tokio::task::JoinHandle<()>) {
     let rule = Rule::error(ErrorName::Overloaded).statement(LOG);
-    let rule = stack.node.faults().add(rule).unwrap();
+    let rule = stack.sandbox().faults().add(rule).unwrap();
     tokio::task::block_in_place(|| {
         wait("fewer queries at a time", || {
             value(&relay.metrics(), "outbox_relay_cql_queries_allowed") < QUERIES
@@ -152,9 +152,9 @@ async fn overloaded_scylladb(stack: &Stack, relay: &Relay, load: tokio::task::Jo
     load.await.unwrap();
     let asked = hits(stack, rule);
     eprintln!("{asked} queries of an overloaded ScyllaDB");
-    stack.node.faults().remove(rule);
+    stack.sandbox().faults().remove(rule);
 }
 
 fn hits(stack: &Stack, id: u64) -> u64 {
-    stack.node.faults().get(id).unwrap().hits
+    stack.sandbox().faults().get(id).unwrap().hits
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use orders::broker::Broker;
@@ -25,8 +26,10 @@ pub(crate) const LEASE: Duration = Duration::from_secs(4);
 pub(crate) const RATE: u32 = 200;
 
 pub(crate) struct Stack {
-    pub(crate) node: Sandbox,
-    pub(crate) broker: Broker,
+    /// None: another database, which `address` names.
+    node: Option<Sandbox>,
+    pub(crate) address: String,
+    pub(crate) broker: Arc<Broker>,
     pub(crate) session: Session,
     folder: tempfile::TempDir,
 }
@@ -51,23 +54,33 @@ impl Stack {
     }
 
     pub(crate) async fn of_nodes(nodes: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let node = Sandbox::builder().nodes(nodes).start().await.unwrap();
-        let session = SessionBuilder::new()
-            .known_node_addr(node.addr())
-            .build()
-            .await
-            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("kafka");
         let broker = tokio::task::spawn_blocking(move || Broker::start_secure(&dir).unwrap())
             .await
             .unwrap();
+        let address = node.addr().to_string();
         Self {
-            node,
+            node: Some(node),
+            ..Self::on(address, Arc::new(broker), folder).await
+        }
+    }
+
+    /// A database that is there, and a broker that others use as well.
+    pub(crate) async fn on(address: String, broker: Arc<Broker>, folder: tempfile::TempDir) -> Self {
+        let session = SessionBuilder::new().known_node(&address).build().await.unwrap();
+        Self {
+            node: None,
+            address,
             broker,
             session,
             folder,
         }
+    }
+
+    pub(crate) fn sandbox(&self) -> &Sandbox {
+        self.node.as_ref().expect("the database is a sandbox")
     }
 
     pub(crate) async fn flow(&self, name: &'static str) -> Flow<'_> {
@@ -75,21 +88,29 @@ impl Stack {
     }
 
     pub(crate) async fn flow_with(&self, name: &'static str, guarantee: Guarantee) -> Flow<'_> {
-        self.flow_in(name, guarantee, "").await
+        self.flow_in(name, guarantee, |schema| schema).await
     }
 
     pub(crate) async fn flow_on_tablets(&self, name: &'static str) -> Flow<'_> {
-        self.flow_in(name, Guarantee::AtLeastOnce, " AND tablets = {'enabled': true}")
-            .await
+        let tablets = |schema: String| {
+            let replication = "'replication_factor': 1}";
+            schema.replace(
+                replication,
+                &format!("{replication} AND tablets = {{'enabled': true}}"),
+            )
+        };
+        self.flow_in(name, Guarantee::AtLeastOnce, tablets).await
     }
 
-    async fn flow_in(&self, name: &'static str, guarantee: Guarantee, keyspace: &str) -> Flow<'_> {
-        let schema = include_str!("../../../examples/orders/schema.cql")
-            .replace("orders_ks", name)
-            .replace(
-                "'replication_factor': 1}",
-                &format!("'replication_factor': 1}}{keyspace}"),
-            );
+    /// The schema is that of the order service, and what `altered` makes of it.
+    pub(crate) async fn flow_in(
+        &self,
+        name: &'static str,
+        guarantee: Guarantee,
+        altered: impl Fn(String) -> String,
+    ) -> Flow<'_> {
+        let schema = include_str!("../../../examples/orders/schema.cql");
+        let schema = altered(schema.replace("orders_ks", name));
         for statement in statements(&schema) {
             self.session.query_unpaged(statement.as_str(), ()).await.unwrap();
         }
@@ -106,7 +127,7 @@ impl Stack {
 
     /// A configuration in the contract's words.
     pub(crate) fn config(&self, name: &str, sink: &str) -> String {
-        let (node, lease) = (self.node.addr(), LEASE.as_secs());
+        let (node, lease) = (&self.address, LEASE.as_secs());
         format!(
             "identity: test.{name}\nsource: {{contactPoints: [\"{node}\"], keyspace: {name}, table: outbox_messages}}\n\
              sink: {sink}\nstate: {{leaseSeconds: {lease}, checkpointIntervalMilliseconds: 500}}\n"
@@ -154,7 +175,7 @@ impl Flow<'_> {
         large: Option<(u64, usize)>,
     ) -> JoinHandle<()> {
         let session = SessionBuilder::new()
-            .known_node_addr(self.stack.node.addr())
+            .known_node(&self.stack.address)
             .build()
             .await
             .unwrap();

@@ -66,7 +66,7 @@ pub(crate) async fn parked(stack: &Stack) {
     lose(stack, "parked");
     flow.load(2).await.await.unwrap();
     let session = SessionBuilder::new()
-        .known_node_addr(stack.node.addr())
+        .known_node_addr(stack.sandbox().addr())
         .build()
         .await
         .unwrap();
@@ -106,11 +106,11 @@ fn lose(stack: &Stack, keyspace: &str) {
     let rule = Rule::lost_log_rows()
         .table(&format!("{keyspace}.outbox_messages"))
         .times(LOST);
-    stack.node.faults().add(rule).unwrap();
+    stack.sandbox().faults().add(rule).unwrap();
 }
 
 /// Waits until no row is left; what the metrics say then.
-async fn emptied(stack: &Stack, keyspace: &str, relay: &Relay) -> String {
+pub(crate) async fn emptied(stack: &Stack, keyspace: &str, relay: &Relay) -> String {
     let left = format!("SELECT count(*) FROM {keyspace}.outbox_messages");
     for _ in 0..300 {
         let rows = stack.session.query_unpaged(left.as_str(), ()).await.unwrap();
@@ -136,7 +136,7 @@ async fn operations(stack: &Stack, keyspace: &str) -> Vec<(i8, usize)> {
     counts.into_iter().collect()
 }
 
-fn value(metrics: &str, name: &str) -> u64 {
+pub(crate) fn value(metrics: &str, name: &str) -> u64 {
     let line = metrics.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
         .unwrap_or(0)
@@ -144,7 +144,12 @@ fn value(metrics: &str, name: &str) -> u64 {
 
 impl Flow<'_> {
     fn tidy(&mut self, guarantee: Guarantee) {
-        let text = self.text(guarantee).replace("table", TIDY);
+        self.with_source(guarantee, TIDY);
+    }
+
+    /// `source` are fields of the section, and the word `table` at the end.
+    pub(crate) fn with_source(&mut self, guarantee: Guarantee, source: &str) {
+        let text = self.text(guarantee).replace("table", source);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         self.configure(file);

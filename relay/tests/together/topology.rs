@@ -55,7 +55,7 @@ async fn generations(stack: &Stack) {
             publish,
             learn: 0,
         };
-        stack.node.cdc().switch_generation(None, delays);
+        stack.sandbox().cdc().switch_generation(None, delays);
     };
     switch(SECOND, 0);
     let suspended = relays.pop().unwrap();
@@ -69,9 +69,9 @@ async fn generations(stack: &Stack) {
         .await;
     owned(&relays, &[32, 32]);
     switch(0, 3 * SECOND);
-    stack.node.stop_node(2).await.unwrap();
+    stack.sandbox().stop_node(2).await.unwrap();
     sleep(Duration::from_secs(2)).await;
-    stack.node.start_node(2).await.unwrap();
+    stack.sandbox().start_node(2).await.unwrap();
     flow.cql("ALTER TABLE generations.outbox_messages DROP note")
         .await;
     flow.cql("TRUNCATE generations.outbox_messages").await;
@@ -92,7 +92,7 @@ async fn tablets(stack: &Stack) {
             learn: 0,
         };
         let changed = stack
-            .node
+            .sandbox()
             .cdc()
             .change_tablets("tablets", "outbox_messages", change, delays);
         changed.unwrap();

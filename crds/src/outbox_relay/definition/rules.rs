@@ -122,6 +122,31 @@ pub(super) const RULES: &[Rule] = &[
         message: "source.onChange must be Ignore with source.reconcile",
     },
     Rule {
+        at: "source",
+        rule: "!has(self.mode) || self.mode != 'Polling' || has(self.cleanup) && self.cleanup == 'Delete'",
+        message: "source.cleanup must be Delete with source.mode Polling",
+    },
+    Rule {
+        at: "source",
+        rule: "!has(self.mode) || self.mode != 'Polling' || !has(self.onChange) || self.onChange == 'Ignore'",
+        message: "source.onChange must be Ignore with source.mode Polling",
+    },
+    Rule {
+        at: "source",
+        rule: "!has(self.mode) || self.mode != 'Polling' || !has(self.consistency) || !self.consistency.endsWith('One')",
+        message: "source.consistency must be LocalQuorum, Quorum or All with source.mode Polling",
+    },
+    Rule {
+        at: "source",
+        rule: "!has(self.mode) || self.mode != 'Polling' || !has(self.reconcile)",
+        message: "source.reconcile must not be given with source.mode Polling",
+    },
+    Rule {
+        at: "",
+        rule: "self.source.mode != 'Polling' || self.sink.guarantee == 'AtLeastOnce'",
+        message: "sink.guarantee must be AtLeastOnce with source.mode Polling",
+    },
+    Rule {
         at: "sink",
         rule: "(self.key == 'Column') == has(self.keyColumn)",
         message: "sink.keyColumn must be given with sink.key Column, and only then",

@@ -213,3 +213,36 @@ fn a_found_row_is_on_its_way_once_and_due_when_resolved() {
     ledger.close(slot());
     assert!(!find(&mut ledger), "not ours");
 }
+
+/// What a poller or reconciliation finds in the table needs no checkpoint: the row itself says that it is not done with.
+#[test]
+fn a_found_row_is_known_until_it_is_gone_and_while_a_page_may_still_show_it() {
+    for bound in [0, 99 * SECOND] {
+        let mut ledger = open(bound, &[]);
+        let known = |ledger: &Ledger| ledger.known(slot(), AT, RowId(1));
+        assert!(ledger.find(slot(), AT, RowId(1), &key(1)));
+        assert!(!ledger.find(slot(), AT, RowId(1), &key(1)), "it is on its way");
+        assert_eq!(known(&ledger), Known::Taken);
+        let owned = ledger.slot(slot()).unwrap();
+        assert_eq!((owned.oldest_in_flight(), owned.taken()), (Some(AT), 1));
+        ledger.resolve(slot(), AT, RowId(1));
+        assert_ne!(known(&ledger), Known::Taken);
+        assert_eq!((ledger.undeleted(), ledger.found_in_flight()), (1, 0));
+        let owned = ledger.slot(slot()).unwrap();
+        assert_eq!((owned.oldest_in_flight(), owned.oldest_found()), (None, Some(AT)));
+        assert_eq!(due(&mut ledger), [1]);
+        ledger.page_begins(slot());
+        ledger.deleted(slot(), RowId(1));
+        assert_eq!(ledger.undeleted(), 0);
+        assert!(
+            !ledger.find(slot(), AT, RowId(1), &key(1)),
+            "the page was asked for before"
+        );
+        ledger.page_ends(slot());
+        ledger.page_begins(slot());
+        assert!(
+            ledger.find(slot(), AT, RowId(1), &key(1)),
+            "somebody wrote it again"
+        );
+    }
+}

@@ -53,6 +53,7 @@ impl Scene {
             outlook,
             on_gap,
             exactly_once: false,
+            polls: false,
             sweep_lag: HORIZON,
             gaps: Mutex::default(),
         };

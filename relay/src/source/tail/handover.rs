@@ -1,19 +1,14 @@
 //! Decides for each change that was read: known, ignored, a repeat, or an event to hand over; and whether it is late.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
-
-use scylla::value::CqlValue;
+use std::collections::BTreeMap;
 
 use crate::event::SourceEvent;
 use crate::ledger::{Known, Ledger};
 use crate::model::{CdcTime, Micros, SLOTS, SlotId, SlotSet};
 use crate::ports::Operation;
-use crate::source::duplicates::Duplicates;
+use crate::source::duplicates::{Duplicates, id_bytes};
+use crate::source::newest::Newest;
 use crate::source::record::{Change, Verdict};
-
-/// A slot's map is pruned when it has grown to twice what the last pruning left, and this many.
-const PRUNE_SLACK: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Handover {
@@ -36,13 +31,6 @@ pub struct Counts {
     pub known: u64,
     /// Events of records whose end did not become readable within the horizon.
     pub broken: u64,
-}
-
-/// Per token of a partition key, the newest position that was handed over: 16 bytes per aggregate of the horizon.
-#[derive(Debug, Default)]
-struct Newest {
-    by_token: HashMap<i64, i64>,
-    pruned_len: usize,
 }
 
 impl Handover {
@@ -139,14 +127,7 @@ impl Handover {
 
     /// Remembers the change as handed over; says whether a later one of its aggregate was before.
     fn note(&mut self, slot: SlotId, change: &Change) -> bool {
-        let order = order_of(change.position.time);
-        let newest = self.newest[slot.index()]
-            .by_token
-            .entry(change.token)
-            .or_insert(order);
-        let late = *newest > order;
-        *newest = order.max(*newest);
-        late
+        self.newest[slot.index()].note(change.token, order_of(change.position.time))
     }
 
     fn is_repeat(&mut self, slot: SlotId, change: &Change, now: Micros) -> bool {
@@ -163,13 +144,7 @@ impl Handover {
 
     /// Nothing below the bound can surface any more, so nothing has to be compared with it.
     pub(super) fn prune(&mut self, slot: SlotId, bound: Micros) {
-        let newest = &mut self.newest[slot.index()];
-        if newest.by_token.len() > 2 * newest.pruned_len + PRUNE_SLACK {
-            let bound = order_of(CdcTime::min_of(bound));
-            newest.by_token.retain(|_, order| *order >= bound);
-            newest.by_token.shrink_to_fit();
-            newest.pruned_len = newest.by_token.len();
-        }
+        self.newest[slot.index()].prune(order_of(CdcTime::min_of(bound)));
     }
 
     pub(super) fn forget(&mut self, slot: SlotId) {
@@ -183,19 +158,6 @@ impl Handover {
 fn order_of(time: CdcTime) -> i64 {
     let low = time.0.as_u128() as u64 ^ 0x8080_8080_8080_8080;
     (time.micros() << 12) | (low >> 52) as i64
-}
-
-/// The bytes by which an event id is compared. None for types that no event id has.
-fn id_bytes(value: &CqlValue) -> Option<Cow<'_, [u8]>> {
-    match value {
-        CqlValue::Uuid(id) => Some(Cow::Owned(id.as_bytes().to_vec())),
-        CqlValue::Timeuuid(id) => Some(Cow::Owned(id.as_bytes().to_vec())),
-        CqlValue::Text(text) | CqlValue::Ascii(text) => Some(Cow::Borrowed(text.as_bytes())),
-        CqlValue::Blob(bytes) => Some(Cow::Borrowed(bytes)),
-        CqlValue::BigInt(number) => Some(Cow::Owned(number.to_be_bytes().to_vec())),
-        CqlValue::Int(number) => Some(Cow::Owned(number.to_be_bytes().to_vec())),
-        _ => None,
-    }
 }
 
 /// Stable name for metric labels.
