@@ -271,7 +271,7 @@ fn modules_that_decide_know_neither_driver_nor_broker() {
         &[
             "cdc_log",
             "state/scylla",
-            "dead_letters/table.rs",
+            "dead_letters/table",
             "outbox.rs",
             "cli/check.rs",
             "run/prepare.rs",
