@@ -111,9 +111,9 @@ query-load: ## what the relay asks of ScyllaDB, per cursor, stream and event: RA
 	@scripts/query-load.sh
 
 .PHONY: bench-operator
-bench-operator: ## a thousand OutboxRelays on a real API server: time, memory and requests of the operator; some 6 minutes
+bench-operator: ## a thousand OutboxRelays on a real API server: time, memory and requests of the operator; some 6 minutes once built
 	@scripts/kubernetes.sh install
-	cargo test --workspace --all-features --test kubernetes -- --ignored --nocapture bench::
+	cargo test --profile $(or $(PROFILE),release) --workspace --all-features --test kubernetes -- --ignored --nocapture bench::
 
 .PHONY: metrics
 metrics: ## what the relay of `make dev` counts

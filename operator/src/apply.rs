@@ -1,11 +1,12 @@
 //! Making children true: server-side apply with one field manager. A child is applied again when what is wanted of it
-//! has changed, or when somebody else has changed it.
+//! has changed, or when somebody else has changed it. One that no watch shows is applied on condition that there is none:
+//! so nobody has to look first, and what somebody else makes at the same moment is not taken over either.
 
 use crate::child::{Child, Kind};
 use crate::names::MANAGER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, ValidationDirective};
-use kube::core::Status;
+use kube::core::{PartialObjectMeta, Status};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -106,6 +107,24 @@ pub struct Owner<'a> {
 
 type Key = (Kind, String, String);
 
+/// What is asked back of an object.
+type Metadata = PartialObjectMeta<DynamicObject>;
+
+/// What became of a child that was to be made true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It was already; the API server was not asked.
+    Already,
+    /// It was there, and is as it must be.
+    Changed,
+    /// There was none.
+    Made(SeenObject),
+}
+
+/// A version that no object has: the first write to an empty etcd is number 2. Applied with it, an object is made, and one
+/// that exists is refused as a conflict.
+const OF_NOTHING: &str = "1";
+
 /// Applies and removes.
 pub struct Applier {
     client: Client,
@@ -122,7 +141,8 @@ impl Applier {
         }
     }
 
-    /// Makes sure that a child is the owner's, or is not there: nobody else's object is ever adopted.
+    /// Makes sure that a child is the owner's, or is not there. The API server is asked for what no watch shows: without the
+    /// operator's labels an object may exist all the same.
     ///
     /// # Errors
     /// See [`ApplyError`].
@@ -132,28 +152,19 @@ impl Applier {
         child: &Child,
         seen: Option<&SeenObject>,
     ) -> Result<(), ApplyError> {
-        if self.is_current(&key(owner, child.kind, &child.name), &child.checksum(), seen) {
-            return Ok(());
-        }
         let looked;
         let seen = match seen {
             Some(seen) => Some(seen),
-            // Without the operator's labels it is not watched, and may exist all the same.
+            None if self.is_current(&key(owner, child.kind, &child.name), &child.checksum(), seen) => None,
             None => {
                 looked = self.look(owner, child.kind, &child.name).await?;
                 looked.as_ref()
             }
         };
-        match seen {
-            Some(seen) if seen.owner.as_deref() != Some(owner.uid) => Err(ApplyError::Foreign {
-                kind: child.kind,
-                name: child.name.clone(),
-            }),
-            _ => Ok(()),
-        }
+        seen.map_or(Ok(()), |seen| of_owner(owner, child, seen))
     }
 
-    /// Makes a child that was admitted true, given what a watch shows of it; true if the API server was asked to.
+    /// Makes a child true, given what a watch shows of it: nobody else's object is ever adopted.
     ///
     /// # Errors
     /// See [`ApplyError`].
@@ -162,23 +173,63 @@ impl Applier {
         owner: Owner<'_>,
         child: &Child,
         seen: Option<&SeenObject>,
-    ) -> Result<bool, ApplyError> {
+    ) -> Result<Applied, ApplyError> {
         let key = key(owner, child.kind, &child.name);
         let checksum = child.checksum();
         if self.is_current(&key, &checksum, seen) {
-            return Ok(false);
+            return Ok(Applied::Already);
         }
+        let failed = |error| refused_or_failed(child.kind, &child.name, error);
+        let (applied, made) = match seen {
+            Some(seen) => {
+                of_owner(owner, child, seen)?;
+                (
+                    self.patch(owner, child, &child.object).await.map_err(failed)?,
+                    false,
+                )
+            }
+            None => match self.make(owner, child).await {
+                Ok(made) => (made, true),
+                Err(kube::Error::Api(status)) if status.is_conflict() => {
+                    // The watch lags behind, or it has not the labels by which it would be watched.
+                    if let Some(seen) = self.look(owner, child.kind, &child.name).await? {
+                        of_owner(owner, child, &seen)?;
+                    }
+                    (
+                        self.patch(owner, child, &child.object).await.map_err(failed)?,
+                        false,
+                    )
+                }
+                Err(error) => return Err(failed(error)),
+            },
+        };
+        let seen = SeenObject::of(&applied.metadata);
+        self.applied.lock().insert(key, (checksum, seen.version));
+        Ok(if made {
+            Applied::Made(seen)
+        } else {
+            Applied::Changed
+        })
+    }
+
+    async fn make(&self, owner: Owner<'_>, child: &Child) -> Result<Metadata, kube::Error> {
+        let mut object = child.object.clone();
+        object["metadata"]["resourceVersion"] = serde_json::json!(OF_NOTHING);
+        self.patch(owner, child, &object).await
+    }
+
+    async fn patch(
+        &self,
+        owner: Owner<'_>,
+        child: &Child,
+        object: &serde_json::Value,
+    ) -> Result<Metadata, kube::Error> {
         let parameters = PatchParams::apply(MANAGER)
             .force()
             .validation(ValidationDirective::Strict);
-        let applied = self
-            .api(owner, child.kind)
-            .patch(&child.name, &parameters, &Patch::Apply(&child.object))
+        self.api(owner, child.kind)
+            .patch_metadata(&child.name, &parameters, &Patch::Apply(object))
             .await
-            .map_err(|error| refused_or_failed(child.kind, &child.name, error))?;
-        let version = SeenObject::of(&applied.metadata).version;
-        self.applied.lock().insert(key, (checksum, version));
-        Ok(true)
     }
 
     /// Removes an object if it belongs to the owner; what is not there is removed.
@@ -266,6 +317,16 @@ impl Applier {
     fn api(&self, owner: Owner<'_>, kind: Kind) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), owner.namespace, &kind.resource())
     }
+}
+
+fn of_owner(owner: Owner<'_>, child: &Child, seen: &SeenObject) -> Result<(), ApplyError> {
+    if seen.owner.as_deref() == Some(owner.uid) {
+        return Ok(());
+    }
+    Err(ApplyError::Foreign {
+        kind: child.kind,
+        name: child.name.clone(),
+    })
 }
 
 fn key(owner: Owner<'_>, kind: Kind, name: &str) -> Key {

@@ -18,7 +18,7 @@ use crds::outbox_relay::OutboxRelay;
 use crds::outbox_relay::status::{OutboxRelayStatus, condition};
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, ValidationDirective};
 use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
@@ -127,6 +127,8 @@ struct Memory {
     written: Option<(Instant, OutboxRelayStatus)>,
     /// Whether a ServiceMonitor that is not wanted was looked for.
     unmonitored: bool,
+    /// Whether somebody else has the name of a child: then all names are looked at before anything is made.
+    contested: bool,
 }
 
 impl Operator {
@@ -311,7 +313,10 @@ impl Operator {
             "metadata": {"uid": relay.uid()},
             "status": status,
         });
-        let parameters = PatchParams::apply(names::MANAGER).force();
+        // What the definition does not know is dropped in any case; checking for it would be a tenth of the work.
+        let parameters = PatchParams::apply(names::MANAGER)
+            .force()
+            .validation(ValidationDirective::Ignore);
         match api
             .patch_status(&relay.name_any(), &parameters, &Patch::Apply(patch))
             .await

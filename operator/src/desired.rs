@@ -81,13 +81,16 @@ pub fn children(
     let make = Make::new(relay, &file, references, settings);
     let (mut shared, shares) = match relay.spec.placement {
         Placement::Deployments => {
-            let shared = vec![
+            let mut shared = vec![
                 make.config_map(&file),
                 make.service_account(),
                 make.service(names::selector(&make.name)),
-                make.disruption_budget(),
             ];
             let count = relay.spec.shares;
+            // Of a single relay it would hold back nothing: one at a time may always be evicted.
+            if count > 1 {
+                shared.push(make.disruption_budget());
+            }
             (
                 shared,
                 (1..=count).map(|index| make.share(index, count)).collect(),

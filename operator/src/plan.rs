@@ -25,6 +25,8 @@ pub struct SeenShare {
     pub ready: bool,
     /// Whether its controller has acted on the newest generation and no pod of a former one is left.
     pub settled: bool,
+    /// Whether it is as it was made: its pod is its first.
+    pub unchanged: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
 }
@@ -58,6 +60,8 @@ pub enum Waiting {
     Draining(Vec<String>),
     /// The share that must be ready before the next one is rolled.
     Rolling(String),
+    /// The share whose first pod is not there yet.
+    Starting(String),
 }
 
 /// The pods that must be gone before shares start. Sidecars hold back shares that would start beside them; for shares
@@ -139,7 +143,14 @@ pub fn plan(wanted: &[Share], seen: &[SeenShare], pods: &[SeenPod]) -> Plan {
         plan.waiting = rolling.map(Waiting::Rolling);
     } else {
         // All was applied, and the last of it still happens: what answers may be a former relay.
-        plan.waiting = unsettled.map(|known| Waiting::Rolling(known.label.clone()));
+        plan.waiting = unsettled.map(|known| {
+            let label = known.label.clone();
+            if known.unchanged {
+                Waiting::Starting(label)
+            } else {
+                Waiting::Rolling(label)
+            }
+        });
     }
     plan
 }
@@ -178,6 +189,7 @@ mod tests {
                     replicas: i32::from(!words.contains(&"paused")),
                     ready: words.contains(&"ready"),
                     settled: !words.contains(&"moving"),
+                    unchanged: words.contains(&"new"),
                     deleting: words.contains(&"deleting"),
                 }
             })
@@ -270,6 +282,15 @@ mod tests {
         let unseen = ["1-of-2 a deleting"];
         check(&to, &unseen, &[], &[], &[], draining(&["d-1-of-2"]));
         check(&to, &[], &[], &[0, 1, 2], &[], None);
+    }
+
+    #[test]
+    fn a_first_start_is_no_roll() {
+        let to = wanted(1, "a", 1);
+        let starting = Some(Waiting::Starting("1-of-1".to_owned()));
+        check(&to, &["1-of-1 a moving new"], &[], &[0], &[], starting);
+        check(&to, &["1-of-1 a moving"], &[], &[0], &[], rolling("1-of-1"));
+        check(&to, &["1-of-1 a new"], &[], &[0], &[], None);
     }
 
     #[test]

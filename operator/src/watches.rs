@@ -4,7 +4,7 @@
 mod cache;
 mod pods;
 
-pub use pods::{RelayPod, last_words_of};
+pub use pods::{NOT_YET, RelayPod, last_words_of};
 
 use crate::apply::{Owner, SeenObject, controller_of};
 use crate::child::Kind;
@@ -28,6 +28,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
+
+/// Objects per answer while a watch lists what there is: a larger one is in memory whole, as text and as objects, and a
+/// thousand resources have thousands of each kind.
+const PAGE: u32 = 50;
 
 /// Triggers that wait for the queue. A watch waits when it is full; nothing is lost.
 const TRIGGERS: usize = 1024;
@@ -90,8 +94,7 @@ impl Start<'_> {
 
     fn relays(&mut self) -> Store<OutboxRelay> {
         let (reader, writer) = store();
-        let config = watcher::Config::default();
-        let touched = watcher(self.api::<OutboxRelay>(), config)
+        let touched = watcher(self.api::<OutboxRelay>(), config())
             .default_backoff()
             .modify(|relay| relay.managed_fields_mut().clear())
             .reflect(writer)
@@ -121,7 +124,7 @@ impl Start<'_> {
             let (index, reader) = (index.clone(), reader.clone());
             move |event: &watcher::Event<K>| index.follow(event, &reader)
         };
-        let touched = watcher(self.api::<K>(), watcher::Config::default().labels(labels))
+        let touched = watcher(self.api::<K>(), config().labels(labels))
             .default_backoff()
             .modify(move |object| {
                 object.managed_fields_mut().clear();
@@ -156,6 +159,10 @@ impl Start<'_> {
             }
         });
     }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
 }
 
 /// The resource that an object belongs to, by its label: pods are owned by ReplicaSets.
@@ -277,6 +284,7 @@ fn seen_share(deployment: &Deployment) -> SeenShare {
         replicas,
         ready: acted_on && current,
         settled,
+        unchanged: metadata.generation == Some(1),
         deleting: metadata.deletion_timestamp.is_some(),
     }
 }

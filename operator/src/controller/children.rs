@@ -1,7 +1,7 @@
 //! The first half of a pass: from the resource to its children.
 
 use super::{Identity, Operator};
-use crate::apply::{ApplyError, Owner};
+use crate::apply::{Applied, ApplyError, Owner, SeenObject};
 use crate::child::{Child, Kind};
 use crate::desired::{Children, NotWritable, References, children, wants_service_monitor};
 use crate::names;
@@ -24,6 +24,13 @@ pub(super) struct Made {
     pub(super) secrets_changed: Option<Timestamp>,
     /// Labels of shares whose Deployments are as they must be and ask for a pod, also where no watch shows them yet.
     pub(super) shares: Vec<String>,
+}
+
+/// A child that was made in this pass.
+pub(super) struct New {
+    kind: Kind,
+    name: String,
+    object: SeenObject,
 }
 
 impl Made {
@@ -52,7 +59,12 @@ impl Operator {
                 return Made::nothing(stopped.err().unwrap_or(outcome));
             }
         };
-        let made = self.make(relay, owner, &wanted, &shares).await;
+        let mut new = Vec::new();
+        let mut made = self.make(relay, owner, &wanted, &shares, &mut new).await;
+        if matches!(made, Err(ApplyError::Foreign { .. })) {
+            self.remember(relay, |memory| memory.contested = true);
+            made = self.take_back(owner, new).await.and(made);
+        }
         let (outcome, shares) = made.map_or_else(
             |error| (outcome_of(&error), Vec::new()),
             |(waiting, shares)| (Outcome::Applied(waiting), shares),
@@ -93,14 +105,19 @@ impl Operator {
         owner: Owner<'_>,
         wanted: &Children,
         shares: &[SeenShare],
+        new: &mut Vec<New>,
     ) -> Result<(Option<Waiting>, Vec<String>), ApplyError> {
-        for child in wanted.iter() {
-            self.applier
-                .admit(owner, child, self.seen(owner, child).as_ref())
-                .await?;
+        // Nothing that runs is stopped or changed before all names are known to be free. Where nothing runs yet the names
+        // are tried: what was made is taken back.
+        if !shares.is_empty() || self.remember(relay, |memory| memory.contested) {
+            for child in wanted.iter() {
+                let seen = self.seen(owner, child);
+                self.applier.admit(owner, child, seen.as_ref()).await?;
+            }
+            self.remember(relay, |memory| memory.contested = false);
         }
         for child in &wanted.shared {
-            self.apply(owner, child).await?;
+            new.extend(self.apply(owner, child).await?);
         }
         let pods = self.world.pods(owner);
         let pods: Vec<_> = pods.iter().map(RelayPod::seen).collect();
@@ -114,7 +131,7 @@ impl Operator {
         }
         let mut applied = Vec::new();
         for share in plan.apply.iter().map(|index| &wanted.shares[*index]) {
-            self.apply(owner, &share.child).await?;
+            new.extend(self.apply(owner, &share.child).await?);
             applied.extend((share.replicas > 0).then(|| share.label.clone()));
         }
         if plan.waiting.is_none() {
@@ -123,18 +140,32 @@ impl Operator {
         Ok((plan.waiting, applied))
     }
 
-    pub(super) async fn apply(&self, owner: Owner<'_>, child: &Child) -> Result<(), ApplyError> {
-        if self
-            .applier
-            .apply(owner, child, self.seen(owner, child).as_ref())
-            .await?
-        {
+    /// What was made, if there was none.
+    pub(super) async fn apply(&self, owner: Owner<'_>, child: &Child) -> Result<Option<New>, ApplyError> {
+        let seen = self.seen(owner, child);
+        let applied = self.applier.apply(owner, child, seen.as_ref()).await?;
+        if applied != Applied::Already {
             self.metrics.applies.with_label_values(&[child.kind.name()]).inc();
+        }
+        Ok(match applied {
+            Applied::Made(object) => Some(New {
+                kind: child.kind,
+                name: child.name.clone(),
+                object,
+            }),
+            Applied::Already | Applied::Changed => None,
+        })
+    }
+
+    /// Of a resource whose names are not all free there is nothing new.
+    async fn take_back(&self, owner: Owner<'_>, new: Vec<New>) -> Result<(), ApplyError> {
+        for New { kind, name, object } in new.iter().rev() {
+            self.applier.remove(owner, *kind, name, object).await?;
         }
         Ok(())
     }
 
-    fn seen(&self, owner: Owner<'_>, child: &Child) -> Option<crate::apply::SeenObject> {
+    fn seen(&self, owner: Owner<'_>, child: &Child) -> Option<SeenObject> {
         self.world.seen(child.kind, owner.namespace, &child.name)
     }
 

@@ -4,7 +4,7 @@ use super::{Identity, Operator};
 use crate::names::share_label;
 use crate::plan::SeenShare;
 use crate::status::{RelayView, ShareView};
-use crate::watches::{RelayPod, order, share_name};
+use crate::watches::{NOT_YET, RelayPod, order, share_name};
 use crds::outbox_relay::OutboxRelay;
 use crds::pods::Placement;
 use std::collections::BTreeSet;
@@ -33,9 +33,7 @@ impl Operator {
                 sidecar: false,
                 wanted: relay.spec.placement == Placement::Deployments && is_wanted(relay, &label),
                 exists,
-                relay: RelayView::Absent(
-                    pod.map_or_else(|| "it has no pod yet".to_owned(), |pod| pod.why.clone()),
-                ),
+                relay: RelayView::Absent(pod.map_or_else(|| NOT_YET.to_owned(), |pod| pod.why.clone())),
             });
         }
         for pod in sidecars(relay, &deployments, &pods) {

@@ -1,6 +1,7 @@
 //! The conditions. All of them are there from the first visit on.
 
 use super::{Outcome, RelayView, ShareView, View, cut, sidecars};
+use crate::names::share_of_label;
 use crate::plan::Waiting;
 use crds::outbox_relay::status::condition;
 use crds::pods::Placement;
@@ -172,6 +173,10 @@ fn still_running(view: &View<'_>, message: &str) -> String {
     }
 }
 
+fn starts(share: &str) -> String {
+    format!("share {share} starts")
+}
+
 fn draining(pods: &[String]) -> String {
     format!(
         "the shares start when the former ones have stopped: waiting for {}",
@@ -193,9 +198,10 @@ fn reconciling(view: &View<'_>) -> Verdict {
             "RollingOut",
             format!(
                 "shares change one after another: waiting until {} is ready",
-                crate::names::share_of_label(share)
+                share_of_label(share)
             ),
         ),
+        Outcome::Applied(Some(Waiting::Starting(share))) => yes("Starting", starts(&share_of_label(share))),
         Outcome::Applied(None) if view.placement == Placement::Sidecar => sidecars::reconciling(view),
         Outcome::Applied(None) => {
             let missing = missing(view);
@@ -205,7 +211,7 @@ fn reconciling(view: &View<'_>) -> Verdict {
                 .filter(|share| share.wanted)
                 .find(|share| matches!(share.relay, RelayView::Absent(_)));
             match starting {
-                Some(share) => yes("Starting", format!("share {} starts", share.share)),
+                Some(share) => yes("Starting", starts(&share.share)),
                 None if missing > 0 => yes("Starting", format!("{missing} shares start")),
                 None => no("Reconciled", "the children are as the resource wants them"),
             }

@@ -6,6 +6,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use kube::ResourceExt;
 use std::net::IpAddr;
 
+/// Of a pod that is not there yet, or does not say what it waits for: one text, so that a start is told once.
+pub const NOT_YET: &str = "its pod does not run yet";
+
 /// A pod of a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayPod {
@@ -115,7 +118,7 @@ fn why_not_running(status: &PodStatus) -> String {
     match waiting().or_else(unscheduled) {
         Some((reason, Some(message))) => format!("its pod waits: {reason}: {message}"),
         Some((reason, None)) => format!("its pod waits: {reason}"),
-        None => "its pod starts".to_owned(),
+        None => NOT_YET.to_owned(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A thousand resources on a real API server, one responder playing their relays. `make bench-operator` runs it.
 
-use crate::cluster::{Place, control, minimal, prepare, scratch, start};
+use crate::cluster::{Place, control, minimal, prepare, requests_from, scratch, start};
 use crate::running::{Running, operator_with};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -14,6 +14,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 const RESOURCES: usize = 1000;
+
+/// Namespace of the operator.
+const OPERATOR: &str = "outbox-relay-system";
 
 /// Requests of the bench itself at once.
 const PARALLEL: usize = 32;
@@ -54,6 +57,9 @@ pub(crate) async fn a_thousand_resources() {
         cold.as_secs_f64()
     );
     println!("  requests of the operator for it   {:8}", requests(&place));
+    for (what, count) in requests_from(&place, OPERATOR) {
+        println!("    {what:<32}{count:6}");
+    }
     println!(
         "  processor seconds for it, of {} cores:",
         std::thread::available_parallelism().unwrap()
@@ -188,9 +194,9 @@ async fn until_all_ready(place: &Place) {
 /// Requests of the operator, as the API server counted them.
 fn requests(place: &Place) -> usize {
     let log = std::fs::read_to_string(place.dir.join("apiserver/audit.log")).unwrap();
-    let user = "system:serviceaccount:outbox-relay-system:outbox-relay-operator";
+    let user = format!("system:serviceaccount:{OPERATOR}:outbox-relay-operator");
     log.lines()
-        .filter(|line| line.contains(user) && line.contains("\"stage\":\"ResponseComplete\""))
+        .filter(|line| line.contains(&user) && line.contains("\"stage\":\"ResponseComplete\""))
         .count()
 }
 

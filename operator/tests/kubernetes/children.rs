@@ -10,6 +10,21 @@ async fn get(place: &Place, api_version: &str, kind: &str, name: &str) -> Value 
     serde_json::to_value(place.api(api_version, kind).get(name).await.unwrap()).unwrap()
 }
 
+async fn until_count(place: &Place, api_version: &str, kind: &str, count: usize) {
+    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
+    loop {
+        let names = names_of(place, api_version, kind).await;
+        if names.len() == count {
+            return;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{kind}: {names:?}, not {count}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
 async fn until_nothing_is_left(place: &Place) {
     for (api_version, kind) in [
         ("v1", "Pod"),
@@ -19,11 +34,7 @@ async fn until_nothing_is_left(place: &Place) {
         ("policy/v1", "PodDisruptionBudget"),
         ("apps/v1", "Deployment"),
     ] {
-        let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
-        while !names_of(place, api_version, kind).await.is_empty() {
-            assert!(tokio::time::Instant::now() < deadline, "a {kind} is left");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        until_count(place, api_version, kind, 0).await;
     }
 }
 
@@ -80,16 +91,13 @@ pub(crate) async fn five_fields_become_a_relay_that_is_ready_and_deletion_leaves
         (loaded.identity.as_str(), loaded.shares),
         ("five-fields.orders", 1)
     );
-    for (api_version, kind) in [
-        ("v1", "Service"),
-        ("v1", "ServiceAccount"),
-        ("policy/v1", "PodDisruptionBudget"),
-    ] {
-        assert_eq!(
-            names_of(&place, api_version, kind).await,
-            ["orders-relay"],
-            "{kind}"
-        );
+    for kind in ["Service", "ServiceAccount"] {
+        assert_eq!(names_of(&place, "v1", kind).await, ["orders-relay"], "{kind}");
+    }
+    for (shares, budgets) in [(1, 0), (2, 1), (1, 0)] {
+        place.change("orders", json!({"shares": shares})).await.unwrap();
+        place.until_ready("orders").await;
+        until_count(&place, "policy/v1", "PodDisruptionBudget", budgets).await;
     }
 
     place
@@ -171,7 +179,17 @@ pub(crate) async fn children_that_others_change_or_remove_become_as_they_must_be
     })
     .await;
 
+    // Without its labels no watch shows it; it exists all the same, and is not somebody else's.
     let services = place.api("v1", "Service");
+    let unlabelled = Patch::Merge(json!({"metadata": {"labels": null}}));
+    services
+        .patch("orders-relay", &PatchParams::default(), &unlabelled)
+        .await
+        .unwrap();
+    until(&services, "orders-relay", "labelled again", |now| {
+        now["metadata"]["labels"]["outboxrelay.dev/relay"] == "orders"
+    })
+    .await;
     services
         .delete("orders-relay", &DeleteParams::default())
         .await

@@ -9,6 +9,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Command;
@@ -366,4 +367,27 @@ pub(crate) async fn names_of(place: &Place, api_version: &str, kind: &str) -> Ve
     let mut names: Vec<_> = list.items.iter().map(ResourceExt::name_any).collect();
     names.sort();
     names
+}
+
+/// What an operator did whose service account is of this namespace, by verb and resource; what it does all the time for
+/// its Lease does not count.
+pub(crate) fn requests_from(place: &Place, namespace: &str) -> BTreeMap<String, usize> {
+    let user = format!("system:serviceaccount:{namespace}:outbox-relay-operator");
+    let log = std::fs::read_to_string(place.dir.join("apiserver/audit.log")).unwrap();
+    let mut requests = BTreeMap::new();
+    // The last line may not be whole yet.
+    for event in log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+    {
+        let resource = event["objectRef"]["resource"].as_str().unwrap_or_default();
+        if event["user"]["username"] == user.as_str()
+            && resource != "leases"
+            && event["stage"] == "ResponseComplete"
+        {
+            let verb = event["verb"].as_str().unwrap_or_default();
+            *requests.entry(format!("{verb} {resource}")).or_default() += 1;
+        }
+    }
+    requests
 }

@@ -1,33 +1,11 @@
 //! With nothing changing nothing is written, and under load not often: as the API server's audit log has it.
 
-use crate::cluster::{Place, minimal};
+use crate::cluster::{Place, minimal, requests_from};
 use crate::played::Relays;
 use crate::running::operator_with;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// What the operator of a namespace did, by verb and resource; what it does all the time for its Lease does not count.
-fn requests(place: &Place) -> BTreeMap<String, usize> {
-    let user = format!("system:serviceaccount:{}:outbox-relay-operator", place.namespace);
-    let log = std::fs::read_to_string(place.dir.join("apiserver/audit.log")).unwrap();
-    let mut requests = BTreeMap::new();
-    // The last line may not be whole yet.
-    for event in log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-    {
-        let resource = event["objectRef"]["resource"].as_str().unwrap_or_default();
-        if event["user"]["username"] == user.as_str()
-            && resource != "leases"
-            && event["stage"] == "ResponseComplete"
-        {
-            let verb = event["verb"].as_str().unwrap_or_default();
-            *requests.entry(format!("{verb} {resource}")).or_default() += 1;
-        }
-    }
-    requests
-}
 
 fn writes(requests: &BTreeMap<String, usize>) -> usize {
     let is_write = |what: &str| {
@@ -72,7 +50,7 @@ pub(crate) async fn in_ten_minutes_without_a_change_nothing_is_written() {
         .unwrap()
         .metadata
         .resource_version;
-    let before = requests(&place);
+    let before = requests_from(&place, &place.namespace);
     assert!(writes(&before) > 5, "the audit log tells nothing: {before:?}");
     let looks = relays.questions();
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -80,7 +58,7 @@ pub(crate) async fn in_ten_minutes_without_a_change_nothing_is_written() {
         relays.questions() - looks > 80,
         "it did not look often enough to prove anything"
     );
-    let after = requests(&place);
+    let after = requests_from(&place, &place.namespace);
     assert_eq!(
         writes(&after),
         writes(&before),
@@ -110,7 +88,7 @@ pub(crate) async fn under_load_a_status_is_written_once_in_ten_seconds() {
     place.until_ready("orders").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let written = |of: &BTreeMap<String, usize>| of.get("patch outboxrelays").copied().unwrap_or(0);
-    let before = written(&requests(&place));
+    let before = written(&requests_from(&place, &place.namespace));
     let start = tokio::time::Instant::now();
     while start.elapsed() < Duration::from_secs(35) {
         relays.script(|script| {
@@ -120,6 +98,6 @@ pub(crate) async fn under_load_a_status_is_written_once_in_ten_seconds() {
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let count = written(&requests(&place)) - before;
+    let count = written(&requests_from(&place, &place.namespace)) - before;
     assert!((2..=4).contains(&count), "{count} writes in 35 s");
 }
