@@ -7,7 +7,7 @@
 //!
 //! Pure: no clock, no IO.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::journal::Mark;
 use crate::model::{Micros, RowId, SECOND, SLOTS, SlotId, SlotSet};
@@ -27,7 +27,8 @@ pub struct Ledger {
     cleanup: bool,
 }
 
-/// The reserved second under which a checkpoint keeps the start of the newest stream set that it accounts for.
+/// The reserved second under which a checkpoint keeps the starts of the stream sets that it accounts for. What is older than
+/// all of them is accounted for as well.
 pub const SETS_SECOND: i64 = i64::MAX;
 
 /// What a row is to the ledger.
@@ -66,10 +67,10 @@ impl Ledger {
     /// [`SETS_SECOND`] and [`CLEANUP_SECOND`] say.
     pub fn open(&mut self, slot: SlotId, bound: Micros, resolved: impl IntoIterator<Item = (i64, RowId)>) {
         let mut buckets: BTreeMap<i64, Bucket> = BTreeMap::new();
-        let (mut sets, mut tidy) = (None, Vec::new());
+        let (mut sets, mut tidy) = (BTreeSet::new(), Vec::new());
         for (second, id) in resolved {
             if second == SETS_SECOND {
-                sets = sets.max(Some(id.0 as Micros));
+                sets.insert(id.0 as Micros);
             } else if second == CLEANUP_SECOND {
                 tidy.push(id);
             } else {
@@ -97,8 +98,9 @@ impl Ledger {
             swept: bound,
             saved_bound: bound,
             owed: None,
+            saved_sets: sets.clone(),
             sets,
-            saved_sets: sets,
+            beyond: Vec::new(),
             mark: Mark::default(),
             saved_mark: Mark::default(),
             stopped: false,
@@ -305,10 +307,12 @@ pub struct SlotLedger {
     saved_bound: Micros,
     /// Up to where the bound has passed resolved ids that no checkpoint ever held: it alone tells of them.
     owed: Option<Micros>,
-    /// Start of the newest stream set that the bound accounts for; None before any was learned.
-    sets: Option<Micros>,
+    /// Starts of the stream sets that the bound accounts for; none before any was learned.
+    sets: BTreeSet<Micros>,
     /// The same, as the checkpoint holds it.
-    saved_sets: Option<Micros>,
+    saved_sets: BTreeSet<Micros>,
+    /// What the journal says is resolved below the bound: it may go back.
+    beyond: Vec<(i64, RowId)>,
     /// Up to where the journal is accounted for: what it says before is resolved here.
     mark: Mark,
     /// The same, as the checkpoint holds it.
@@ -342,7 +346,7 @@ enum State {
 pub struct Delta {
     pub bound: Micros,
     /// Ids resolved since the last save, by second of `cdc$time`; all seconds at or above the bound's. Under
-    /// [`SETS_SECOND`] the start of the newest stream set, if it is news. Under [`CLEANUP_SECOND`], and first, what became
+    /// [`SETS_SECOND`] the starts of the stream sets, if they are news. Under [`CLEANUP_SECOND`], and first, what became
     /// of the rows, if it is news; no ids if rows are not deleted any more.
     pub resolved: Vec<(i64, Vec<RowId>)>,
     /// Segments of seconds below this one are no longer needed.
@@ -374,21 +378,33 @@ impl SlotLedger {
         newest.map_or(self.bound, |until| until.max(self.bound))
     }
 
-    /// Start of the newest stream set that the bound accounts for; None before any was learned.
-    pub fn sets(&self) -> Option<Micros> {
-        self.sets
+    /// Whether somebody who saved the bound knew of the stream set that starts at `start`: a newer one may have been
+    /// published before it. True before any set was learned.
+    pub fn accounts_for(&self, start: Micros) -> bool {
+        self.sets.first().is_none_or(|oldest| start <= *oldest) || self.sets.contains(&start)
     }
 
-    /// From now on the bound accounts for the stream sets up to the one that starts at `newest`.
-    pub fn account_for_sets(&mut self, newest: Micros) {
-        self.sets = self.sets.max(Some(newest));
+    /// From now on the bound accounts for the stream sets with these starts: all that are published. What is older than
+    /// they are is gone.
+    pub fn account_for_sets(&mut self, starts: &[Micros]) {
+        let Some(oldest) = starts.iter().min() else { return };
+        self.sets.extend(starts);
+        self.sets.retain(|start| start >= oldest);
     }
 
     /// The one way back: streams were published so late that rows of theirs lie below the bound, where nobody could
-    /// have read them. Below the old bound nothing is known any more, so a restart repeats events of that time.
+    /// have read them. Below the old bound nothing is known any more but what the journal said, so a restart repeats
+    /// events of that time.
     pub fn lower(&mut self, bound: Micros) {
         self.bound = self.bound.min(bound);
         self.swept = self.swept.min(bound);
+        let first = second_of(self.bound);
+        let beyond = std::mem::take(&mut self.beyond).into_iter();
+        let (above, below): (Vec<_>, Vec<_>) = beyond.partition(|(second, _)| *second >= first);
+        self.beyond = below;
+        for (second, id) in above {
+            self.resolved_before(second, id);
+        }
     }
 
     /// The slot was opened from a checkpoint with the mark `saved`; the journal, read up to `mark`, says that these ids
@@ -400,14 +416,19 @@ impl SlotLedger {
             if let Some(remains) = &mut self.remains {
                 remains.suspect([(second, id)]);
             }
-            // Below the bound all is resolved.
+            // Below the bound all is resolved, unless its owner took it back for a stream set and died before it saved that.
             if second < first {
-                continue;
+                self.beyond.push((second, id));
+            } else {
+                self.resolved_before(second, id);
             }
-            let bucket = self.buckets.entry(second).or_default();
-            if bucket.saved.binary_search(&id).is_err() {
-                bucket.open.insert(id, State::Resolved);
-            }
+        }
+    }
+
+    fn resolved_before(&mut self, second: i64, id: RowId) {
+        let bucket = self.buckets.entry(second).or_default();
+        if bucket.saved.binary_search(&id).is_err() {
+            bucket.open.insert(id, State::Resolved);
         }
     }
 
@@ -535,7 +556,7 @@ impl SlotLedger {
     pub fn delta(&mut self) -> Option<Delta> {
         self.advance();
         let first = second_of(self.bound);
-        let sets = self.sets.filter(|_| self.sets != self.saved_sets);
+        let sets = (self.sets != self.saved_sets).then(|| self.sets.iter().map(|start| RowId(*start as u64)));
         let tidy = match &self.remains {
             Some(remains) => remains.unsaved().map(Tidy::ids),
             None => self.outdated_tidy.then(Vec::new),
@@ -545,7 +566,7 @@ impl SlotLedger {
             .into_iter()
             .map(|ids| (CLEANUP_SECOND, ids))
             .chain(buckets.filter_map(|(second, bucket)| bucket.unsaved(*second)))
-            .chain(sets.map(|start| (SETS_SECOND, vec![RowId(start as u64)])))
+            .chain(sets.map(|starts| (SETS_SECOND, starts.collect())))
             .collect();
         let unsaved = self.bound != self.saved_bound || self.mark.sequence != self.saved_mark.sequence;
         if resolved.is_empty() && !unsaved {
@@ -571,7 +592,7 @@ impl SlotLedger {
         self.saved_mark = delta.mark;
         for (second, ids) in &delta.resolved {
             if *second == SETS_SECOND {
-                self.saved_sets = ids.first().map(|start| start.0 as Micros);
+                self.saved_sets = ids.iter().map(|start| start.0 as Micros).collect();
             }
             if *second == CLEANUP_SECOND {
                 self.outdated_tidy = false;
@@ -689,6 +710,38 @@ mod tests {
         assert_eq!(ledger.take(slot(), 19 * SECOND, RowId(2)), Known::BelowBound);
     }
 
+    #[test]
+    fn a_stream_set_that_is_published_after_a_newer_one_is_not_accounted_for() {
+        let start = |second| RowId(second * SECOND as u64);
+        let check = |saved: &[u64], second, expected| {
+            let mut ledger = Ledger::default();
+            let saved = saved.iter().map(|second| (SETS_SECOND, start(*second)));
+            ledger.open(slot(), 50 * SECOND, saved);
+            let owned = ledger.slot(slot()).unwrap();
+            assert_eq!(owned.accounts_for(second * SECOND), expected, "{second}");
+        };
+        check(&[], 30, true);
+        check(&[10], 5, true);
+        check(&[10], 10, true);
+        check(&[10], 11, false);
+        check(&[10, 40], 30, false);
+        check(&[10, 30, 40], 30, true);
+        let mut ledger = open(50 * SECOND);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        owned.account_for_sets(&[40 * SECOND, 10 * SECOND]);
+        let delta = owned.delta().unwrap();
+        assert_eq!(delta.resolved, [(SETS_SECOND, vec![start(10), start(40)])]);
+        owned.saved(&delta);
+        assert_eq!(owned.delta(), None);
+        owned.account_for_sets(&[30 * SECOND]);
+        let delta = owned.delta().unwrap();
+        assert_eq!(
+            delta.resolved,
+            [(SETS_SECOND, vec![start(30), start(40)])],
+            "what is gone is not kept, and what a list does not show yet is not forgotten"
+        );
+    }
+
     /// In catch-up a row is swept as soon as it is read, so its id is never part of a save.
     #[test]
     fn a_bound_that_passed_ids_which_no_checkpoint_held_is_owed() {
@@ -779,6 +832,27 @@ mod tests {
             Some(mark(5)),
             "a place in the ring waits for it"
         );
+    }
+
+    /// Their owner had taken the bound back for a stream set, and died before it saved that.
+    #[test]
+    fn what_the_journal_says_below_the_bound_is_resolved_once_the_bound_goes_back() {
+        let mut ledger = open(50 * SECOND);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        let replayed = [(30, RowId(1)), (10, RowId(2))];
+        owned.replayed(Mark::default(), Mark::default(), replayed);
+        owned.sweep(60 * SECOND);
+        owned.lower(20 * SECOND);
+        assert_eq!(ledger.known(slot(), 30 * SECOND, RowId(1)), Known::Resolved);
+        assert_eq!(ledger.known(slot(), 30 * SECOND, RowId(3)), Known::New);
+        let owned = ledger.slot_mut(slot()).unwrap();
+        let delta = owned.delta().unwrap();
+        assert_eq!(
+            (delta.bound, &delta.resolved[..]),
+            (20 * SECOND, &[(30, vec![RowId(1)])][..])
+        );
+        owned.lower(0);
+        assert_eq!(ledger.known(slot(), 10 * SECOND, RowId(2)), Known::Resolved);
     }
 
     #[test]

@@ -21,21 +21,21 @@ impl Tail {
         self.openings.insert(slot, owned.opening());
         self.handover.forget(slot);
         let (slots, swept): (SlotSet, _) = ([slot].into_iter().collect(), owned.bound());
-        let accounted = owned.sets();
         let groups = self.groups.values_mut();
         for group in groups.filter(|group| group.cut.slots.contains(slot)) {
-            let from = if unaccounted(accounted, group.start) {
+            // The checkpoint tells, not the memory of this process: the owner before may have died with what it had just
+            // learned.
+            let from = if owned.accounts_for(group.start) {
+                swept
+            } else {
                 owned.lower(group.start.max(0));
                 group.start
-            } else {
-                swept
             };
             group.take(slots, from.min(swept), self.config.horizon);
             group.known_until = group.known_until.max(owned.known_until());
         }
-        if let Some(newest) = self.groups.values().map(|group| group.start).max() {
-            owned.account_for_sets(newest);
-        }
+        let starts: Vec<Micros> = self.groups.values().map(|group| group.start).collect();
+        owned.account_for_sets(&starts);
         self.set_pace();
     }
 
@@ -77,11 +77,9 @@ impl Tail {
             }
         }
         let starts: Vec<Micros> = self.groups.values().map(|group| group.start).collect();
-        if let Some(newest) = starts.iter().max() {
-            for slot in self.owned.iter() {
-                if let Some(owned) = ledger.slot_mut(slot) {
-                    owned.account_for_sets(*newest);
-                }
+        for slot in self.owned.iter() {
+            if let Some(owned) = ledger.slot_mut(slot) {
+                owned.account_for_sets(&starts);
             }
         }
         for group in self.groups.values_mut() {
@@ -98,7 +96,7 @@ impl Tail {
             let Some(owned) = ledger.slot_mut(slot) else {
                 continue;
             };
-            if !first_time || unaccounted(owned.sets(), group.start) {
+            if !first_time || !owned.accounts_for(group.start) {
                 owned.lower(group.start.max(0));
             }
             group.take([slot].into_iter().collect(), owned.bound(), self.config.horizon);
@@ -114,10 +112,4 @@ impl Tail {
         let pause = streams as Micros * SECOND / IDLE_PARTITIONS_PER_SECOND;
         self.idle = pause.max(IDLE_INTERVAL);
     }
-}
-
-/// Whether nobody who saved a slot's bound knew of the set that starts at `start`. The checkpoint tells, not the memory
-/// of this process: the one before may have died with what it had just learned.
-fn unaccounted(accounted_for: Option<Micros>, start: Micros) -> bool {
-    accounted_for.is_some_and(|newest| start > newest)
 }
