@@ -1,5 +1,9 @@
 //! What a seed decides before its schedule starts: configuration, topology, which hazards and when.
 
+mod handovers;
+mod lingering;
+mod transactions;
+
 use std::collections::BTreeSet;
 
 use crds::RelayConfig;
@@ -10,6 +14,7 @@ use crds::source::OnRetentionGap;
 
 use crate::chance::Chance;
 use crate::world::{MS, Micros, SECOND, START};
+use transactions::Transactions;
 
 /// Time in which events are written.
 const WRITING: Micros = 6 * SECOND;
@@ -57,6 +62,10 @@ pub(crate) enum Hazard {
     Zombies,
     /// A transaction that does not end while shares change; likewise.
     Stuck,
+    /// Faults until what was written has been read for the last time, and reads that fail all the while.
+    Lingering,
+    /// An owner that stops while it seals a transaction, and takers that die before they have fenced it.
+    HalfFenced,
 }
 
 const HAZARDS: [Hazard; 27] = [
@@ -124,22 +133,6 @@ pub(crate) enum Fault {
     MarkersSlow,
     JournalFails,
 }
-
-/// Those of transactions.
-const OF_TRANSACTIONS: [Fault; 5] = [
-    Fault::CoordinatorDown,
-    Fault::CoordinatorUntold,
-    Fault::CommitRefused,
-    Fault::MarkersSlow,
-    Fault::JournalFails,
-];
-
-/// Every so many-th seed delivers exactly once; the others are what they would be without.
-const EXACTLY_ONCE_EVERY: u64 = 4;
-const EXACTLY_ONCE_AT: u64 = 2;
-
-/// At least so many processes share the work, unless it is reshared.
-const SEATS_USUALLY: i64 = 2;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
@@ -278,6 +271,8 @@ impl Plan {
         if let Some(transactions) = transactions {
             plan.deliver_exactly_once(transactions);
         }
+        plan.linger();
+        plan.hand_over();
         plan
     }
 
@@ -294,7 +289,12 @@ impl Plan {
     /// When everything is there again.
     pub(crate) fn calm_from(&self) -> Micros {
         let layout = self.layouts.last().map_or(START, |(from, _)| *from);
-        self.faults_until.max(layout)
+        let stopped = if self.has(Hazard::HalfFenced) {
+            handovers::STOPPED
+        } else {
+            0
+        };
+        (self.faults_until + stopped).max(layout)
     }
 
     pub(crate) fn has(&self, hazard: Hazard) -> bool {
@@ -314,83 +314,6 @@ impl Plan {
             .map(|(from, _)| *from)
             .find(|from| *from > now);
         (current.map_or(0, |(_, seats)| *seats), next)
-    }
-}
-
-/// What only exactly-once has.
-struct Transactions {
-    timeout: Micros,
-    windows: Vec<Window>,
-    /// It is about owners that die, or come back, more often than about anything else.
-    hazards: Vec<Hazard>,
-    stuck: Option<Stuck>,
-}
-
-/// Slots go to a process that joins, while their owner's transaction can neither be committed nor taken back; or they go
-/// back, because whoever joined has left by then.
-struct Stuck {
-    layouts: Vec<(Micros, usize)>,
-    window: Window,
-}
-
-impl Stuck {
-    fn of(chance: &mut Chance) -> Self {
-        let from = START + chance.within(SECOND, 1500 * MS);
-        let joins = from + chance.within(300 * MS, 1500 * MS);
-        let mut layouts = vec![(START, 2), (joins, 3)];
-        if chance.percent(50) {
-            layouts.push((joins + chance.within(1500 * MS, 4000 * MS), 2));
-        }
-        let window = Window {
-            fault: chance.pick(&[Fault::BrokerStall, Fault::CoordinatorDown]),
-            seat: Some(chance.below(2) as usize),
-            from,
-            // Slots are given up after 5 s, even if something of them is in flight.
-            until: joins + chance.within(7500 * MS, 10 * SECOND),
-        };
-        Self { layouts, window }
-    }
-}
-
-impl Transactions {
-    fn of(seed: u64, others: &BTreeSet<Hazard>, faults_until: Micros) -> Option<Self> {
-        if seed % EXACTLY_ONCE_EVERY != EXACTLY_ONCE_AT {
-            return None;
-        }
-        let mut chance = Chance::new(seed ^ 0x5eed_0000_0000_0002);
-        let count = chance.within(1, 4);
-        let window = |chance: &mut Chance| {
-            let fault = chance.pick(&OF_TRANSACTIONS);
-            let from = within_faults(chance, faults_until);
-            let seat = chance.percent(50).then(|| chance.below(SEATS_USUALLY) as usize);
-            Window {
-                fault,
-                seat: seat.filter(|_| fault != Fault::MarkersSlow),
-                from,
-                until: (from + chance.within(200 * MS, 2500 * MS)).min(faults_until),
-            }
-        };
-        let mut hazards: Vec<Hazard> = [Hazard::Crashes, Hazard::Freezes, Hazard::Zombies]
-            .into_iter()
-            .filter(|_| chance.percent(40))
-            .collect();
-        let may_stick = !others.contains(&Hazard::Retention);
-        let stuck = (may_stick && chance.percent(20)).then(|| Stuck::of(&mut chance));
-        hazards.extend(stuck.is_some().then_some(Hazard::Stuck));
-        // What is to be found open must outlast the lease of its owner, or that of the next one as well.
-        let timeouts: &[Micros] = if stuck.is_some() {
-            &[12, 20]
-        } else if hazards.contains(&Hazard::Zombies) {
-            &[6, 10]
-        } else {
-            &[2, 3, 8]
-        };
-        Some(Self {
-            timeout: chance.pick(timeouts) * SECOND,
-            windows: (0..count).map(|_| window(&mut chance)).collect(),
-            hazards,
-            stuck,
-        })
     }
 }
 

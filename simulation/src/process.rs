@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use relay::ports::{Clock, Placement};
 use tokio::sync::Notify;
 
+use crate::chance::Chance;
 use crate::plan::Hazard;
-use crate::world::{MS, Micros, SECOND, World};
+use crate::world::{MS, Micros, SECOND, START, World};
 
 /// A point at which a process meets the world. What it does between two of them nobody can see, so a crash at each of
 /// them is a crash at every await.
@@ -59,10 +60,11 @@ pub(crate) enum Point {
     Settled,
     RecoverAsked,
     Recovered,
+    Sealing,
 }
 
 /// With their names, and about how often a process passes each.
-pub(crate) const POINTS: [(Point, &str, i64); 44] = [
+pub(crate) const POINTS: [(Point, &str, i64); 45] = [
     (Point::ClockRead, "at a look at the clock", 4096),
     (Point::SetsAsked, "asking for stream sets", 16),
     (Point::SetsAnswered, "with stream sets", 16),
@@ -107,10 +109,12 @@ pub(crate) const POINTS: [(Point, &str, i64); 44] = [
     (Point::Settled, "dead letters settled, not told", 2),
     (Point::RecoverAsked, "asking for undecided dead letters", 4),
     (Point::Recovered, "with dead letters decided", 4),
+    (Point::Sealing, "after a journal record", 16),
 ];
 
-/// Those that every process passes come first.
+/// Those that every process passes come first, and last those that are chosen for a reason only.
 const WITHOUT_TRANSACTIONS: usize = 28;
+const CHOSEN_AT_RANDOM: usize = 44;
 
 pub(crate) struct Process {
     pub(crate) world: Arc<World>,
@@ -149,7 +153,7 @@ impl Process {
         let now = world.now();
         let faulty = now + SECOND / 4 < world.plan.faults_until;
         let points = if world.plan.exactly_once {
-            POINTS.as_slice()
+            &POINTS[..CHOSEN_AT_RANDOM]
         } else {
             &POINTS[..WITHOUT_TRANSACTIONS]
         };
@@ -176,6 +180,11 @@ impl Process {
                 in_a_takeover(world).or(crash),
                 in_a_transaction(world, lease).or(freeze),
             )
+        } else {
+            (crash, freeze)
+        };
+        let (crash, freeze) = if faulty && !swept && world.plan.has(Hazard::HalfFenced) {
+            half_fenced(world, seat, life, lease).unwrap_or((crash, freeze))
         } else {
             (crash, freeze)
         };
@@ -279,7 +288,7 @@ impl Process {
             if length > lease {
                 self.world.count("process: frozen for longer than the lease");
             }
-            if self.world.plan.exactly_once && IN_A_TRANSACTION.contains(&point) {
+            if IN_A_TRANSACTION.contains(&point) && self.world.plan.exactly_once || point == Point::Sealing {
                 self.world.count("process: frozen in a transaction");
             }
             self.world.tell(|| {
@@ -432,7 +441,29 @@ fn in_a_transaction(world: &World, lease: Micros) -> Option<(Point, i64, Micros)
     })
 }
 
-fn choose(points: &[(Point, &str, i64)], chance: &mut crate::chance::Chance) -> (Point, i64) {
+type Crash = Option<(Point, i64)>;
+type Freeze = Option<(Point, i64, Micros)>;
+
+/// The first owner stops, or dies, while it seals a transaction, until two others could have taken its slots one after the
+/// other; those die before they have fenced it, or live on.
+fn half_fenced(world: &World, seat: usize, life: usize, lease: Micros) -> Option<(Crash, Freeze)> {
+    let mut chance = Chance::new(world.plan.seed ^ 0x5eed_0000_0000_0004 ^ (life as u64) << 8);
+    if seat > 0 {
+        return chance.percent(50).then_some((Some((Point::FenceAsked, 1)), None));
+    }
+    if world.now() > START + SECOND {
+        return None;
+    }
+    let nth = chance.spread(POINTS[POINTS.len() - 1].2);
+    let length = 2 * lease + chance.within(SECOND, 4 * SECOND);
+    Some(if chance.percent(75) {
+        (None, Some((Point::Sealing, nth, length)))
+    } else {
+        (Some((Point::Sealing, nth)), None)
+    })
+}
+
+fn choose(points: &[(Point, &str, i64)], chance: &mut Chance) -> (Point, i64) {
     let (point, _, often) = chance.pick(points);
     (point, chance.spread(often))
 }

@@ -19,6 +19,7 @@ const EXPECTED: &[&str] = &[
     "log: insert as several rows",
     "log: page cut a record",
     "log: query failed",
+    "log: query for the oldest rows failed",
     "log: query overloaded",
     "log: query slow",
     "log: query with a configuration error",

@@ -345,7 +345,7 @@ impl Writer {
         let latest = switched.map_or(time, |switched| switched.min(time)) + plan.horizon - 1;
         let mut maybe = now + self.chance(|chance| chance.within(0, 4 * MS));
         if plan.has(Hazard::Late) && world.percent(10) {
-            let nearly = world.percent(30);
+            let nearly = world.percent(if plan.has(Hazard::Lingering) { 60 } else { 30 });
             world.count(if nearly {
                 "log: row late by nearly the horizon"
             } else {

@@ -125,6 +125,9 @@ impl Inner {
         }
         self.filled.notify_one();
         process.point(Point::Sent);
+        if journal {
+            process.point(Point::Sealing);
+        }
         Ok(())
     }
 

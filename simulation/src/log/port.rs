@@ -3,10 +3,11 @@
 use relay::ports::{Capture, ChangeLog, Columns, LogError, LogPage, LogQuery, StreamSet};
 
 use crate::chance::Chance;
+use crate::log::order;
 use crate::plan::{Fault, Hazard};
 use crate::process::Point;
 use crate::relay_process::Port;
-use crate::world::{MS, Micros, World};
+use crate::world::{MS, Micros, START, World};
 
 /// The list that a node shows may be this old.
 const STALE: Micros = 3000 * MS;
@@ -76,7 +77,12 @@ impl ChangeLog for Port {
         }
         world.sleep(world.chance(delay)).await;
         let answer = match failure(world, process.seat) {
-            Some(error) => Err(error),
+            Some(error) => {
+                if world.plan.has(Hazard::Lingering) && is_old(&query, world.now() - world.plan.horizon) {
+                    world.count("log: query for the oldest rows failed");
+                }
+                Err(error)
+            }
             None => Ok(self.answer(&query)),
         };
         world.sleep(world.chance(delay) / 2).await;
@@ -126,6 +132,12 @@ impl Port {
         }
         page
     }
+}
+
+/// Whether it ends before this time, but within the schedule.
+fn is_old(query: &LogQuery, time: Micros) -> bool {
+    let until = query.until.map(|until| order(&until.0).0);
+    until.is_some_and(|until| (START..time).contains(&until))
 }
 
 fn failure(world: &World, seat: usize) -> Option<LogError> {

@@ -177,10 +177,12 @@ impl Oracle {
                 );
                 self.fail("bound-never-goes-back", detail);
             }
+            // The owner may have been further than the last save: as far as the horizon allows.
+            let until = before.max(now - self.rules.horizon);
             let forgotten = self.slots[slot]
                 .forgotten
-                .get_or_insert((checkpoint.bound, before));
-            *forgotten = (forgotten.0.min(checkpoint.bound), forgotten.1.max(before));
+                .get_or_insert((checkpoint.bound, until));
+            *forgotten = (forgotten.0.min(checkpoint.bound), forgotten.1.max(until));
         }
         self.slots[slot].bound = Some(checkpoint.bound);
         self.slots[slot].pinned.get_or_insert(now);
