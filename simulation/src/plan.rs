@@ -66,6 +66,8 @@ pub(crate) enum Hazard {
     Lingering,
     /// An owner that stops while it seals a transaction, and takers that die before they have fenced it.
     HalfFenced,
+    /// Owners that die between a commit and what it decides of dead letters.
+    LettersLeft,
 }
 
 const HAZARDS: [Hazard; 27] = [

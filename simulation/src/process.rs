@@ -188,6 +188,11 @@ impl Process {
         } else {
             (crash, freeze)
         };
+        let crash = if faulty && !swept && world.plan.has(Hazard::LettersLeft) {
+            Some(before_letters_are_decided(world, life))
+        } else {
+            crash
+        };
         let panics = u32::from(faulty && world.plan.has(Hazard::Panics));
         // The name's order decides on fair parts; it must not follow the seats.
         let tag = world.chance(|chance| chance.below(0x1_0000));
@@ -461,6 +466,15 @@ fn half_fenced(world: &World, seat: usize, life: usize, lease: Micros) -> Option
     } else {
         (Some((Point::Sealing, nth)), None)
     })
+}
+
+/// Some dead letters after its start, and more often than not with no other event of their slots to come.
+fn before_letters_are_decided(world: &World, life: usize) -> (Point, i64) {
+    let mut chance = Chance::new(world.plan.seed ^ 0x5eed_0000_0000_0006 ^ (life as u64) << 8);
+    (
+        chance.pick(&[Point::SettleAsked, Point::SettleAsked, Point::Settled]),
+        chance.within(1, 8),
+    )
 }
 
 fn choose(points: &[(Point, &str, i64)], chance: &mut Chance) -> (Point, i64) {

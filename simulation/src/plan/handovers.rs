@@ -10,6 +10,7 @@ use crate::world::{MS, SECOND, START};
 /// Every so many-th seed; all of them deliver exactly once.
 const HALF_FENCED: (u64, u64) = (28, 18);
 const TAKEN_BACK: (u64, u64) = (44, 26);
+const LETTERS_LEFT: (u64, u64) = (44, 18);
 
 /// It outlasts two leases, and the time after which slots are given up with something in flight.
 const TRANSACTION: i64 = 20 * SECOND;
@@ -40,6 +41,8 @@ impl Plan {
             self.fence_halfway();
         } else if is(TAKEN_BACK) {
             self.take_back();
+        } else if is(LETTERS_LEFT) {
+            self.hazards.extend([Hazard::LettersLeft, Hazard::Poison]);
         }
     }
 
