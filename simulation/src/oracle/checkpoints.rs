@@ -40,6 +40,25 @@ pub(super) struct SlotFacts {
 }
 
 impl Oracle {
+    /// Whether a bound was taken back over the row.
+    pub(super) fn is_forgotten(&self, row: usize) -> bool {
+        let facts = &self.rows[row].0;
+        let forgotten = self.slots[facts.slot].forgotten;
+        forgotten.is_some_and(|(from, until)| (from..until).contains(&facts.order.0.0))
+    }
+
+    /// Whether the process took a bound back over the row, because it learned of a stream set that was published too late: its
+    /// next save tells. Bounds are behind by the horizon at least.
+    pub(super) fn took_back(&self, life: usize, row: usize) -> bool {
+        let time = self.rows[row].0.order.0.0;
+        let learned = self.lives[life].sets.iter();
+        let late = learned.filter(|(set, _)| {
+            let (start, published) = self.rules.sets[**set];
+            published > start && start <= time
+        });
+        late.into_iter().any(|(_, at)| time < at - self.rules.horizon)
+    }
+
     /// A process makes a save: everything that it says must be true now.
     pub(crate) fn saving(&mut self, life: usize, slot: usize, epoch: i64, save: &Save, now: Micros) {
         let facts = &mut self.lives[life];
@@ -323,9 +342,10 @@ impl Oracle {
                 && !(own && send.life == life)
                 && matches!(send.told, Told::Delivered(at) if at + patience < until && owner.troubled + patience < at)
         });
-        // A set that is published late takes bounds back, and what lies below the old one is forgotten.
+        // In exactly-once the journal tells what the checkpoint does not. And a set that is published late takes bounds back:
+        // what lies below the old one is forgotten.
         let late_sets = self.rules.sets.iter().any(|(start, published)| published > start);
-        if let Some(row) = forgotten.filter(|_| !late_sets) {
+        if let Some(row) = forgotten.filter(|_| !late_sets && !self.rules.exactly_once) {
             let detail = format!(
                 "slot {slot}: {} was acknowledged long before the takeover",
                 self.name(row)

@@ -306,10 +306,13 @@ impl Oracle {
         }
     }
 
-    /// A row that is in the topic already: allowed after a crash or a takeover before the checkpoint knew of it, or
-    /// after an answer that never came.
+    /// A row that is in the topic already: allowed after a crash or a takeover before the checkpoint knew of it, after an
+    /// answer that never came, or where a stream set was published so late that a bound went back.
     fn excuse(&mut self, send: usize) {
         let Send { row, life, since, .. } = self.sends[send];
+        if self.is_forgotten(row) || self.took_back(life, row) {
+            return;
+        }
         for earlier in self.rows[row].1.appended.clone() {
             let other = &self.sends[earlier];
             let same = other.life == life && other.since == since;

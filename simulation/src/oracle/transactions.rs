@@ -47,9 +47,8 @@ impl Oracle {
     /// Nobody commits an event a second time, unless a stream set was published so late that the slot's bound went back over
     /// it.
     fn is_new(&mut self, row: usize) {
-        let (facts, fate) = &self.rows[row];
-        let forgotten = self.slots[facts.slot].forgotten;
-        if forgotten.is_some_and(|(from, until)| (from..until).contains(&facts.order.0.0)) {
+        let fate = &self.rows[row].1;
+        if self.is_forgotten(row) {
             return;
         }
         if fate.committed || fate.letter {
