@@ -61,11 +61,18 @@ free_port() {
 }
 
 # launch DIR COMMAND...: starts a service that outlives this script; its id goes to DIR/pid, its output to DIR/log.
+# Returns once the service's own program runs or has ended: until then the process still bears this script's command line,
+# by which running_pid would take it for gone. Loading a large program from a cold disk takes a second.
 launch() {
-  local dir=$1
+  local dir=$1 tick
   shift
   setsid "$@" >>"$dir/log" 2>&1 </dev/null 9>&- &
   echo $! >"$dir/pid"
+  for ((tick = 0; tick < 1000; tick++)); do
+    running_pid "$dir" >/dev/null && return
+    kill -0 $! 2>/dev/null || return 0
+    sleep 0.01
+  done
 }
 
 # The id of the service in DIR, if it runs. Its command line names DIR, so a recycled id is not mistaken for it.
