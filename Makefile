@@ -94,8 +94,8 @@ fuzz: ## the fuzz targets, a minute each (FUZZ_SECONDS); needs cargo-fuzz
 
 .PHONY: audit
 audit: ## dependencies: licences, sources, bans, but not advisories, whose database is on the network; needs cargo-deny
-	@cargo deny --version >/dev/null 2>&1 || \
-	  { echo "cargo-deny is missing; install with: cargo install --locked cargo-deny" >&2; exit 1; }
+	@cargo deny --version >/dev/null 2>&1 || { . ./versions.env; \
+	  echo "cargo-deny is missing; install with: cargo install --locked cargo-deny --version $$CARGO_DENY_VERSION" >&2; exit 1; }
 	cargo deny check bans licenses sources
 
 .PHONY: bench
