@@ -10,6 +10,8 @@ use kube::core::{PartialObjectMeta, Status};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Why a child could not be made true.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +130,22 @@ const OF_NOTHING: &str = "1";
 /// Applies and removes.
 pub struct Applier {
     client: Client,
-    /// What was applied last, and the version that the API server answered.
-    applied: Mutex<HashMap<Key, (String, Version)>>,
+    /// What was applied last.
+    applied: Mutex<HashMap<Key, Known>>,
 }
+
+struct Known {
+    checksum: String,
+    /// As the API server answered.
+    version: Version,
+    at: Instant,
+    /// A watch has shown it since.
+    shown: bool,
+}
+
+/// How long a watch may take to show what was applied, when a thousand resources are made at once. Until then what it does
+/// not show is not taken for deleted.
+const WATCH_LAG: Duration = Duration::from_secs(30);
 
 impl Applier {
     /// Nothing is applied yet.
@@ -204,7 +219,13 @@ impl Applier {
             },
         };
         let seen = SeenObject::of(&applied.metadata);
-        self.applied.lock().insert(key, (checksum, seen.version));
+        let known = Known {
+            checksum,
+            version: seen.version,
+            at: Instant::now(),
+            shown: false,
+        };
+        self.applied.lock().insert(key, known);
         Ok(if made {
             Applied::Made(seen)
         } else {
@@ -304,14 +325,16 @@ impl Applier {
 
     /// A watch may lag behind what was applied; what it shows counts when it is newer.
     fn is_current(&self, key: &Key, checksum: &str, seen: Option<&SeenObject>) -> bool {
-        let applied = self.applied.lock();
-        let Some((known, version)) = applied.get(key) else {
+        let mut applied = self.applied.lock();
+        let Some(known) = applied.get_mut(key) else {
             return false;
         };
+        known.shown |= seen.is_some();
         // What is not watched is nobody else's business.
         let unwatched = matches!(key.0, Kind::ServiceMonitor | Kind::Job);
-        let unchanged = seen.map_or(unwatched, |seen| seen.version <= *version);
-        known == checksum && unchanged
+        let not_yet_shown = !known.shown && known.at.elapsed() < WATCH_LAG;
+        let unchanged = seen.map_or(unwatched || not_yet_shown, |seen| seen.version <= known.version);
+        known.checksum == checksum && unchanged
     }
 
     fn api(&self, owner: Owner<'_>, kind: Kind) -> Api<DynamicObject> {

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use kube::Client;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,7 +64,7 @@ pub struct Cli {
     /// Time between two looks at the relays of a resource that is ready.
     #[arg(long, default_value_t = 10_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(100..=300_000))]
     pub look_milliseconds: u32,
-    /// Address and port for /metrics, /livez and /readyz.
+    /// Address and port for /metrics, /livez and /readyz, and for a page for people at /.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// Ask this URL once and end, instead: exit code 0 if the answer is a success. For `helm test`.
@@ -115,10 +115,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("no way to the API server")?;
-    let metrics = Arc::new(Metrics::new()?);
     let telltale = Arc::new(Telltale {
-        metrics: metrics.clone(),
+        metrics: Arc::new(Metrics::new()?),
         ready: AtomicBool::new(false),
+        relays: OnceLock::new(),
     });
     let listener = TcpListener::bind(cli.listen)
         .await
@@ -146,7 +146,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let reached = || telltale.ready.store(true, Ordering::Relaxed);
     let led = if candidate.elected(&stop, reached).await {
         let clients = Clients { client, watching };
-        lead(&cli, clients, metrics, instance, &mut candidate, &stop).await
+        lead(&cli, clients, &telltale, instance, &mut candidate, &stop).await
     } else {
         Ok(())
     };
@@ -201,14 +201,17 @@ fn serve_external_metrics(
 async fn lead(
     cli: &Cli,
     Clients { client, watching }: Clients,
-    metrics: Arc<Metrics>,
+    telltale: &Telltale,
     instance: String,
     candidate: &mut Candidate,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let metrics = &telltale.metrics;
     metrics.leader.set(1);
     let mut tasks = JoinSet::new();
     let (world, triggers) = watches::start(&watching, cli.namespace.as_deref(), &mut tasks);
+    // A process leads once: whoever loses the lead ends.
+    telltale.relays.get_or_init(|| world.relays.clone());
     let settings = Settings {
         image: cli.relay_image.clone(),
         port: cli.relay_port,

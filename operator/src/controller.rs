@@ -120,15 +120,32 @@ impl Identity {
 }
 
 /// What is remembered of a resource between passes, by UID. None of it is needed after a restart.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
+    /// When the first pass over it began.
+    known_since: Instant,
     failures: u32,
+    /// The first status is kept back.
+    unreported: bool,
     /// The status as it was written last: the watch may lag behind.
     written: Option<(Instant, OutboxRelayStatus)>,
     /// Whether a ServiceMonitor that is not wanted was looked for.
     unmonitored: bool,
     /// Whether somebody else has the name of a child: then all names are looked at before anything is made.
     contested: bool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            known_since: Instant::now(),
+            failures: 0,
+            unreported: false,
+            written: None,
+            unmonitored: false,
+            contested: false,
+        }
+    }
 }
 
 impl Operator {
@@ -263,12 +280,13 @@ impl Operator {
             previous: &previous,
             now: Timestamp::now(),
         });
-        self.report(relay, &previous, &status, &shares).await?;
+        let unwritten = self.report(relay, &previous, &status, &shares).await?;
         match made.outcome {
             Outcome::Failed(error) => Err(PassError::Child(error)),
             // Of pods that do not run yet a watch will tell; a thousand resources that start must not be looked at for it.
             Outcome::Applied(_) if is_ready(&status) || nobody_to_ask(&shares) => {
-                Ok(self.settings.look_every)
+                let again = self.settings.look_every;
+                Ok(unwritten.map_or(again, |left| left.min(again)))
             }
             Outcome::Applied(_) | Outcome::Deleting(_) | Outcome::Stalled { .. } => {
                 Ok(LOOK_WHILE_NOT_READY.min(self.settings.look_every))
@@ -276,31 +294,45 @@ impl Operator {
         }
     }
 
-    /// Events before the status: what the status says was published, was published.
+    /// Events before the status: what the status says was published, was published. When a status that is kept back is to
+    /// be written.
     async fn report(
         &self,
         relay: &OutboxRelay,
         previous: &OutboxRelayStatus,
         status: &OutboxRelayStatus,
         shares: &[ShareView],
-    ) -> Result<(), PassError> {
+    ) -> Result<Option<Duration>, PassError> {
         let failed = |error| PassError::Report(Box::new(error));
         let due = events::due(previous, status, shares);
         self.metrics.events.inc_by(due.len() as u64);
         events::publish(&self.client, relay, &due, &self.instance)
             .await
             .map_err(failed)?;
-        let since = self.remember(relay, |memory| {
-            memory.written.as_ref().map(|(at, _)| at.elapsed())
+        let (since, known_for) = self.remember(relay, |memory| {
+            let since = memory.written.as_ref().map(|(at, _)| at.elapsed());
+            (since, memory.known_since.elapsed())
         });
-        if when_to_write(previous, status, since) != Write::Now {
-            return Ok(());
+        let others = self
+            .memory
+            .lock()
+            .values()
+            .filter(|memory| memory.unreported)
+            .count();
+        let write = when_to_write(previous, status, since, (known_for, others));
+        self.remember(relay, |memory| {
+            memory.unreported = previous.conditions.is_empty() && write != Write::Now;
+        });
+        match write {
+            Write::Now => {}
+            Write::After(left) => return Ok(Some(left)),
+            Write::No => return Ok(None),
         }
         self.write(relay, status).await.map_err(failed)?;
         self.metrics.status_writes.inc();
         let written = Some((Instant::now(), status.clone()));
         self.remember(relay, |memory| memory.written = written);
-        Ok(())
+        Ok(None)
     }
 
     async fn write(&self, relay: &OutboxRelay, status: &OutboxRelayStatus) -> Result<(), kube::Error> {

@@ -113,7 +113,11 @@ fn of_condition(type_: &str, previous: &OutboxRelayStatus, new: &OutboxRelayStat
     let (_, warning) = WORTHY.iter().find(|(worthy, _)| *worthy == reason)?;
     // Ready repeats what Stalled says.
     let is_repeated = type_ == condition::READY && *warning;
-    let began = of(previous).is_none_or(|(before, _, _)| before != reason);
+    // A resource that comes up before anything was said of it is as everybody expects.
+    let began = match of(previous) {
+        Some((before, _, _)) => before != reason,
+        None => reason != "AllSharesReady",
+    };
     (began && !is_repeated).then(|| Due {
         key: format!("{type_}/{reason}/{:?}/{}", new.observed_generation, since.0),
         warning: *warning,

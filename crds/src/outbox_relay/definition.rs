@@ -50,6 +50,8 @@ pub fn definition() -> Value {
         set_max(status, path, *max);
     }
     without_defaults(status);
+    // Of a generation that there never is: until an operator has looked, tools take the resource for in progress (kstatus).
+    status["default"] = json!({"observedGeneration": -1});
     list_by(status, "conditions", "type");
     list_by(status, "shareStatuses", "share");
     definition

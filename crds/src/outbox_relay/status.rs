@@ -31,7 +31,7 @@ pub mod condition {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OutboxRelayStatus {
-    /// Generation of the specification that this status is about.
+    /// Generation of the specification that this status is about; -1 until an operator has reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Reconciling, Stalled, SourceConnected, SinkConnected, CircuitClosed, DeadLettersEmpty, RetentionSafe and

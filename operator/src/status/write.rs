@@ -1,12 +1,22 @@
 //! When a status is written: at once when something happened, at most every ten seconds when only numbers move, and
 //! never when nothing has changed.
 
-use crds::outbox_relay::status::OutboxRelayStatus;
+use crds::outbox_relay::status::{OutboxRelayStatus, condition};
 use crds::relay_status::{Phase, Totals};
 use std::time::Duration;
 
 /// Time between two writes of numbers alone.
 const NUMBERS_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a status that says only that relays start is kept back, since the operator first saw the resource. They are
+/// ready in less where the image is on the node; until then the definition's default, `observedGeneration: -1`, says that
+/// nobody has looked (kstatus: in progress). So most resources come up with one write instead of two or three.
+const FIRST_AFTER: Duration = Duration::from_secs(5);
+
+/// Where so many others start at the same time, it is kept back for longer: a control plane on two cores needs a minute until a
+/// thousand and their pods are ready, and each write of a status that is out of date soon adds to it.
+const MANY: usize = 50;
+const FIRST_AFTER_MANY: Duration = Duration::from_secs(60);
 
 /// Ages move by themselves; what is below this says nothing new.
 const AGE_STEP_SECONDS: u64 = 60;
@@ -22,8 +32,24 @@ pub enum Write {
     No,
 }
 
-/// Whether `new` is written, given the status that was written last and how long ago, if this process has.
-pub fn when_to_write(last: &OutboxRelayStatus, new: &OutboxRelayStatus, since: Option<Duration>) -> Write {
+/// Whether `new` is written, given the status that was written last and how long ago, if this process has; then for how
+/// long it has known the resource, and of how many the status is kept back.
+pub fn when_to_write(
+    last: &OutboxRelayStatus,
+    new: &OutboxRelayStatus,
+    since: Option<Duration>,
+    (known_for, kept_back): (Duration, usize),
+) -> Write {
+    if last.conditions.is_empty() && only_starts(new) {
+        let after = if kept_back > MANY {
+            FIRST_AFTER_MANY
+        } else {
+            FIRST_AFTER
+        };
+        if known_for < after {
+            return Write::After(after - known_for);
+        }
+    }
     if without_numbers(last) != without_numbers(new) {
         return Write::Now;
     }
@@ -34,6 +60,15 @@ pub fn when_to_write(last: &OutboxRelayStatus, new: &OutboxRelayStatus, since: O
         None | Some(Duration::ZERO) => Write::Now,
         Some(left) => Write::After(left),
     }
+}
+
+/// It becomes better by itself, as far as can be seen.
+fn only_starts(status: &OutboxRelayStatus) -> bool {
+    let is = |type_: &str| {
+        let mut conditions = status.conditions.iter();
+        conditions.any(|known| known.type_ == type_ && known.status == "True")
+    };
+    is(condition::RECONCILING) && !is(condition::STALLED) && !is(condition::READY)
 }
 
 /// The status without what changes all the time under load. Messages hold numbers too, and a busy relay catches up every
@@ -80,6 +115,8 @@ fn numbers_differ(last: &OutboxRelayStatus, new: &OutboxRelayStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+    use k8s_openapi::jiff::Timestamp;
 
     fn status(processed: u64, age: u64, phase: Phase) -> OutboxRelayStatus {
         OutboxRelayStatus {
@@ -115,7 +152,47 @@ mod tests {
                 Write::After(seconds(6)),
             ),
         ] {
-            assert_eq!(when_to_write(&last, &new, since), expected, "{new:?} {since:?}");
+            let write = when_to_write(&last, &new, since, (Duration::ZERO, 0));
+            assert_eq!(write, expected, "{new:?} {since:?}");
+        }
+    }
+
+    #[test]
+    fn a_first_status_waits_for_relays_that_start_and_for_nothing_else() {
+        let with = |conditions: &[(&str, &str)]| OutboxRelayStatus {
+            conditions: conditions
+                .iter()
+                .map(|(type_, status)| Condition {
+                    type_: (*type_).to_owned(),
+                    status: (*status).to_owned(),
+                    reason: "Test".to_owned(),
+                    message: String::new(),
+                    last_transition_time: Time(Timestamp::UNIX_EPOCH),
+                    observed_generation: None,
+                })
+                .collect(),
+            ..OutboxRelayStatus::default()
+        };
+        let seconds = Duration::from_secs;
+        let unseen = OutboxRelayStatus {
+            observed_generation: Some(-1),
+            ..OutboxRelayStatus::default()
+        };
+        let starts = with(&[("Ready", "False"), ("Reconciling", "True"), ("Stalled", "False")]);
+        let ready = with(&[("Ready", "True"), ("Reconciling", "False"), ("Stalled", "False")]);
+        let stalled = with(&[("Ready", "False"), ("Reconciling", "True"), ("Stalled", "True")]);
+        let paused = with(&[("Ready", "False"), ("Reconciling", "False"), ("Stalled", "False")]);
+        for (last, new, known_for, kept_back, expected) in [
+            (&unseen, &starts, seconds(1), 0, Write::After(seconds(4))),
+            (&unseen, &starts, seconds(5), 0, Write::Now),
+            (&unseen, &starts, seconds(5), 1000, Write::After(seconds(55))),
+            (&unseen, &ready, seconds(1), 1000, Write::Now),
+            (&unseen, &stalled, seconds(0), 1000, Write::Now),
+            (&unseen, &paused, seconds(0), 0, Write::Now),
+            (&ready, &starts, seconds(0), 0, Write::Now),
+        ] {
+            let write = when_to_write(last, new, None, (known_for, kept_back));
+            assert_eq!(write, expected, "{new:?}");
         }
     }
 }

@@ -132,7 +132,7 @@ pub(crate) async fn a_data_event_becomes_one_kubernetes_event_also_across_a_rest
     relays.script(|script| script.events.push((3, DataEventKind::DeadLettered)));
     let second = operator(&place, relays.port, "two").await;
     place.until("orders", "told again", known(3)).await;
-    for reason in ["CircuitOpened", "CircuitClosed", "DeadLettered", "AllSharesReady"] {
+    for reason in ["CircuitOpened", "CircuitClosed", "DeadLettered"] {
         let found = events(&place, reason).await;
         assert_eq!(found.len(), 1, "{reason}: {found:?}\n{}", second.log());
         assert_eq!(found[0].data["regarding"]["name"], "orders");
