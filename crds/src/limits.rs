@@ -41,6 +41,7 @@ pub const NUMBERS: &[Number] = &[
     number("source.load.queriesPerSecond", 1, 1_000_000),
     number("source.load.rampSeconds", 0, HOUR),
     number("source.load.deletesPerSecond", 1, 1_000_000),
+    number("source.load.snapshotRowsPerSecond", 1, 1_000_000),
     number("source.reconcile.intervalSeconds", 1, 30 * DAY),
     number("source.reconcile.marginSeconds", 0, DAY),
     number("source.reconcile.rowsPerSecond", 1, 1_000_000),

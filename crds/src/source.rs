@@ -36,7 +36,8 @@ pub struct Source {
     pub mode: Mode,
     /// How often the table is looked through, with mode Polling.
     pub poll_interval_milliseconds: u32,
-    /// Where to begin when there is no checkpoint: Oldest (the oldest row that the log still has), Now, or a time as in
+    /// Where to begin when there is no checkpoint: Oldest (the oldest row that the log still has), Now, Snapshot (all rows of
+    /// the outbox table, then the log; needs mode Streaming and sink.guarantee AtLeastOnce), or a time as in
     /// 2026-01-31T12:00:00Z.
     #[cfg_attr(feature = "kubernetes", schemars(with = "String"))]
     pub start_from: StartFrom,
@@ -127,6 +128,8 @@ pub enum StartFrom {
     Oldest,
     /// With rows written after the start.
     Now,
+    /// With all rows of the outbox table, then with rows written after the start.
+    Snapshot,
     /// With rows written at this time.
     At(Timestamp),
 }
@@ -161,6 +164,8 @@ pub struct Load {
     pub ramp_seconds: u32,
     /// Outbox rows deleted per second, at most, with cleanup Delete. No more events than that are delivered for long.
     pub deletes_per_second: u32,
+    /// Rows of the outbox table read per second, at most, with startFrom Snapshot.
+    pub snapshot_rows_per_second: u32,
 }
 
 /// What to do when rows expired from the log before they were read.
@@ -291,6 +296,8 @@ impl Default for Load {
             queries_per_second: 2000,
             ramp_seconds: 5,
             deletes_per_second: 5000,
+            // A page of 250 rows each quarter of a second: less than the reader of the log asks for at rest.
+            snapshot_rows_per_second: 1000,
         }
     }
 }
@@ -302,10 +309,10 @@ impl TryFrom<String> for StartFrom {
         match text.as_str() {
             "Oldest" => Ok(Self::Oldest),
             "Now" => Ok(Self::Now),
-            time => time
-                .parse()
-                .map(Self::At)
-                .map_err(|_| "expected Oldest, Now or a time as in 2026-01-31T12:00:00Z".to_owned()),
+            "Snapshot" => Ok(Self::Snapshot),
+            time => time.parse().map(Self::At).map_err(|_| {
+                "expected Oldest, Now, Snapshot or a time as in 2026-01-31T12:00:00Z".to_owned()
+            }),
         }
     }
 }
@@ -315,6 +322,7 @@ impl From<StartFrom> for String {
         match start {
             StartFrom::Oldest => "Oldest".to_owned(),
             StartFrom::Now => "Now".to_owned(),
+            StartFrom::Snapshot => "Snapshot".to_owned(),
             StartFrom::At(time) => time.to_string(),
         }
     }

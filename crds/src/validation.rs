@@ -39,6 +39,7 @@ pub(crate) fn check(config: &RelayConfig, form: Form, problems: &mut Problems) {
     identity(config, problems);
     source::check(&config.source, form, problems);
     source::polling(config, problems);
+    source::snapshot(config, problems);
     sink::check(&config.sink, form, problems);
     retry(config, problems);
     dead_letter(config, problems);

@@ -3,7 +3,7 @@
 
 use crds::RelayConfig;
 use crds::sink::Key;
-use crds::source::{Mode, OnChange};
+use crds::source::{Mode, OnChange, StartFrom};
 use crds::topic_template::TopicTemplate;
 
 use crate::cdc_log::table::OutboxTable;
@@ -249,8 +249,12 @@ fn changes(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Find
 
 /// What is found in the table is dated by the write time of a column.
 fn reconcile(config: &RelayConfig, table: &OutboxTable, name: &str) -> Option<Finding> {
-    config.source.reconcile.as_ref()?;
-    undated(config, table, name, "source.reconcile")
+    if config.source.start_from == StartFrom::Snapshot {
+        undated(config, table, name, "source.startFrom: Snapshot")
+    } else {
+        config.source.reconcile.as_ref()?;
+        undated(config, table, name, "source.reconcile")
+    }
 }
 
 fn undated(config: &RelayConfig, table: &OutboxTable, name: &str, field: &'static str) -> Option<Finding> {

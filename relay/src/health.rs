@@ -22,6 +22,8 @@ pub enum Part {
     DeadLetters,
     /// The deletes of outbox rows and reconciliation, where they are wanted.
     Cleanup,
+    /// The reading of what the outbox table holds from before its log is read, where that is wanted.
+    Snapshot,
 }
 
 impl Part {
@@ -36,6 +38,7 @@ impl Part {
             Self::State => "state",
             Self::DeadLetters => "dead_letters",
             Self::Cleanup => "cleanup",
+            Self::Snapshot => "snapshot",
         }
     }
 }

@@ -13,9 +13,12 @@ use crate::journal::Mark;
 use crate::model::{Micros, RowId, SECOND, SLOTS, SlotId, SlotSet};
 
 mod remains;
+mod snapshot;
 
 use remains::Remains;
 pub use remains::{CLEANUP_SECOND, Due, RowKey, Tidy};
+use snapshot::Snapshot;
+pub use snapshot::{SNAPSHOT_SECOND, begins_at};
 
 /// The ledgers of the slots that this process owns.
 #[derive(Debug)]
@@ -64,15 +67,17 @@ impl Ledger {
     }
 
     /// Starts owning a slot from its checkpoint: `resolved` holds (second of `cdc$time`, id), and what
-    /// [`SETS_SECOND`] and [`CLEANUP_SECOND`] say.
+    /// [`SETS_SECOND`], [`CLEANUP_SECOND`] and [`SNAPSHOT_SECOND`] say.
     pub fn open(&mut self, slot: SlotId, bound: Micros, resolved: impl IntoIterator<Item = (i64, RowId)>) {
         let mut buckets: BTreeMap<i64, Bucket> = BTreeMap::new();
-        let (mut sets, mut tidy) = (BTreeSet::new(), Vec::new());
+        let (mut sets, mut tidy, mut snapshot) = (BTreeSet::new(), Vec::new(), Vec::new());
         for (second, id) in resolved {
             if second == SETS_SECOND {
                 sets.insert(id.0 as Micros);
             } else if second == CLEANUP_SECOND {
                 tidy.push(id);
+            } else if second == SNAPSHOT_SECOND {
+                snapshot.push(id);
             } else {
                 buckets.entry(second).or_default().saved.push(id);
             }
@@ -107,6 +112,8 @@ impl Ledger {
             buckets,
             outdated_tidy: remains.is_none() && tidy.is_some(),
             remains,
+            snapshot: Snapshot::open(&snapshot),
+            outdated_snapshot: false,
         };
         self.slots[slot.index()] = Some(ledger);
     }
@@ -127,10 +134,20 @@ impl Ledger {
         SlotId::all().filter(|slot| self.slot(*slot).is_some()).collect()
     }
 
-    /// The slots that are to be read: owned, and not stopped.
+    /// The slots whose log is to be read: owned, not stopped, and without rows of the table that come first.
     pub fn reading(&self) -> SlotSet {
-        let reads = |slot: &SlotId| self.slot(*slot).is_some_and(|ledger| !ledger.stopped);
-        SlotId::all().filter(reads).collect()
+        let reads = |ledger: &SlotLedger| !ledger.stopped && ledger.snapshot.is_none();
+        self.those(reads)
+    }
+
+    /// The slots whose rows in the table come first.
+    pub fn in_snapshot(&self) -> SlotSet {
+        self.those(|ledger| !ledger.stopped && ledger.snapshot.is_some())
+    }
+
+    fn those(&self, wanted: impl Fn(&SlotLedger) -> bool) -> SlotSet {
+        let is_wanted = |slot: &SlotId| self.slot(*slot).is_some_and(&wanted);
+        SlotId::all().filter(is_wanted).collect()
     }
 
     pub fn slot(&self, slot: SlotId) -> Option<&SlotLedger> {
@@ -180,6 +197,9 @@ impl Ledger {
         if let Some(remains) = self.remains(slot) {
             remains.resolve(id);
         }
+        if let Some(snapshot) = self.snapshot(slot) {
+            snapshot.resolve(id);
+        }
     }
 
     /// A taken row goes back to New: what held it was torn down before it was resolved. It counts as unread again, and
@@ -194,6 +214,15 @@ impl Ledger {
         let Some(ledger) = self.slots[slot.index()].as_mut() else {
             return;
         };
+        if ledger
+            .snapshot
+            .as_mut()
+            .is_some_and(|snapshot| snapshot.forget(id))
+        {
+            self.openings += 1;
+            ledger.opening = self.openings;
+            return;
+        }
         let Some(bucket) = ledger.buckets.get_mut(&second_of(time)) else {
             return;
         };
@@ -228,6 +257,50 @@ impl Ledger {
         let ledger = self.slot_mut(slot).filter(|ledger| !ledger.stopped);
         let remains = ledger.and_then(|ledger| ledger.remains.as_mut());
         remains.is_some_and(|remains| remains.find(id, time, key))
+    }
+
+    /// Where the slot's table is read on, and the [`SlotLedger::opening`] under which. None if there is nothing to read of it.
+    pub fn snapshot_from(&self, slot: SlotId) -> Option<(i64, u64)> {
+        let ledger = self.slot(slot).filter(|ledger| !ledger.stopped)?;
+        Some((ledger.snapshot.as_ref()?.read_to()?, ledger.opening))
+    }
+
+    /// Takes a row of the table that comes before the log. False if it is on its way already, or not ours.
+    pub fn take_old(&mut self, slot: SlotId, token: i64, id: RowId) -> bool {
+        self.snapshot(slot)
+            .is_some_and(|snapshot| snapshot.find(id, token))
+    }
+
+    /// Every row of the slot's table with a lower token was taken; with None, every row.
+    pub fn read_old(&mut self, slot: SlotId, below: Option<i64>) {
+        if let Some(snapshot) = self.snapshot(slot) {
+            snapshot.read(below);
+        }
+    }
+
+    /// The slots whose snapshot is done: from now on their log is read.
+    pub fn end_snapshots(&mut self) -> SlotSet {
+        let mut ended = SlotSet::EMPTY;
+        for slot in self.in_snapshot().iter() {
+            let Some(ledger) = self.slot_mut(slot) else {
+                continue;
+            };
+            if ledger.snapshot.take_if(|snapshot| snapshot.is_done()).is_some() {
+                ledger.outdated_snapshot = true;
+                ended.insert(slot);
+            }
+        }
+        ended
+    }
+
+    /// Rows of snapshots whose events are on their way.
+    pub fn old_in_flight(&self) -> usize {
+        let slots = self.slots.iter().flatten();
+        slots.map(SlotLedger::old_in_flight).sum()
+    }
+
+    fn snapshot(&mut self, slot: SlotId) -> Option<&mut Snapshot> {
+        self.slot_mut(slot)?.snapshot.as_mut()
     }
 
     /// A row that may be deleted now, of the next slot after `after` that has one. Answer with [`Self::deleted`] or
@@ -325,6 +398,10 @@ pub struct SlotLedger {
     remains: Option<Remains>,
     /// Rows are not deleted any more, and the checkpoint still says that they are.
     outdated_tidy: bool,
+    /// None: the log is read.
+    snapshot: Option<Snapshot>,
+    /// The snapshot is done, and the checkpoint does not say so yet.
+    outdated_snapshot: bool,
 }
 
 #[derive(Debug, Default)]
@@ -347,7 +424,8 @@ pub struct Delta {
     pub bound: Micros,
     /// Ids resolved since the last save, by second of `cdc$time`; all seconds at or above the bound's. Under
     /// [`SETS_SECOND`] the starts of the stream sets, if they are news. Under [`CLEANUP_SECOND`], and first, what became
-    /// of the rows, if it is news; no ids if rows are not deleted any more.
+    /// of the rows, if it is news; no ids if rows are not deleted any more. Under [`SNAPSHOT_SECOND`] how far the snapshot is,
+    /// if it is news; no ids once it is done.
     pub resolved: Vec<(i64, Vec<RowId>)>,
     /// Segments of seconds below this one are no longer needed.
     pub obsolete_below: i64,
@@ -416,6 +494,9 @@ impl SlotLedger {
             if let Some(remains) = &mut self.remains {
                 remains.suspect([(second, id)]);
             }
+            if let Some(snapshot) = &mut self.snapshot {
+                snapshot.resolved_before(id);
+            }
             // Below the bound all is resolved, unless its owner took it back for a stream set and died before it saved that.
             if second < first {
                 self.beyond.push((second, id));
@@ -453,7 +534,16 @@ impl SlotLedger {
         self.remains.as_ref().map(Remains::since)
     }
 
+    fn old_in_flight(&self) -> usize {
+        self.snapshot.as_ref().map_or(0, Snapshot::in_flight)
+    }
+
     fn known(&self, time: Micros, id: RowId) -> Known {
+        match self.snapshot.as_ref().and_then(|snapshot| snapshot.is_open(id)) {
+            Some(true) => return Known::Taken,
+            Some(false) => return Known::Resolved,
+            None => {}
+        }
         match self.remains.as_ref().and_then(|remains| remains.is_found(id)) {
             Some(true) => return Known::Taken,
             _ if time < self.bound => return Known::BelowBound,
@@ -531,7 +621,7 @@ impl SlotLedger {
     /// Whether an event of the slot is on its way.
     pub fn in_flight(&self) -> bool {
         let found = self.remains.as_ref().map_or(0, Remains::found_in_flight);
-        self.oldest_taken().is_some() || found > 0
+        self.oldest_taken().is_some() || found > 0 || self.old_in_flight() > 0
     }
 
     /// Rows in flight.
@@ -541,7 +631,7 @@ impl SlotLedger {
             states.filter(|state| matches!(state, State::Taken(_))).count()
         };
         let found = self.remains.as_ref().map_or(0, Remains::found_in_flight);
-        found + self.buckets.values().map(taken).sum::<usize>()
+        found + self.old_in_flight() + self.buckets.values().map(taken).sum::<usize>()
     }
 
     /// Ids held in memory: what the horizon costs.
@@ -561,10 +651,15 @@ impl SlotLedger {
             Some(remains) => remains.unsaved().map(Tidy::ids),
             None => self.outdated_tidy.then(Vec::new),
         };
+        let snapshot = match &self.snapshot {
+            Some(snapshot) => snapshot.unsaved(),
+            None => self.outdated_snapshot.then(Vec::new),
+        };
         let buckets = self.buckets.range(first..);
         let resolved: Vec<_> = tidy
-            .into_iter()
             .map(|ids| (CLEANUP_SECOND, ids))
+            .into_iter()
+            .chain(snapshot.map(|ids| (SNAPSHOT_SECOND, ids)))
             .chain(buckets.filter_map(|(second, bucket)| bucket.unsaved(*second)))
             .chain(sets.map(|starts| (SETS_SECOND, starts.collect())))
             .collect();
@@ -596,6 +691,13 @@ impl SlotLedger {
             }
             if *second == CLEANUP_SECOND {
                 self.outdated_tidy = false;
+            }
+            if *second == SNAPSHOT_SECOND {
+                self.outdated_snapshot &= !ids.is_empty();
+                if let Some(snapshot) = &mut self.snapshot {
+                    snapshot.saved(ids);
+                }
+                continue;
             }
             if let Some(remains) = &mut self.remains {
                 match *second {

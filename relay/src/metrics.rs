@@ -6,6 +6,7 @@ mod delivery;
 mod labels;
 mod process;
 mod reading;
+mod snapshot;
 
 use prometheus::core::Collector;
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -15,6 +16,7 @@ pub use delivery::{DeliveryMetrics, Replayed};
 pub use labels::EventLabel;
 pub use process::ProcessMetrics;
 pub use reading::ReadingMetrics;
+pub use snapshot::SnapshotMetrics;
 
 /// All metrics of a process. Cheap to share; handles are made once, so that hot paths only add.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub struct Metrics {
     pub reading: ReadingMetrics,
     pub process: ProcessMetrics,
     pub cleanup: CleanupMetrics,
+    pub snapshot: SnapshotMetrics,
 }
 
 impl Metrics {
@@ -36,6 +39,7 @@ impl Metrics {
             reading: ReadingMetrics::register(&registry)?,
             process: ProcessMetrics::register(&registry)?,
             cleanup: CleanupMetrics::register(&registry)?,
+            snapshot: SnapshotMetrics::register(&registry)?,
             registry,
         })
     }

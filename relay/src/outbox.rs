@@ -17,7 +17,7 @@ use crate::cdc_log::read::{fetch, next, primary_key};
 use crate::cdc_log::table::OutboxTable;
 use crate::cdc_log::{errors, prepare};
 use crate::ledger::RowKey;
-use crate::model::{Micros, SlotId};
+use crate::model::Micros;
 use crate::ports::{LogError, Outbox, OutboxPage, OutboxRow, PageState};
 
 /// One outbox table.
@@ -32,13 +32,11 @@ pub struct ScyllaOutbox {
     dated: usize,
 }
 
-/// Whether a table is looked through, and how.
+/// How a table is looked through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
-    /// Rows are only deleted.
-    Never,
-    /// Seldom: nothing of it is worth a place in the cache.
-    Reconcile,
+    /// Seldom, or once: nothing of it is worth a place in the cache.
+    Seldom,
     /// Again and again.
     Poll,
 }
@@ -65,16 +63,12 @@ impl ScyllaOutbox {
         let delete = format!("DELETE FROM {name} USING TIMESTAMP ? WHERE {row}");
         let delete = prepare(&session, delete, consistency).await?;
         let mut dated = dated_by(table, mapped);
-        if scan == Scan::Reconcile {
+        if scan == Scan::Seldom {
             dated.truncate(1);
         }
         // Others than ScyllaDB do not know it.
-        let bypass = if scan == Scan::Reconcile {
-            " BYPASS CACHE"
-        } else {
-            ""
-        };
-        let scan = if scan == Scan::Never || dated.is_empty() {
+        let bypass = if scan == Scan::Seldom { " BYPASS CACHE" } else { "" };
+        let scan = if dated.is_empty() {
             None
         } else {
             let mut columns = key.clone();
@@ -129,18 +123,19 @@ impl Outbox for ScyllaOutbox {
 
     fn scan(
         &self,
-        slot: SlotId,
+        tokens: (i64, i64),
         page: Option<PageState>,
         rows: i32,
     ) -> BoxFuture<'_, Result<OutboxPage, LogError>> {
         async move {
             let Some(scan) = &self.scan else {
-                return Ok(OutboxPage::default());
+                let text = "no mapped column of the outbox table tells when a row was written";
+                return Err(LogError::Configuration(text.into()));
             };
             let mut scan = scan.clone();
             scan.set_page_size(rows);
             let decode = |columns: ColumnIterator<'_, '_>| self.row(columns);
-            let (rows, next) = fetch(&self.session, &scan, slot.tokens(), page, "outbox", decode).await?;
+            let (rows, next) = fetch(&self.session, &scan, tokens, page, "outbox", decode).await?;
             Ok(OutboxPage { rows, next })
         }
         .boxed()

@@ -140,7 +140,7 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
             let Some(before) = self.before(slot) else {
                 return Ok(());
             };
-            match self.outbox.scan(slot, page.clone(), PAGE_ROWS).await {
+            match self.outbox.scan(slot.tokens(), page.clone(), PAGE_ROWS).await {
                 Ok(read) => {
                     if std::mem::take(&mut failures) > 0 {
                         self.board.healthy(Part::Cleanup, self.clock.now());

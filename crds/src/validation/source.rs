@@ -5,7 +5,7 @@ use crate::RelayConfig;
 use crate::names::{CQL_NAME, CQL_PORT};
 use crate::problems::Problems;
 use crate::sink::Guarantee;
-use crate::source::{Cleanup, Columns, Consistency, Mode, OnChange, Source};
+use crate::source::{Cleanup, Columns, Consistency, Mode, OnChange, Source, StartFrom};
 
 /// What ScyllaDB appends to a table's name for its CDC log.
 const LOG_SUFFIX: &str = "_scylla_cdc_log";
@@ -81,6 +81,23 @@ pub(super) fn polling(config: &RelayConfig, problems: &mut Problems) {
         let accepted = "no source.reconcile with source.mode Polling, which finds every row of the table";
         problems.refuse("source.reconcile", "a section", accepted);
     }
+}
+
+/// The rows of the table come before those of the log.
+pub(super) fn snapshot(config: &RelayConfig, problems: &mut Problems) {
+    let source = &config.source;
+    if source.start_from != StartFrom::Snapshot || problems.has("source.startFrom") {
+        return;
+    }
+    let accepted = if source.mode == Mode::Polling {
+        "Oldest, Now or a time with source.mode Polling, which takes all rows of the table anyway"
+    } else if config.sink.guarantee == Guarantee::ExactlyOnce {
+        "Oldest, Now or a time with sink.guarantee ExactlyOnce; to have the rows of the table too, begin with AtLeastOnce and \
+         change sink.guarantee when outbox_relay_snapshot_slots is 0"
+    } else {
+        return;
+    };
+    problems.refuse_text("source.startFrom", "Snapshot", accepted);
 }
 
 /// What is still in the table was never delivered only if what was delivered is deleted, and a row is one event.

@@ -94,7 +94,15 @@ pub(crate) async fn what_is_wrong_is_refused_with_what_would_be_right() {
         ),
         (
             json!({"source": {"startFrom": "yesterday"}}),
-            "must be Oldest, Now or a time as in 2026-01-31T12:00:00Z",
+            "must be Oldest, Now, Snapshot or a time as in 2026-01-31T12:00:00Z",
+        ),
+        (
+            json!({"source": {"startFrom": "Snapshot", "mode": "Polling", "cleanup": "Delete"}}),
+            "source.startFrom must not be Snapshot with source.mode Polling",
+        ),
+        (
+            json!({"source": {"startFrom": "Snapshot"}, "sink": {"guarantee": "ExactlyOnce"}}),
+            "source.startFrom must not be Snapshot with sink.guarantee ExactlyOnce",
         ),
         (
             json!({"source": {"contactPoints": []}}),

@@ -33,7 +33,12 @@ impl Outbox for Table {
         .boxed()
     }
 
-    fn scan(&self, _: SlotId, _: Option<PageState>, _: i32) -> BoxFuture<'_, Result<OutboxPage, LogError>> {
+    fn scan(
+        &self,
+        _: (i64, i64),
+        _: Option<PageState>,
+        _: i32,
+    ) -> BoxFuture<'_, Result<OutboxPage, LogError>> {
         unreachable!("deletes read nothing")
     }
 }

@@ -132,7 +132,7 @@ async fn of_rows(config: &RelayConfig, session: Arc<Session>, table: &OutboxTabl
         let columns = [config.source.columns.payload.clone()];
         let level = consistency(config.source.consistency);
         let outbox = ScyllaOutbox::open(session, table, &columns, Scan::Poll, level).await?;
-        outbox.scan(SlotId::of_token(0), None, 1).await.map(drop)
+        outbox.scan(SlotId::of_token(0).tokens(), None, 1).await.map(drop)
     };
     match read().await {
         Ok(()) => Finding::fine("source.table", "the table can be read"),

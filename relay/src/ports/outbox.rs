@@ -5,7 +5,7 @@ use scylla::value::CqlValue;
 
 use super::{LogError, PageState};
 use crate::ledger::RowKey;
-use crate::model::{Micros, SlotId};
+use crate::model::Micros;
 
 /// Reads and deletes rows of the outbox table. Every method may be called concurrently.
 pub trait Outbox: Send + Sync + 'static {
@@ -13,10 +13,11 @@ pub trait Outbox: Send + Sync + 'static {
     /// once.
     fn delete(&self, key: RowKey, at: Micros) -> BoxFuture<'_, Result<(), LogError>>;
 
-    /// One page of a slot's rows, at most `rows` of them; a page may be empty and not the last.
+    /// One page of the rows of these tokens, first and last included, at most `rows` of them; a page may be empty and not the
+    /// last.
     fn scan(
         &self,
-        slot: SlotId,
+        tokens: (i64, i64),
         page: Option<PageState>,
         rows: i32,
     ) -> BoxFuture<'_, Result<OutboxPage, LogError>>;

@@ -29,10 +29,11 @@ impl Outbox for Table {
 
     fn scan(
         &self,
-        slot: SlotId,
+        tokens: (i64, i64),
         page: Option<PageState>,
         _: i32,
     ) -> BoxFuture<'_, Result<OutboxPage, LogError>> {
+        let slot = SlotId::of_token(tokens.0);
         *self.reads.lock() += 1;
         let failed = self.reads.lock().is_multiple_of(3);
         let rows = self.rows.lock().get(&slot).cloned().unwrap_or_default();

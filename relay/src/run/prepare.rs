@@ -46,7 +46,7 @@ pub struct Ground<L = ChangeSource, S = ScyllaState, B = KafkaBroker, D = Target
     /// Of the journal, if events are delivered exactly once.
     pub incarnation: Option<Incarnation>,
     pub preparer: Preparer,
-    /// If its rows are deleted.
+    /// The table's own rows, to be looked through and deleted. None in a world that has only the log.
     pub outbox: Option<Arc<dyn Outbox>>,
     /// Start of the oldest stream set.
     pub first_set: Option<crate::model::Micros>,
@@ -138,7 +138,7 @@ pub(super) async fn prepare(
         transactions,
         incarnation,
         preparer,
-        outbox,
+        outbox: Some(outbox),
         first_set,
         order,
         seed: rand::random(),
@@ -234,7 +234,7 @@ async fn open_log(
         .map_err(|error| Why::new(error.category(), error.to_string()))
 }
 
-/// None if `stop` came first; nothing within if rows are not deleted.
+/// None if `stop` came first.
 async fn open_outbox(
     config: &RelayConfig,
     outlook: &Outlook,
@@ -242,23 +242,24 @@ async fn open_outbox(
     session: &Arc<Session>,
     table: &OutboxTable,
     preparer: &Preparer,
-) -> Option<Option<Arc<dyn Outbox>>> {
-    if config.source.cleanup == Cleanup::Keep {
-        return Some(None);
-    }
-    outlook.board().add(Part::Cleanup, outlook.clock().now());
-    let (consistency, columns) = (consistency(config.source.consistency), preparer.columns());
-    let scan = match (config.source.mode, &config.source.reconcile) {
-        (Mode::Polling, _) => Scan::Poll,
-        (Mode::Streaming, Some(_)) => Scan::Reconcile,
-        (Mode::Streaming, None) => Scan::Never,
+) -> Option<Arc<dyn Outbox>> {
+    let part = if config.source.cleanup == Cleanup::Delete {
+        outlook.board().add(Part::Cleanup, outlook.clock().now());
+        Part::Cleanup
+    } else {
+        Part::Source
     };
-    let opened = wait(outlook, stop, Part::Cleanup, async || {
+    let (consistency, columns) = (consistency(config.source.consistency), preparer.columns());
+    let scan = match config.source.mode {
+        Mode::Polling => Scan::Poll,
+        Mode::Streaming => Scan::Seldom,
+    };
+    let opened = wait(outlook, stop, part, async || {
         let opened = ScyllaOutbox::open(session.clone(), table, columns, scan, consistency).await;
         opened.map_err(|error| Why::new(error.category(), error.to_string()))
     });
     let opened: Arc<dyn Outbox> = Arc::new(opened.await?);
-    Some(Some(opened))
+    Some(opened)
 }
 
 /// Opens the state tables, making first what is missing and may be made.

@@ -32,6 +32,7 @@ use crate::source::polling::Poller;
 use crate::source::reader::{Command, Reader};
 use crate::source::record::Rules;
 use crate::source::retention::{Retention, Start};
+use crate::source::snapshot::Snapshotter;
 use crate::source::tail;
 use crate::state::keeper::{Deadline, Keeper, KeeperConfig};
 use crate::state::ownership::Share;
@@ -70,14 +71,14 @@ where
     D: DeadLetters,
     C: Clock + Clone,
 {
-    let ledger = Arc::new(Mutex::new(ledger_for(&ground)));
+    let ledger = Arc::new(Mutex::new(ledger_for(&config)));
     let (control, deadline) = (Control::default(), Deadline::default());
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let (events, delivered) = mpsc::channel(EVENT_BATCHES);
     let retention = outlook.retention();
     retention.begin(rows_stay(&config, &ground));
-    let now_is_the_start = config.source.start_from == StartFrom::Now;
-    if !source_clock(&outlook, ground.log.as_ref(), now_is_the_start, &stop).await {
+    let needs_now = matches!(config.source.start_from, StartFrom::Now | StartFrom::Snapshot);
+    if !source_clock(&outlook, ground.log.as_ref(), needs_now, &stop).await {
         return Ok(());
     }
     let exactly_once = exactly_once(&config, &outlook, &ground);
@@ -94,7 +95,7 @@ where
         retention,
         exactly_once,
     };
-    let holder = Arc::new(parts.holder(commands));
+    let holder = Arc::new(parts.holder(commands.clone()));
     let keeper = parts.keeper(share, holder.clone());
     parts.outlook.lives(Life {
         ledger: parts.ledger.clone(),
@@ -110,6 +111,7 @@ where
     } else {
         parts.delete(&mut tidying, stop_reading);
         parts.reconcile(&events, &mut tidying, stop_reading);
+        parts.read_old(&events, commands, &mut tidying, stop_reading);
     }
     parts.replay(&mut tidying, stop_reading);
     let mut reading = JoinSet::new();
@@ -157,9 +159,9 @@ fn rows_stay<L, S, B, D>(config: &RelayConfig, ground: &Ground<L, S, B, D>) -> O
     }
 }
 
-fn ledger_for<L, S, B, D>(ground: &Ground<L, S, B, D>) -> Ledger {
+fn ledger_for(config: &RelayConfig) -> Ledger {
     let ledger = Ledger::default();
-    if ground.outbox.is_some() {
+    if config.source.cleanup == CleanupMode::Delete {
         ledger.with_cleanup()
     } else {
         ledger
@@ -225,7 +227,7 @@ async fn source_clock<L: ChangeLog, C: Clock>(
         if !needed {
             return true;
         }
-        warn!(%reason, "source.startFrom: Now waits for the source's clock");
+        warn!(%reason, "source.startFrom: Now or Snapshot waits for the source's clock");
         outlook.board().failed(Part::Source, reason, now);
         tokio::select! {
             biased;
@@ -279,6 +281,9 @@ where
         let from = match self.config.source.start_from {
             StartFrom::Oldest => Start::Oldest,
             StartFrom::Now => Start::Now,
+            StartFrom::Snapshot => Start::Snapshot {
+                settled: Micros::from(self.config.source.horizon_seconds) * SECOND + tail::SKEW,
+            },
             StartFrom::At(time) => Start::At(time.milliseconds() as Micros * 1000),
         };
         let (retention, first_set) = (self.retention.clone(), self.ground.first_set);
@@ -289,6 +294,7 @@ where
             share,
             lease: self.config.state.lease(),
             checkpoint_interval: self.config.state.checkpoint_interval(),
+            snapshot: self.config.source.start_from == StartFrom::Snapshot,
             start: Box::new(move || retention.start(from, first_set, outlook.source_time())),
             transactional_ids: own_id.into_iter().collect(),
             transactions: self.ground.transactions.clone(),
@@ -357,6 +363,9 @@ where
         let (source, Some(outbox)) = (&self.config.source, &self.ground.outbox) else {
             return;
         };
+        if source.cleanup == CleanupMode::Keep {
+            return;
+        }
         let cleanup = Cleanup {
             ledger: self.ledger.clone(),
             outbox: outbox.clone(),
@@ -405,6 +414,31 @@ where
         };
         self.keep_up(Part::Cleanup, tasks, stop, move |stop| {
             reconciler.clone().run(stop)
+        });
+    }
+
+    /// Reads what the table holds from before the log is read, of slots whose checkpoints say so: whatever
+    /// `source.startFrom` says by now, what was begun is done.
+    fn read_old(
+        &self,
+        events: &mpsc::Sender<Vec<crate::event::SourceEvent>>,
+        commands: mpsc::Sender<Command>,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) {
+        let Some(outbox) = &self.ground.outbox else { return };
+        let snapshotter = Snapshotter {
+            ledger: self.ledger.clone(),
+            outbox: outbox.clone(),
+            clock: self.outlook.clock(),
+            rows_per_second: self.config.source.load.snapshot_rows_per_second,
+            out: events.clone(),
+            commands,
+            metrics: self.outlook.shared_metrics(),
+            board: self.outlook.board().clone(),
+        };
+        self.keep_up(Part::Snapshot, tasks, stop, move |stop| {
+            snapshotter.clone().run(stop)
         });
     }
 

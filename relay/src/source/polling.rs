@@ -4,7 +4,7 @@
 //! The ledger knows found rows until they are gone: nothing else has to be remembered of them, and no checkpoint tells of
 //! them. Their bound says what a reader of the log may begin with.
 
-mod scans;
+pub(super) mod scans;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -223,7 +223,9 @@ impl<L: ChangeLog, C: Clock> Running<L, C> {
             );
             self.pages.spawn(async move {
                 let asked = clock.elapsed();
-                let page = outbox.scan(planned.slot, planned.page.clone(), PAGE_ROWS).await;
+                let page = outbox
+                    .scan(planned.slot.tokens(), planned.page.clone(), PAGE_ROWS)
+                    .await;
                 let latency = clock.elapsed().saturating_sub(asked);
                 Answered {
                     planned,

@@ -16,6 +16,11 @@ const MAX_ERAS: usize = 16;
 pub enum Start {
     Oldest,
     Now,
+    /// With what is readable for certain in the table, and with the log from there on. `settled` is how late a committed
+    /// row may become readable.
+    Snapshot {
+        settled: Micros,
+    },
     At(Micros),
 }
 
@@ -111,6 +116,7 @@ impl Retention {
         match from {
             Start::Oldest => retained,
             Start::Now => now - SKEW,
+            Start::Snapshot { settled } => now - settled,
             Start::At(time) => time.max(retained),
         }
     }

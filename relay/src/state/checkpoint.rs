@@ -1,7 +1,7 @@
 //! Checkpoints on paper: a base (format, identity, bound, checksum) and append-only segments of resolved ids. Pure.
 
 use crate::journal::Mark;
-use crate::ledger::{CLEANUP_SECOND, Delta, SETS_SECOND};
+use crate::ledger::{CLEANUP_SECOND, Delta, SETS_SECOND, SNAPSHOT_SECOND};
 use crate::model::{Micros, RowId, SlotId};
 use crate::ports::{Checkpoint, Save, SegmentKey};
 
@@ -32,7 +32,7 @@ pub fn limited(mut delta: Delta, saved: Mark) -> Delta {
     }
     delta
         .resolved
-        .retain(|(second, ids)| !ids.is_empty() || *second == CLEANUP_SECOND);
+        .retain(|(second, ids)| !ids.is_empty() || [CLEANUP_SECOND, SNAPSHOT_SECOND].contains(second));
     delta
 }
 
@@ -80,7 +80,8 @@ impl Book {
             }
         }
         let replaced = |reserved: i64| delta.resolved.iter().any(|(second, _)| *second == reserved);
-        let replaced = [SETS_SECOND, CLEANUP_SECOND].map(|second| replaced(second).then_some(second));
+        let reserved = [SETS_SECOND, CLEANUP_SECOND, SNAPSHOT_SECOND];
+        let replaced = reserved.map(|second| replaced(second).then_some(second));
         let obsolete =
             |key: &&SegmentKey| key.second < delta.obsolete_below || replaced.contains(&Some(key.second));
         let remove = self.segments.iter().filter(obsolete).copied().collect();

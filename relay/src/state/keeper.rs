@@ -96,6 +96,8 @@ pub struct KeeperConfig {
     pub checkpoint_interval: Duration,
     /// The bound of a slot that has no checkpoint yet, asked when it is claimed.
     pub start: Box<dyn Fn() -> Micros + Send + Sync>,
+    /// Whether what its table holds from before comes first.
+    pub snapshot: bool,
     /// Those of this process's lanes; none in AtLeastOnce. A slot belongs to the one with its index modulo their number.
     pub transactional_ids: Vec<String>,
     /// What former owners wrote in transactions is settled through this, whatever the guarantee now.

@@ -13,6 +13,7 @@ mod overload;
 mod polled;
 mod process;
 mod several;
+mod snapshot;
 mod stack;
 mod tidy;
 mod topology;

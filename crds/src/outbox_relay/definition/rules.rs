@@ -108,8 +108,18 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         at: "source.startFrom",
-        rule: "self == 'Oldest' || self == 'Now' || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}')",
-        message: "source.startFrom must be Oldest, Now or a time as in 2026-01-31T12:00:00Z",
+        rule: "self in ['Oldest', 'Now', 'Snapshot'] || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}')",
+        message: "source.startFrom must be Oldest, Now, Snapshot or a time as in 2026-01-31T12:00:00Z",
+    },
+    Rule {
+        at: "source",
+        rule: "!has(self.startFrom) || self.startFrom != 'Snapshot' || !has(self.mode) || self.mode != 'Polling'",
+        message: "source.startFrom must not be Snapshot with source.mode Polling, which takes all rows of the table",
+    },
+    Rule {
+        at: "",
+        rule: "self.source.startFrom != 'Snapshot' || self.sink.guarantee == 'AtLeastOnce'",
+        message: "source.startFrom must not be Snapshot with sink.guarantee ExactlyOnce: begin with AtLeastOnce, change it later",
     },
     Rule {
         at: "source",

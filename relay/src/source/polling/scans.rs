@@ -201,7 +201,7 @@ impl Scans {
 }
 
 /// Takes what can be handed over before the next page.
-fn ripe(held: &mut Vec<OutboxRow>) -> Vec<OutboxRow> {
+pub(in crate::source) fn ripe(held: &mut Vec<OutboxRow>) -> Vec<OutboxRow> {
     let last = held.last().map(|row| row.token);
     let whole = held.iter().position(|row| Some(row.token) == last).unwrap_or(0);
     let until = if held.len() - whole > HELD_ROWS {
@@ -215,7 +215,7 @@ fn ripe(held: &mut Vec<OutboxRow>) -> Vec<OutboxRow> {
 }
 
 /// By write time within a partition; rows of one batch, whose time is the same, stay in clustering order.
-fn in_order(rows: &mut [OutboxRow]) {
+pub(in crate::source) fn in_order(rows: &mut [OutboxRow]) {
     rows.sort_by_key(|row| (row.token, row.written));
 }
 

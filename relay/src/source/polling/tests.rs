@@ -61,10 +61,11 @@ impl Outbox for Table {
 
     fn scan(
         &self,
-        slot: SlotId,
+        tokens: (i64, i64),
         page: Option<PageState>,
         _: i32,
     ) -> BoxFuture<'_, Result<OutboxPage, LogError>> {
+        let slot = SlotId::of_token(tokens.0);
         async move {
             let (first, last) = slot.tokens();
             let skip: usize = page.map_or(0, |page| usize::from(page.0[0]));

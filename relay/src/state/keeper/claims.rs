@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::{CONCURRENCY, Held, Holder, Keeper, Opening, view};
 use crate::journal::{Incarnation, Mark, Refusal, Replayed};
-use crate::ledger::Delta;
+use crate::ledger::{Delta, SNAPSHOT_SECOND, begins_at};
 use crate::model::{Micros, RowId, SlotId, SlotSet};
 use crate::ports::{
     Clock, Conditional, Epoch, JournalError, Loaded, StateError, StateStore, TransactionError,
@@ -197,7 +197,11 @@ impl<S: StateStore, C: Clock, H: Holder> Keeper<S, C, H> {
     }
 
     async fn begin(&mut self, settled: Vec<(Claimed, Option<Replayed>)>, failed: &mut bool) -> Vec<Opened> {
-        let (store, start) = (self.store.as_ref(), (self.config.start)());
+        let store = self.store.as_ref();
+        let start = Start {
+            bound: (self.config.start)(),
+            snapshot: self.config.snapshot,
+        };
         let results: Vec<_> = stream::iter(settled)
             .map(|(claimed, replayed)| begin(store, claimed, replayed, start))
             .buffer_unordered(CONCURRENCY)
@@ -281,12 +285,20 @@ async fn raise<S: StateStore>(store: &S, claim: Claim, process: &str) -> Result<
     }
 }
 
+/// Of a slot without a checkpoint.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    bound: Micros,
+    /// What the table holds from before the bound comes first.
+    snapshot: bool,
+}
+
 /// A slot without a checkpoint gets one at once, so that a restart does not start from a later "now".
 async fn begin<S: StateStore>(
     store: &S,
     claimed: Claimed,
     replayed: Option<Replayed>,
-    start: Micros,
+    start: Start,
 ) -> Result<Option<Opened>, StateError> {
     let Claimed { claim, epoch, loaded } = claimed;
     let resumed = loaded.checkpoint.is_some();
@@ -308,9 +320,12 @@ async fn begin<S: StateStore>(
         }));
     }
     let mut book = Book::default();
+    let snapshot = start
+        .snapshot
+        .then(|| (SNAPSHOT_SECOND, begins_at(claim.slot.tokens().0)));
     let save = book.save(&Delta {
-        bound: start,
-        resolved: Vec::new(),
+        bound: start.bound,
+        resolved: snapshot.iter().cloned().collect(),
         obsolete_below: i64::MIN,
         mark: Mark::default(),
     });
@@ -322,8 +337,11 @@ async fn begin<S: StateStore>(
         claim,
         epoch,
         book,
-        bound: start,
-        resolved: Vec::new(),
+        bound: start.bound,
+        resolved: snapshot
+            .into_iter()
+            .flat_map(|(second, ids)| ids.into_iter().map(move |id| (second, id)))
+            .collect(),
         replayed,
         saved: Mark::default(),
         mark: mark.unwrap_or_default(),

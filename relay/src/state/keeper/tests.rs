@@ -88,6 +88,7 @@ fn start_with(
         share,
         lease: LEASE,
         checkpoint_interval: Duration::from_secs(1),
+        snapshot: false,
         start: Box::new(|| 7 * SECOND),
         transactional_ids,
         transactions,
