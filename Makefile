@@ -110,6 +110,10 @@ bench-sandbox: ## inserts/s and log rows/s of the sandbox, with its client on th
 query-load: ## what the relay asks of ScyllaDB, per cursor, stream and event: RATES="0 200 2000", CLEANUP=Delete
 	@scripts/query-load.sh
 
+.PHONY: polling-load
+polling-load: ## the log read and the table polled, side by side: latency, reads, deletes, CPU; RATES="100 1000 10000"; some 12 minutes
+	@scripts/polling-load.sh
+
 .PHONY: bench-operator
 bench-operator: ## a thousand OutboxRelays on a real API server: time, memory and requests of the operator; some 6 minutes once built
 	@scripts/kubernetes.sh install
