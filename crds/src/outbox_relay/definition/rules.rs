@@ -108,7 +108,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         at: "source.startFrom",
-        rule: "self in ['Oldest', 'Now', 'Snapshot'] || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}')",
+        rule: "self == 'Oldest' || self == 'Now' || self == 'Snapshot' || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}')",
         message: "source.startFrom must be Oldest, Now, Snapshot or a time as in 2026-01-31T12:00:00Z",
     },
     Rule {
