@@ -41,7 +41,7 @@ fetch_jars_locked() {
   mkdir -p "$partial"
   mvn -B -q -f "$ROOT/scripts/foreign.pom.xml" -P "$profile" "-Dmaven.repo.local=$CACHE/m2" \
     "-Dkafka.version=$KAFKA_VERSION" "-Dcassandra.version=$CASSANDRA_VERSION" "-Dlog4j.version=$LOG4J_VERSION" \
-    "-Ddebezium.version=$DEBEZIUM_VERSION" \
+    "-Ddebezium.version=$DEBEZIUM_VERSION" "-Djava-driver.version=$JAVA_DRIVER_VERSION" \
     "-Ddependency.plugin.version=$MAVEN_DEPENDENCY_PLUGIN_VERSION" \
     dependency:copy-dependencies "-DoutputDirectory=$partial" -DincludeScope=runtime >&2 ||
     die "Maven could not fetch $profile (its message stands above); nothing was left behind in $target"
