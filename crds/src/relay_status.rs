@@ -65,6 +65,9 @@ pub struct RelayStatus {
     pub dead_letters_pending: u64,
     /// Whether events of one aggregate keep their order.
     pub order: Order,
+    /// The last audit that was recorded, as the process sees it that owns slot 0; absent in the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
     /// What happened to the data, oldest first, at most [`MAX_DATA_EVENTS`].
     #[serde(default)]
     pub data_events: Vec<DataEvent>,
@@ -239,6 +242,28 @@ pub struct Order {
     pub reason: Option<String>,
 }
 
+/// What `outbox-relay audit --record` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Audit {
+    /// When it began.
+    pub time: Timestamp,
+    /// Events written from then on were looked at.
+    pub from: Timestamp,
+    /// Events written before then were.
+    pub to: Timestamp,
+    /// How many there are.
+    pub events: u64,
+    /// Of them: not found, and no relay says that it is done with them.
+    pub not_yet_due: u64,
+    /// Not found, although a relay is done with them.
+    pub missing: u64,
+    /// Delivered after a later event of their aggregate, and not marked.
+    pub reordered: u64,
+    /// Messages that repeat another one, and are not allowed to.
+    pub repeated: u64,
+}
+
 /// Something that happened to the data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -289,6 +314,13 @@ impl Lag {
     /// Whole seconds of the lag, rounded down.
     pub fn seconds(&self) -> u64 {
         self.milliseconds / 1000
+    }
+}
+
+impl Audit {
+    /// Whether what was promised was kept, as far as it was due.
+    pub fn is_clean(&self) -> bool {
+        self.missing == 0 && self.reordered == 0 && self.repeated == 0
     }
 }
 

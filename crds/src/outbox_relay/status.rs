@@ -25,6 +25,8 @@ pub mod condition {
     pub const RETENTION_SAFE: &str = "RetentionSafe";
     /// The table's key keeps an aggregate in one partition.
     pub const ORDER_PRESERVED: &str = "OrderPreserved";
+    /// The last audit that was recorded found nothing wrong, and is not old.
+    pub const DELIVERY_AUDITED: &str = "DeliveryAudited";
 }
 
 /// What was seen of the relays of a resource. Counters are sums over its relays since each started.
@@ -34,8 +36,8 @@ pub struct OutboxRelayStatus {
     /// Generation of the specification that this status is about; -1 until an operator has reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Reconciling, Stalled, SourceConnected, SinkConnected, CircuitClosed, DeadLettersEmpty, RetentionSafe and
-    /// OrderPreserved.
+    /// Ready, Reconciling, Stalled, SourceConnected, SinkConnected, CircuitClosed, DeadLettersEmpty, RetentionSafe,
+    /// OrderPreserved and DeliveryAudited.
     pub conditions: Vec<Condition>,
     /// In one word, what the relays do: the least advanced of their phases.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,12 +5,15 @@ use crate::names::share_of_label;
 use crate::plan::Waiting;
 use crds::outbox_relay::status::condition;
 use crds::pods::Placement;
-use crds::relay_status::{BreakerState, Component, Health, RelayStatus};
+use crds::relay_status::{Audit, BreakerState, Component, Health, RelayStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use std::borrow::Cow;
 
 /// Characters of a reason; Kubernetes takes up to 1024.
 const MAX_REASON: usize = 64;
+
+/// An audit says little of today once it is this old: a day, and time for one that is made daily to end.
+const AUDIT_OUTDATED_MILLISECONDS: i64 = 25 * 3_600 * 1_000;
 
 /// What is found out about one condition.
 pub(super) struct Verdict {
@@ -77,6 +80,7 @@ pub(super) fn all(view: &View<'_>) -> Vec<Condition> {
         (condition::DEAD_LETTERS_EMPTY, of_all(view, dead_letters)),
         (condition::RETENTION_SAFE, of_all(view, retention)),
         (condition::ORDER_PRESERVED, of_all(view, order)),
+        (condition::DELIVERY_AUDITED, audited(view)),
     ];
     verdicts
         .into_iter()
@@ -327,4 +331,45 @@ fn order(relay: &RelayStatus) -> Verdict {
             reason.unwrap_or_else(|| "the table's key scatters aggregates".to_owned()),
         )
     }
+}
+
+/// The newest audit of the identity. Whose relay tells it does not matter: slot 0 has one owner, and a former one may still
+/// answer.
+fn audited(view: &View<'_>) -> Verdict {
+    let told = view.shares.iter().filter_map(|share| match &share.relay {
+        RelayView::Says(status) => status.audit,
+        RelayView::Unknown(_) | RelayView::Absent(_) => None,
+    });
+    let Some(audit) = told.max_by_key(|audit| audit.time.milliseconds()) else {
+        return unknown(
+            "NotAudited",
+            "no audit was recorded, or no relay that owns slot 0 answers",
+        );
+    };
+    let about = about(&audit);
+    if !audit.is_clean() {
+        return no("Findings", about);
+    }
+    if view.now.as_millisecond() - audit.time.milliseconds() as i64 > AUDIT_OUTDATED_MILLISECONDS {
+        return unknown("Outdated", about);
+    }
+    if audit.not_yet_due > 0 {
+        return unknown("NotYetDue", about);
+    }
+    yes("Clean", about)
+}
+
+/// The same until the next audit, so that the resource is not written for it.
+fn about(audit: &Audit) -> String {
+    format!(
+        "audit of {}: of {} events written from {} to {}, {} missing, {} reordered, {} repeated, {} not yet due",
+        audit.time,
+        audit.events,
+        audit.from,
+        audit.to,
+        audit.missing,
+        audit.reordered,
+        audit.repeated,
+        audit.not_yet_due
+    )
 }

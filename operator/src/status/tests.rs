@@ -104,7 +104,16 @@ fn look(
     shares: &[ShareView],
     previous: &OutboxRelayStatus,
 ) -> OutboxRelayStatus {
-    roll_up(&View {
+    roll_up(&view(outcome, paused, shares, previous))
+}
+
+fn view<'a>(
+    outcome: &'a Outcome,
+    paused: bool,
+    shares: &'a [ShareView],
+    previous: &'a OutboxRelayStatus,
+) -> View<'a> {
+    View {
         generation: Some(7),
         paused,
         placement: if shares.iter().any(|share| share.sidecar) {
@@ -120,7 +129,7 @@ fn look(
         shares,
         previous,
         now: Timestamp::from_second(1000).unwrap(),
-    })
+    }
 }
 
 fn stalled() -> Outcome {
@@ -173,7 +182,7 @@ fn each_state_is_told_as_it_is() {
         assert_eq!(told, expected, "{outcome:?} {shares:?}");
         assert_eq!(
             status.conditions.len(),
-            9,
+            10,
             "all conditions are there in every state"
         );
         assert!(
@@ -327,6 +336,47 @@ fn of_what_relays_say_the_worst_counts_and_what_is_unknown_is_not_fine() {
         condition::ORDER_PRESERVED,
         json!({"order": {"preserved": false}}),
         ("False", "NotPreserved"),
+    );
+}
+
+/// An audit of so many hours after the epoch that found 3 of something.
+fn audited(hours: u64, found: &str) -> RelayView {
+    let time = crds::Timestamp::from_milliseconds(hours * 3_600_000);
+    let mut audit = json!({"time": time, "from": time, "to": time, "events": 9, "notYetDue": 0, "missing": 0,
+        "reordered": 0, "repeated": 0});
+    audit[found] = 3.into();
+    says(json!({ "audit": audit }))
+}
+
+#[test]
+fn an_audit_is_believed_for_a_day_and_the_newest_counts() {
+    let check = |hour: i64, relays: Vec<RelayView>, expected: (&str, &str)| {
+        let shares: Vec<_> = relays.into_iter().map(|relay| share("1/2", relay)).collect();
+        let (outcome, previous) = (Outcome::Applied(None), OutboxRelayStatus::default());
+        let status = roll_up(&View {
+            now: Timestamp::from_second(hour * 3_600).unwrap(),
+            ..view(&outcome, false, &shares, &previous)
+        });
+        let found = of(&status, condition::DELIVERY_AUDITED);
+        assert_eq!((found.0.as_str(), found.1.as_str()), expected, "at hour {hour}");
+    };
+    check(12, vec![well()], ("Unknown", "NotAudited"));
+    check(
+        12,
+        vec![RelayView::Unknown("no answer".to_owned())],
+        ("Unknown", "NotAudited"),
+    );
+    check(35, vec![audited(10, "events")], ("True", "Clean"));
+    check(36, vec![audited(10, "events")], ("Unknown", "Outdated"));
+    check(12, vec![audited(10, "notYetDue")], ("Unknown", "NotYetDue"));
+    for found in ["missing", "reordered", "repeated"] {
+        check(12, vec![audited(10, found)], ("False", "Findings"));
+        check(99, vec![audited(10, found)], ("False", "Findings"));
+    }
+    check(
+        12,
+        vec![audited(10, "missing"), audited(11, "events"), well()],
+        ("True", "Clean"),
     );
 }
 

@@ -68,6 +68,7 @@ pub(crate) async fn five_fields_become_a_relay_that_is_ready_and_deletion_leaves
         ("DeadLettersEmpty", ("True", "Empty")),
         ("RetentionSafe", ("True", "NothingExpires")),
         ("OrderPreserved", ("True", "Preserved")),
+        ("DeliveryAudited", ("Unknown", "NotAudited")),
     ] {
         assert_eq!(condition(&ready, type_), expected, "{type_}");
     }
