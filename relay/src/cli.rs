@@ -5,16 +5,21 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod audit;
 pub mod check;
 pub mod checkpoint;
 pub mod dead_letters;
+pub mod evidence;
 mod file;
 pub mod replay;
+pub mod reset;
 pub mod run;
 pub mod schema;
 pub mod setup;
 pub mod state;
 pub mod status;
+pub mod time;
+pub mod trace;
 
 /// Publishes every event of a ScyllaDB outbox table to Kafka: never lost, in order per aggregate, within milliseconds.
 #[derive(Debug, Parser)]
@@ -45,6 +50,12 @@ pub enum Command {
     DeadLetters(DeadLettersCommand),
     /// Print what a running relay says of itself.
     Status(StatusArgs),
+    /// Prove that what was written in a window was delivered: once or as often as is allowed, and in order. Exit code 0 if
+    /// so, 1 with findings, 2 if it cannot be told.
+    Audit(AuditArgs),
+    /// Where one event is on its way, and why it is not further. Exit code 0 if it is delivered, a dead letter or on its way,
+    /// 1 if it is missing or was not found, 2 if it cannot be told.
+    Trace(TraceArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,6 +115,27 @@ pub enum CheckpointCommand {
     Show(FileArgs),
     /// All of it as one JSON document, with the ids of the resolved events.
     Export(FileArgs),
+    /// Begin somewhere else: sets the bounds of all slots and forgets what is resolved above them. Refused while a relay of the
+    /// identity runs.
+    Reset(ResetArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ResetArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    /// Where: Oldest (the oldest row that the log has), Now, a time as in 2026-01-31T12:00:00Z, or an age as in -1h.
+    #[arg(long, value_name = "TIME|Oldest|Now", allow_hyphen_values = true, value_parser = reset::parse_to)]
+    pub to: reset::To,
+    /// Only tell, per slot, how many events would be repeated and skipped.
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Do it; without this nothing is touched.
+    #[arg(long)]
+    pub yes: bool,
+    /// The result as a JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -217,6 +249,55 @@ pub struct StatusArgs {
     #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
     pub url: String,
     /// Print the document itself.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    /// Events written from then on: a time as in 2026-01-31T12:00:00Z, or an age as in -1h.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse_when)]
+    pub from: time::When,
+    /// Events written before then; `now` is accepted too.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse_when)]
+    pub to: time::When,
+    /// What was written is told by the log, or by the table as far as its rows are still there. The log, except with
+    /// source.mode Polling.
+    #[arg(long, value_name = "Log|Table")]
+    pub source: Option<evidence::From>,
+    /// Events held in memory at once, some 300 bytes each. Of more the topics are read several times.
+    #[arg(long, value_name = "COUNT", default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
+    pub max_events: u32,
+    /// Keep the result in the state keyspace, in place of the one before: the relay shows it in /status, the operator in the
+    /// condition DeliveryAudited.
+    #[arg(long)]
+    pub record: bool,
+    /// The result as a JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TraceArgs {
+    #[command(flatten)]
+    pub config: FileArgs,
+    /// The event's id.
+    pub event_id: String,
+    /// Look among what was written from then on: a time as in 2026-01-31T12:00:00Z, or an age as in -1d.
+    #[arg(long, value_name = "TIME", default_value = "-1h", allow_hyphen_values = true, value_parser = time::parse_when)]
+    pub from: time::When,
+    /// And before then; without it, up to now.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse_when)]
+    pub to: Option<time::When>,
+    /// Look for its row in the log or in the table. In the log, except with source.mode Polling.
+    #[arg(long, value_name = "Log|Table")]
+    pub source: Option<evidence::From>,
+    /// Ask this relay, if the event waits, whether its circuit is open and what else it waits for.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The result as a JSON document.
     #[arg(long)]
     pub json: bool,
 }

@@ -4,6 +4,7 @@
 //! resolved and swept), `source` (reading the log), `deliver` (publishing), `state` (ownership and checkpoints),
 //! `run` (composition). The modules that decide know neither clock, network nor async runtime.
 
+pub mod audit;
 pub mod cdc_log;
 pub mod cleanup;
 pub mod cli;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use relay::cli::{
-    Cli, Command, StateCommand, check, checkpoint, dead_letters, run, schema, setup, state, status,
+    Cli, Command, StateCommand, audit, check, checkpoint, dead_letters, run, schema, setup, state, status,
+    trace,
 };
 
 /// The reader allocates an event, delivery frees it on another thread. In a drain glibc's allocator spent a third of the
@@ -23,6 +24,8 @@ async fn main() -> ExitCode {
         Command::State(StateCommand::Delete(args)) => state::delete(&args).await,
         Command::DeadLetters(command) => dead_letters::dead_letters(&command).await,
         Command::Status(args) => status::status(&args).await,
+        Command::Audit(args) => audit::audit(&args).await,
+        Command::Trace(args) => trace::trace(&args).await,
     };
     exit.into()
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crds::relay_status::{
-    Breaker, Component, Lag, MAX_LISTED_SLOTS, Order, Phase, RelayStatus, Retention, SCHEMA_VERSION, Slot,
-    Slots, Totals,
+    Audit, Breaker, Component, Lag, MAX_LISTED_SLOTS, Order, Phase, RelayStatus, Retention, SCHEMA_VERSION,
+    Slot, Slots, Totals,
 };
 
 use crate::health::{Board, Part, timestamp};
@@ -41,6 +41,8 @@ pub struct View {
     /// Reading waits for a decision: the reason.
     pub stopped: Option<String>,
     pub draining: bool,
+    /// The last that was recorded, if this process tells of it.
+    pub audit: Option<Audit>,
     /// How long the log keeps what is written now; None for ever.
     pub ttl: Option<Duration>,
     /// The log still has every row from here on; None if nothing expires.
@@ -117,6 +119,7 @@ pub fn document(about: &About, view: &View, progress: &Progress, board: &Board, 
             preserved: about.order.is_none(),
             reason: about.order.clone(),
         },
+        audit: view.audit,
         data_events: board.events(),
     }
 }

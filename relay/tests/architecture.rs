@@ -172,6 +172,33 @@ fn every_command_and_option_in_the_documents_exists() {
     assert!(commands > 4, "{commands}");
 }
 
+#[test]
+fn the_audit_sample_runs_a_command_that_exists_with_a_configuration_that_is_accepted() {
+    use clap::Parser;
+    let text = read_to_string(root().join("deploy/samples/audit.yaml")).unwrap();
+    let documents: Vec<serde_yaml::Value> = text
+        .split("\n---\n")
+        .map(|document| serde_yaml::from_str(document).unwrap())
+        .collect();
+    let file = documents[0]["data"]["relay.yaml"].as_str().unwrap();
+    let minimal = read_to_string(root().join("deploy/samples/minimal.yaml")).unwrap();
+    let load = |text: &str| crds::load(text, Path::new("/etc/outbox-relay/secrets")).unwrap();
+    assert_eq!(
+        load(file),
+        load(&minimal),
+        "it is the configuration of the smallest sample"
+    );
+    let pod = &documents[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let arguments = pod["containers"][0]["args"].as_sequence().unwrap();
+    let arguments = arguments.iter().map(|argument| argument.as_str().unwrap());
+    let command = relay::cli::Cli::try_parse_from(["outbox-relay"].into_iter().chain(arguments));
+    let command = command.unwrap().command;
+    assert!(
+        matches!(&command, relay::cli::Command::Audit(args) if args.record),
+        "{command:?}"
+    );
+}
+
 /// Words that can only be the name of a metric of the relay.
 fn metrics_named(text: &str) -> Vec<&str> {
     let beginnings = [
@@ -274,6 +301,7 @@ fn modules_that_decide_know_neither_driver_nor_broker() {
             "dead_letters/table",
             "outbox.rs",
             "cli/check.rs",
+            "cli/evidence.rs",
             "run/prepare.rs",
             "run/tables.rs",
         ],

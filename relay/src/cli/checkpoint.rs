@@ -1,4 +1,4 @@
-//! `outbox-relay checkpoint`: what the state keyspace holds of one identity's progress. Changes nothing.
+//! `outbox-relay checkpoint`: what the state keyspace holds of one identity's progress. Only `reset` changes it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,6 +20,7 @@ pub async fn checkpoint(command: &CheckpointCommand) -> Exit {
     let (file, export) = match command {
         CheckpointCommand::Show(file) => (file, false),
         CheckpointCommand::Export(file) => (file, true),
+        CheckpointCommand::Reset(args) => return super::reset::reset(args).await,
     };
     let config = match super::file::load(file) {
         Ok(config) => config,

@@ -55,16 +55,7 @@ async fn remove(config: &RelayConfig) -> anyhow::Result<String> {
         .into_iter()
         .filter(|row| row.epoch.is_some())
         .collect();
-    let processes = state.processes().await?;
-    if !processes.is_empty() || slots.iter().any(|row| row.owner.is_some()) {
-        tokio::time::sleep(config.state.lease() + BEYOND_LEASE).await;
-        if let Some(process) = alive(&processes, &state.processes().await?) {
-            anyhow::bail!(
-                "state of identity {identity} is in use: process {process} renews its heartbeat; stop all relays of this \
-                 identity first"
-            );
-        }
-    }
+    let processes = ensure_idle(&state, &slots, config).await?;
     for row in &slots {
         forget(&state, row).await?;
     }
@@ -85,6 +76,27 @@ async fn remove(config: &RelayConfig) -> anyhow::Result<String> {
         slots.len(),
         processes.len()
     ))
+}
+
+/// That no relay of the identity runs; the processes that were left behind. Whoever takes a slot after `slots` were read
+/// raises its epoch.
+pub(super) async fn ensure_idle(
+    state: &ScyllaState,
+    slots: &[SlotRow],
+    config: &RelayConfig,
+) -> anyhow::Result<Vec<ProcessRow>> {
+    let processes = state.processes().await?;
+    if !processes.is_empty() || slots.iter().any(|row| row.owner.is_some()) {
+        tokio::time::sleep(config.state.lease() + BEYOND_LEASE).await;
+        if let Some(process) = alive(&processes, &state.processes().await?) {
+            anyhow::bail!(
+                "state of identity {} is in use: process {process} renews its heartbeat; stop all relays of this identity \
+                 first",
+                config.identity
+            );
+        }
+    }
+    Ok(processes)
 }
 
 /// The epochs are those that were read before the heartbeats were watched: whoever took a slot since has raised its.

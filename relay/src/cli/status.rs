@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crds::relay_status::{Health, RelayStatus};
+use crds::relay_status::{Audit, Health, RelayStatus};
 
 use super::{Exit, StatusArgs};
 
@@ -22,6 +22,12 @@ pub async fn status(args: &StatusArgs) -> Exit {
     };
     print!("{}", if args.json { text } else { table(&status) });
     if status.ready { Exit::Fine } else { Exit::Failed }
+}
+
+/// What the relay that listens there says of itself.
+pub(super) async fn ask(url: &str) -> Result<RelayStatus, String> {
+    let url = format!("{}/status", url.trim_end_matches('/'));
+    fetch(&url).await.map(|(_, status)| status)
 }
 
 async fn fetch(url: &str) -> Result<(String, RelayStatus), String> {
@@ -102,6 +108,9 @@ fn table(status: &RelayStatus) -> String {
         .as_ref()
         .map_or("preserved".to_owned(), |why| format!("not promised: {why}"));
     line("order", order);
+    if let Some(audit) = &status.audit {
+        line("audit", audited(audit));
+    }
     for part in status
         .components
         .iter()
@@ -117,6 +126,14 @@ fn table(status: &RelayStatus) -> String {
         );
     }
     text
+}
+
+fn audited(audit: &Audit) -> String {
+    let verdict = if audit.is_clean() { "clean" } else { "findings" };
+    format!(
+        "{verdict} at {}: of {} events {} missing, {} reordered, {} repeated, {} not yet due",
+        audit.time, audit.events, audit.missing, audit.reordered, audit.repeated, audit.not_yet_due
+    )
 }
 
 fn headroom(seconds: i64) -> String {

@@ -1,6 +1,7 @@
 //! The broker port on librdkafka.
 
 mod journal;
+pub mod reading;
 mod settings;
 mod signals;
 mod status;

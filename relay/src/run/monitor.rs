@@ -1,4 +1,5 @@
-//! Looks now and then at what nobody else watches: retention headroom, stalled checkpoints, dead letters pending.
+//! Looks now and then at what nobody else watches: retention headroom, stalled checkpoints, dead letters pending, the last
+//! audit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tracing::warn;
 
 use super::outlook::Outlook;
 use super::prepare::Ground;
-use crate::model::SECOND;
+use crate::model::{SECOND, SlotId};
 use crate::ports::Clock;
 
 /// Dead letters are counted by the database, partition by partition: rarely.
@@ -29,6 +30,10 @@ pub(super) async fn run(outlook: Arc<Outlook>, ground: Arc<Ground>, stop: Cancel
         tokio::select! {
             () = stop.cancelled() => return,
             () = pending(&outlook, &ground) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = audit(&outlook, &ground) => {}
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -73,6 +78,18 @@ fn checkpoints(outlook: &Outlook, were_stalled: bool) -> bool {
         outlook.board().event(DataEventKind::CheckpointStalled, text, now);
     }
     stalled
+}
+
+/// One process of an identity tells of its audits: the owner of the first slot.
+async fn audit(outlook: &Outlook, ground: &Ground) {
+    let owned = outlook.life().map(|life| life.keeper.get().owned);
+    if !owned.is_some_and(|owned| owned.contains(SlotId::of_token(i64::MIN))) {
+        return outlook.audited(None);
+    }
+    match ground.state.audit().await {
+        Ok(audit) => outlook.audited(audit),
+        Err(error) => warn!(%error, "the last audit cannot be read"),
+    }
 }
 
 async fn pending(outlook: &Outlook, ground: &Ground) {

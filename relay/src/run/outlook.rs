@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crds::RelayConfig;
-use crds::relay_status::{Breaker, RelayStatus, Totals};
+use crds::relay_status::{Audit, Breaker, RelayStatus, Totals};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -36,6 +36,7 @@ pub struct Outlook<C = SystemClock> {
     before: Mutex<Counted>,
     stopped: Mutex<Option<String>>,
     draining: AtomicBool,
+    audit: Mutex<Option<Audit>>,
     lives_begun: AtomicU64,
 }
 
@@ -78,6 +79,7 @@ impl<C: Clock> Outlook<C> {
             before: Mutex::default(),
             stopped: Mutex::default(),
             draining: AtomicBool::new(false),
+            audit: Mutex::default(),
             lives_begun: AtomicU64::new(0),
         }
     }
@@ -141,6 +143,10 @@ impl<C: Clock> Outlook<C> {
         *self.stopped.lock() = Some(reason);
     }
 
+    pub(super) fn audited(&self, audit: Option<Audit>) {
+        *self.audit.lock() = audit;
+    }
+
     pub(super) fn draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -149,6 +155,7 @@ impl<C: Clock> Outlook<C> {
         let mut view = View {
             stopped: self.stopped.lock().clone(),
             draining: self.draining.load(Ordering::Relaxed),
+            audit: *self.audit.lock(),
             elapsed: self.clock.elapsed(),
             ttl: self.retention.ttl(),
             retained_from: self.retention.oldest(self.source_time()),

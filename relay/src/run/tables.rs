@@ -71,7 +71,7 @@ struct Creation {
 fn statements(config: &RelayConfig, replication: &str) -> Vec<Creation> {
     let keyspace = &config.state.keyspace;
     let texts = schema::statements(keyspace, replication, true);
-    let tables = [None, Some("slots"), Some("processes")];
+    let tables = [None, Some("slots"), Some("processes"), Some("audits")];
     let mut statements: Vec<_> = tables
         .into_iter()
         .zip(texts)

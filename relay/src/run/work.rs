@@ -7,7 +7,7 @@ use std::time::Duration;
 use crds::RelayConfig;
 use crds::dead_letter::OnAggregate;
 use crds::sink::journal_topic;
-use crds::source::{Cleanup as CleanupMode, Mode, OnChange, StartFrom};
+use crds::source::{Cleanup as CleanupMode, Mode, StartFrom};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -482,18 +482,10 @@ where
 
     fn tail(&self) -> tail::Config {
         let (source, mapped) = (&self.config.source, self.ground.preparer.columns());
-        let cdc = &self.ground.table.cdc;
-        // Bit i is mapped column i; key columns are always there.
-        let required = (0..mapped.len().min(64)).fold(0_u64, |bits, i| bits | 1 << i);
         tail::Config {
             horizon: Micros::from(source.horizon_seconds) * SECOND,
             duplicate_window: Micros::from(source.duplicate_window_seconds) * SECOND,
-            rules: Rules {
-                forward_changes: source.on_change == OnChange::Forward,
-                own_deletes: source.cleanup == CleanupMode::Delete,
-                required,
-                from_postimage: cdc.delta_keys && cdc.postimage,
-            },
+            rules: Rules::of(source, &self.ground.table.cdc, mapped.len()),
             id_column: mapped.iter().position(|name| *name == source.columns.id),
         }
     }

@@ -10,8 +10,11 @@
 
 use std::sync::Arc;
 
+use crds::Source;
+use crds::source::{Cleanup, OnChange};
 use scylla::value::CqlValue;
 
+use crate::cdc_log::table::CdcOptions;
 use crate::event::EventOperation;
 use crate::model::{Micros, RowId, SourcePosition};
 use crate::ports::{LogRow, Operation};
@@ -27,6 +30,19 @@ pub struct Rules {
     pub required: u64,
     /// Which columns a change sets is told by the postimage (`delta: keys` leaves nothing but keys in the delta).
     pub from_postimage: bool,
+}
+
+impl Rules {
+    /// As configured, for a log that was opened with so many `mapped` columns.
+    pub fn of(source: &Source, cdc: &CdcOptions, mapped: usize) -> Self {
+        Self {
+            forward_changes: source.on_change == OnChange::Forward,
+            own_deletes: source.cleanup == Cleanup::Delete,
+            // Bit i is mapped column i; key columns are always there.
+            required: (0..mapped.min(64)).fold(0_u64, |bits, i| bits | 1 << i),
+            from_postimage: cdc.delta_keys && cdc.postimage,
+        }
+    }
 }
 
 /// What a record says about one outbox row.

@@ -36,6 +36,13 @@ pub fn limited(mut delta: Delta, saved: Mark) -> Delta {
     delta
 }
 
+impl Checkpoint {
+    /// Whether rows of the table are still to be delivered before the log.
+    pub fn in_snapshot(&self) -> bool {
+        self.segments.iter().any(|key| key.second == SNAPSHOT_SECOND)
+    }
+}
+
 /// Follows one slot's checkpoint: which segments exist, and the next revision.
 #[derive(Debug, Clone, Default)]
 pub struct Book {

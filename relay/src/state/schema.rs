@@ -17,6 +17,7 @@ pub fn statements(keyspace: &str, replication: &str, tablets_option: bool) -> Ve
         format!("CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = {replication}{tablets}"),
         slots_table(keyspace),
         processes_table(keyspace),
+        audits_table(keyspace),
     ]
 }
 
@@ -54,5 +55,14 @@ fn processes_table(keyspace: &str) -> String {
         "CREATE TABLE IF NOT EXISTS \"{keyspace}\".processes (\
          identity text, process text, beat bigint, placement text, \
          PRIMARY KEY (identity, process))"
+    )
+}
+
+/// The last recorded audit of each identity.
+fn audits_table(keyspace: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS \"{keyspace}\".audits (\
+         identity text PRIMARY KEY, audited_at timestamp, window_from timestamp, window_to timestamp, \
+         events bigint, not_yet_due bigint, missing bigint, reordered bigint, repeated bigint)"
     )
 }

@@ -17,6 +17,7 @@ use crate::ports::{
 };
 use crate::state::checkpoint::{Base, FORMAT, base_checksum, encode_segment};
 
+mod audits;
 mod errors;
 mod forget;
 mod partition;

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+mod audited;
 mod exactly;
 mod overload;
 mod polled;

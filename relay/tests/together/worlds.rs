@@ -232,8 +232,8 @@ async fn who_may_not_make_the_tables_is_told_the_exact_cql() {
         .collect();
     assert_eq!(
         statements.len(),
-        4,
-        "keyspace, slots, processes, dead letters: {said}"
+        5,
+        "keyspace, slots, processes, audits, dead letters: {said}"
     );
     for statement in &statements {
         world.cql(statement).await;

@@ -328,7 +328,7 @@ impl KafkaJournal {
 }
 
 /// Errors of connections and of the group that nobody joins. Whether records come is what counts.
-fn may_go_on(error: &KafkaError) -> bool {
+pub(super) fn may_go_on(error: &KafkaError) -> bool {
     match error.rdkafka_error_code() {
         Some(Code::GroupAuthorizationFailed) => true,
         Some(Code::AutoOffsetReset) | None => false,
