@@ -86,7 +86,7 @@ fn table(identity: &str, keyspace: &str, slots: &Slots, now: Micros) -> String {
         "{:>4} {:>6} {:<26} {:>10} {:>9} {:>9} owner",
         "slot", "epoch", "bound", "behind", "resolved", "revision"
     );
-    let mut oldest: Option<Micros> = None;
+    let (mut oldest, mut snapshots): (Option<Micros>, _) = (None, 0);
     for (slot, state) in slots {
         let slot = slot.index();
         let state = match state {
@@ -106,11 +106,17 @@ fn table(identity: &str, keyspace: &str, slots: &Slots, now: Micros) -> String {
             );
             continue;
         };
-        oldest = Some(oldest.map_or(saved.bound, |oldest| oldest.min(saved.bound)));
+        let remark = if saved.in_snapshot() {
+            snapshots += 1;
+            ", reads the table first"
+        } else {
+            oldest = Some(oldest.map_or(saved.bound, |oldest| oldest.min(saved.bound)));
+            ""
+        };
         let behind = format!("{} s", (now - saved.bound).max(0) / SECOND);
         let _ = writeln!(
             text,
-            "{slot:>4} {epoch:>6} {:<26} {behind:>10} {:>9} {:>9} {owner}",
+            "{slot:>4} {epoch:>6} {:<26} {behind:>10} {:>9} {:>9} {owner}{remark}",
             timestamp(saved.bound).to_string(),
             saved.resolved.len(),
             saved.revision
@@ -130,6 +136,12 @@ fn table(identity: &str, keyspace: &str, slots: &Slots, now: Micros) -> String {
         "identity {identity}, keyspace {keyspace}: {} slots; {bound}",
         slots.len()
     );
+    if snapshots > 0 {
+        let _ = writeln!(
+            text,
+            "{snapshots} slots are in their snapshot: rows before their bound are still read from the outbox table"
+        );
+    }
     text
 }
 
