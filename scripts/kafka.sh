@@ -6,14 +6,18 @@
 #                                      in a dir that was started before: start again what does not run, same ports and data
 #       --port P      the first broker's port (then P+1, ...); free ports otherwise
 #       --heap SIZE   heap of each broker (512m)
-#       --secure      also listen with TLS, SASL and both, with authorisation; dir/secure says where. Users relay (may do
-#                     everything) and stranger (may do nothing), passwords relay-secret and stranger-secret; one broker only
+#       --secure      also listen with TLS, SASL, both, and TLS with client certificates (MTLS), with authorisation;
+#                     dir/secure says where. Users relay (may do everything) and stranger (may do nothing), passwords
+#                     relay-secret and stranger-secret, certificates dir/tls/relay.crt and .key, and foreign.crt of an
+#                     authority that the broker does not know; SASL_SSL also takes OAUTHBEARER, with JSON
+#                     Web Tokens for the audience kafka that dir/tls/tokens.key signed (key id tokens); one broker only
 #       --proxied P,P,P   also listen for clients that come through a proxy, which listens on these ports, one per broker;
 #                      dir/node-N/proxied holds the port that it leads to
 #       --bench       settings for measurements: G1, C2, 1g, default session time-outs
 #       --owner PID   end the brokers when the process PID is gone
 #   kafka.sh wait [dir]                until every broker answers
 #   kafka.sh bootstrap [dir]           print the bootstrap address
+#   kafka.sh password USER PASSWORD [dir]   another SCRAM-SHA-512 password for a user of a secure broker
 #   kafka.sh stop|kill|pause|resume [dir] [node]   all brokers, or the one with this number;
 #                                      stop is SIGTERM, kill SIGKILL, pause SIGSTOP, resume SIGCONT
 #
@@ -34,6 +38,7 @@ main() {
     install) require_java && install ;;
     start) start "$@" ;;
     wait) wait_ready "${1:-$CACHE/run/kafka}" ;;
+    password) password "$@" ;;
     bootstrap) cat "${1:-$CACHE/run/kafka}/bootstrap" ;;
     stop) signal_nodes TERM "$@" && await_end "$@" ;;
     kill) signal_nodes CONT "$@" && signal_nodes KILL "$@" && await_end "$@" ;;
@@ -84,6 +89,13 @@ start_new() {
     signal_nodes KILL "$dir" && await_end "$dir"
     rm -rf "$dir"/node-* "$dir/bootstrap"
   done
+}
+
+# password USER PASSWORD [dir]: for SCRAM-SHA-512. Those who are connected stay so.
+password() {
+  java -cp "$HOME_DIR/*" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" \
+    kafka.admin.ConfigCommand --bootstrap-server "$(cat "${3:-$CACHE/run/kafka}/bootstrap")" --alter --entity-type users \
+    --entity-name "$1" --add-config "SCRAM-SHA-512=[password=$2]"
 }
 
 run_brokers() {
@@ -178,19 +190,29 @@ configure_proxies() {
 # configure_security DIR: more listeners, users and an authoriser for the one broker in DIR. Brokers and controllers talk
 # over the plain listeners as ANONYMOUS.
 configure_security() {
-  local dir=$1 properties=$1/node-1/server.properties tls sasl both
-  tls=$(free_port) sasl=$(free_port) both=$(free_port)
+  local dir=$1 properties=$1/node-1/server.properties tls sasl both mutual
+  tls=$(free_port) sasl=$(free_port) both=$(free_port) mutual=$(free_port)
   certificates "$dir/tls"
-  local extra=SSL://127.0.0.1:$tls,SASL_PLAINTEXT://127.0.0.1:$sasl,SASL_SSL://127.0.0.1:$both
+  local extra=SSL://127.0.0.1:$tls,SASL_PLAINTEXT://127.0.0.1:$sasl,SASL_SSL://127.0.0.1:$both,MTLS://127.0.0.1:$mutual
   local login=org.apache.kafka.common.security
   sed -i -e "s|^\\(listeners=.*\\)|\\1,$extra|" -e "s|^\\(advertised.listeners=.*\\)|\\1,$extra|" \
-    -e '/^listener.security.protocol.map=/s/$/,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL/' "$properties"
+    -e '/^listener.security.protocol.map=/s/$/,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL,MTLS:SSL/' "$properties"
   cat >>"$properties" <<EOF
 ssl.keystore.type=PEM
 ssl.keystore.location=$dir/tls/broker.pem
 ssl.truststore.type=PEM
 ssl.truststore.location=$dir/tls/ca.pem
+ssl.principal.mapping.rules=RULE:^CN=([a-z]+)$/\$1/
+listener.name.mtls.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=$login.oauthbearer.OAuthBearerLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class=$login.oauthbearer.OAuthBearerValidatorCallbackHandler
+sasl.oauthbearer.jwks.endpoint.url=file://$dir/tls/jwks.json
+sasl.oauthbearer.expected.audience=kafka
+sasl.oauthbearer.clock.skew.seconds=0
+# Whose token has expired has to log in again.
+listener.name.sasl_ssl.connections.max.reauth.ms=3600000
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 allow.everyone.if.no.acl.found=false
 super.users=User:ANONYMOUS;User:relay
@@ -215,23 +237,47 @@ EOF
   java -cp "$HOME_DIR/*" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" \
     kafka.tools.StorageTool format -t nAqenSKoRd2_DQWa5o9zew -c "$properties" "${users[@]}" >"$dir/format.log" 2>&1 ||
     die "formatting failed; see $dir/format.log"
-  printf '%s\n' "SSL=127.0.0.1:$tls" "SASL_PLAINTEXT=127.0.0.1:$sasl" "SASL_SSL=127.0.0.1:$both" "CA=$dir/tls/ca.pem" >"$dir/secure"
+  printf '%s\n' "SSL=127.0.0.1:$tls" "SASL_PLAINTEXT=127.0.0.1:$sasl" "SASL_SSL=127.0.0.1:$both" "MTLS=127.0.0.1:$mutual" "CA=$dir/tls/ca.pem" >"$dir/secure"
 }
 
-# certificates DIR: an authority of its own and a certificate of 127.0.0.1, for one year.
+# certificates DIR: an authority and a certificate of 127.0.0.1, of client relay, and of another authority's client, for
+# one year.
 certificates() {
   command -v openssl >/dev/null || die "no openssl found; on Debian or Ubuntu: apt-get install -y openssl"
   mkdir -p "$1"
   (
     cd "$1"
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 -subj /CN=outbox-relay-test \
-      -keyout ca.key -out ca.pem
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=broker -keyout broker.key -out broker.csr
     printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >san
-    openssl x509 -req -in broker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -extfile san -out broker.crt
+    authority ca outbox-relay-test
+    authority other another-authority
+    certificate broker broker ca
+    certificate relay relay ca
+    certificate foreign relay other
+    openssl genrsa -out tokens.key 2048
+    json_web_keys tokens.key >jwks.json
     openssl pkcs8 -topk8 -nocrypt -in broker.key -out broker.pem
     cat broker.crt >>broker.pem
   ) >"$1/log" 2>&1 || die "the certificates could not be made; see $1/log"
+}
+
+# json_web_keys KEY: the public half of the RSA key that tokens are signed with, by RFC 7517. The exponent is 65537.
+json_web_keys() {
+  local modulus
+  modulus=$(openssl rsa -in "$1" -noout -modulus | cut -d= -f2 | sed 's/../\\x&/g')
+  # shellcheck disable=SC2059
+  modulus=$(printf "$modulus" | base64 -w0 | tr '+/' '-_' | tr -d =)
+  printf '{"keys": [{"kty": "RSA", "kid": "tokens", "alg": "RS256", "use": "sig", "n": "%s", "e": "AQAB"}]}\n' "$modulus"
+}
+
+# authority NAME COMMON_NAME: NAME.pem and NAME.key.
+authority() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 -subj "/CN=$2" -keyout "$1.key" -out "$1.pem"
+}
+
+# certificate NAME COMMON_NAME AUTHORITY: NAME.crt and NAME.key.
+certificate() {
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=$2" -keyout "$1.key" -out "$1.csr"
+  openssl x509 -req -in "$1.csr" -CA "$3.pem" -CAkey "$3.key" -CAcreateserial -days 365 -extfile san -out "$1.crt"
 }
 
 node_properties() {
@@ -272,7 +318,9 @@ run_broker() {
   [[ $bench ]] && tuning=(-XX:+UseG1GC)
   : >"$node/log"
   launch "$node" java -cp "$HOME_DIR/*" "-Xmx$heap" -Xms64m "${tuning[@]}" "-XX:SharedArchiveFile=$HOME_DIR.jsa" \
-    "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" kafka.Kafka "$node/server.properties"
+    "-Dlog4j2.configurationFile=$HOME_DIR.log4j2.properties" \
+    "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://${node%/*}/tls/jwks.json" \
+    "-Dorg.apache.kafka.sasl.oauthbearer.allowed.files=${node%/*}/tls/jwks.json" kafka.Kafka "$node/server.properties"
 }
 
 wait_ready() {

@@ -2,7 +2,8 @@
 
 use crate::pods::{DeletionPolicy, Monitoring, Placement, Template};
 use crate::problems::Problems;
-use crate::secrets::{Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
+use crate::relay_config::Http;
+use crate::secrets::{CertificateSecretRef, Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
 use crate::validation::{Form, check};
 use crate::{CircuitBreaker, DeadLetter, Memory, RelayConfig, Retry, Sink, Source, State};
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,8 @@ pub struct OutboxRelaySpec {
     pub state: State,
     /// How much one relay process may hold.
     pub memory: Memory,
+    /// TLS and a token on the relays' own port, with metrics, status and health.
+    pub http: Http,
     /// True: no relay runs. Progress is kept, and delivery goes on from there. Sidecars end with their application, so
     /// they cannot be paused.
     pub paused: bool,
@@ -103,24 +106,51 @@ impl OutboxRelaySpec {
     /// The Secrets that the resource names, each with the keys that are used.
     pub fn secrets(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut secrets: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        let sasl = self
-            .sink
-            .sasl
-            .as_ref()
-            .and_then(|sasl| sasl.credentials_secret_ref.as_ref());
-        for credentials in self.source.credentials_secret_ref.iter().chain(sasl) {
-            let keys = [
-                credentials.username_key.as_str(),
-                credentials.password_key.as_str(),
-            ];
-            secrets.entry(&credentials.name).or_default().extend(keys);
-        }
-        for tls in self.source.tls.iter().chain(&self.sink.tls) {
-            if let Some(ca) = &tls.ca_secret_ref {
-                secrets.entry(&ca.name).or_default().insert(&ca.key);
-            }
+        for named in self.secret_refs() {
+            secrets.entry(named.secret).or_default().extend(named.keys);
         }
         secrets
+    }
+
+    /// Every field that names a Secret, in the order of the specification.
+    pub fn secret_refs(&self) -> Vec<NamedSecret<'_>> {
+        let mut named = Vec::new();
+        let Self {
+            source, sink, http, ..
+        } = self;
+        named.extend(of_credentials(
+            "source.credentialsSecretRef",
+            source.credentials_secret_ref.as_ref(),
+        ));
+        named.extend(of_tls(
+            ["source.tls.caSecretRef", "source.tls.certificateSecretRef"],
+            source.tls.as_ref(),
+        ));
+        named.extend(of_tls(
+            ["sink.tls.caSecretRef", "sink.tls.certificateSecretRef"],
+            sink.tls.as_ref(),
+        ));
+        let sasl = sink.sasl.as_ref();
+        named.extend(of_credentials(
+            "sink.sasl.credentialsSecretRef",
+            sasl.and_then(|sasl| sasl.credentials_secret_ref.as_ref()),
+        ));
+        let token_server = sasl.and_then(|sasl| sasl.oauth_bearer.as_ref());
+        named.extend(of_key(
+            "sink.sasl.oauthBearer.caSecretRef",
+            token_server.and_then(|server| server.ca_secret_ref.as_ref()),
+        ));
+        let tls = http.tls.as_ref();
+        named.extend(of_certificate(
+            "http.tls.certificateSecretRef",
+            tls.and_then(|tls| tls.certificate_secret_ref.as_ref()),
+        ));
+        named.extend(of_key(
+            "http.tls.caSecretRef",
+            tls.and_then(|tls| tls.ca_secret_ref.as_ref()),
+        ));
+        named.extend(of_key("http.tokenSecretRef", http.token_secret_ref.as_ref()));
+        named
     }
 
     /// Checks what only the operator looks at.
@@ -152,6 +182,7 @@ impl OutboxRelaySpec {
             dead_letter,
             state,
             memory,
+            http,
             ..
         } = self.clone();
         RelayConfig {
@@ -164,29 +195,106 @@ impl OutboxRelaySpec {
             dead_letter,
             state,
             memory,
+            http,
             ..RelayConfig::default()
         }
     }
 }
 
+/// A field that names a Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedSecret<'a> {
+    /// The field, within the specification.
+    pub field: &'static str,
+    /// Name of the Secret.
+    pub secret: &'a str,
+    /// Its keys that are used.
+    pub keys: Vec<&'a str>,
+}
+
+fn of_credentials<'a>(
+    field: &'static str,
+    secret: Option<&'a CredentialsSecretRef>,
+) -> Option<NamedSecret<'a>> {
+    secret.map(|secret| NamedSecret {
+        field,
+        secret: &secret.name,
+        keys: vec![&secret.username_key, &secret.password_key],
+    })
+}
+
+fn of_key<'a>(field: &'static str, secret: Option<&'a SecretKeyRef>) -> Option<NamedSecret<'a>> {
+    secret.map(|secret| NamedSecret {
+        field,
+        secret: &secret.name,
+        keys: vec![&secret.key],
+    })
+}
+
+fn of_certificate<'a>(
+    field: &'static str,
+    secret: Option<&'a CertificateSecretRef>,
+) -> Option<NamedSecret<'a>> {
+    secret.map(|secret| NamedSecret {
+        field,
+        secret: &secret.name,
+        keys: vec![&secret.certificate_key, &secret.private_key_key],
+    })
+}
+
+fn of_tls<'a>([ca, certificate]: [&'static str; 2], tls: Option<&'a Tls>) -> Vec<NamedSecret<'a>> {
+    let ca = of_key(ca, tls.and_then(|tls| tls.ca_secret_ref.as_ref()));
+    let shown = tls.and_then(|tls| tls.certificate_secret_ref.as_ref());
+    ca.into_iter().chain(of_certificate(certificate, shown)).collect()
+}
+
 /// Names the files of mounted Secrets where a configuration names Secrets.
 pub(crate) fn with_secret_files(mut config: RelayConfig, dir: &Path) -> RelayConfig {
-    let RelayConfig { source, sink, .. } = &mut config;
+    let RelayConfig {
+        source, sink, http, ..
+    } = &mut config;
     credentials_from_files(&mut source.credentials_secret_ref, &mut source.credentials, dir);
     if let Some(sasl) = &mut sink.sasl {
         credentials_from_files(&mut sasl.credentials_secret_ref, &mut sasl.credentials, dir);
-    }
-    for tls in [&mut source.tls, &mut sink.tls].into_iter().flatten() {
-        let Tls {
-            ca_secret_ref,
-            ca_file,
-            ..
-        } = tls;
-        if let Some(SecretKeyRef { name, key }) = ca_secret_ref.take() {
-            *ca_file = Some(secret_file(dir, &name, &key));
+        if let Some(server) = &mut sasl.oauth_bearer {
+            from_file(&mut server.ca_secret_ref, &mut server.ca_file, dir);
         }
     }
+    for tls in [&mut source.tls, &mut sink.tls].into_iter().flatten() {
+        from_file(&mut tls.ca_secret_ref, &mut tls.ca_file, dir);
+        let files = [&mut tls.certificate_file, &mut tls.key_file];
+        certificate_from_files(&mut tls.certificate_secret_ref, files, dir);
+    }
+    from_file(&mut http.token_secret_ref, &mut http.token_file, dir);
+    if let Some(tls) = &mut http.tls {
+        // Whoever connects checks the certificate, and not the relay.
+        tls.ca_secret_ref = None;
+        let files = [&mut tls.certificate_file, &mut tls.key_file];
+        certificate_from_files(&mut tls.certificate_secret_ref, files, dir);
+    }
     config
+}
+
+fn from_file(from: &mut Option<SecretKeyRef>, to: &mut Option<PathBuf>, dir: &Path) {
+    if let Some(SecretKeyRef { name, key }) = from.take() {
+        *to = Some(secret_file(dir, &name, &key));
+    }
+}
+
+fn certificate_from_files(
+    from: &mut Option<CertificateSecretRef>,
+    [certificate, private_key]: [&mut Option<PathBuf>; 2],
+    dir: &Path,
+) {
+    if let Some(CertificateSecretRef {
+        name,
+        certificate_key,
+        private_key_key,
+    }) = from.take()
+    {
+        *certificate = Some(secret_file(dir, &name, &certificate_key));
+        *private_key = Some(secret_file(dir, &name, &private_key_key));
+    }
 }
 
 fn credentials_from_files(from: &mut Option<CredentialsSecretRef>, to: &mut Option<Credentials>, dir: &Path) {
@@ -219,6 +327,7 @@ impl Default for OutboxRelaySpec {
             dead_letter,
             state,
             memory,
+            http,
             ..
         } = RelayConfig::default();
         Self {
@@ -231,6 +340,7 @@ impl Default for OutboxRelaySpec {
             dead_letter,
             state,
             memory,
+            http,
             placement: Placement::default(),
             paused: false,
             template: Template::default(),
@@ -251,11 +361,11 @@ mod tests {
               keyspace: orders_ks
               table: outbox_messages
               credentialsSecretRef: {name: both}
-              tls: {caSecretRef: {name: ca, key: scylla.crt}}
+              tls: {caSecretRef: {name: ca, key: scylla.crt}, certificateSecretRef: {name: relay}}
             sink:
               bootstrapServers: ['kafka:9092']
               topic: order-events
-              tls: {caSecretRef: {name: ca, key: kafka.crt}, verifyHostname: false}
+              tls: {caSecretRef: {name: ca, key: kafka.crt}, verifyHostname: false, certificateSecretRef: {name: user, certificateKey: user.crt, privateKeyKey: user.key}}
               sasl: {credentialsSecretRef: {name: both, usernameKey: user}}";
         serde_yaml::from_str(spec).unwrap()
     }
@@ -271,7 +381,9 @@ mod tests {
             secrets,
             [
                 r#"both {"password", "user", "username"}"#,
-                r#"ca {"kafka.crt", "scylla.crt"}"#
+                r#"ca {"kafka.crt", "scylla.crt"}"#,
+                r#"relay {"tls.crt", "tls.key"}"#,
+                r#"user {"user.crt", "user.key"}"#,
             ]
         );
     }
@@ -290,6 +402,16 @@ mod tests {
             (tls.ca_file.as_deref(), tls.verify_hostname),
             (Some(Path::new("/s/ca/kafka.crt")), false)
         );
+        for (tls, [certificate, key]) in [
+            (
+                config.source.tls.as_ref().unwrap(),
+                ["relay/tls.crt", "relay/tls.key"],
+            ),
+            (tls, ["user/user.crt", "user/user.key"]),
+        ] {
+            let named = [&tls.certificate_file, &tls.key_file].map(|file| file.clone().unwrap());
+            assert_eq!(named, [certificate, key].map(|path| Path::new("/s").join(path)));
+        }
         let file = serde_yaml::to_string(&config).unwrap();
         assert!(!file.contains("SecretRef"), "{file}");
         assert_eq!(crate::load(&file, Path::new("")), Ok(config));

@@ -10,21 +10,10 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 /// Fields of later versions. They get their meaning together with their behaviour.
-const LATER_FIELDS: &[&str] = &[
-    "source.tls.certificateSecretRef",
-    "source.tls.certificateFile",
-    "source.tls.keyFile",
-    "sink.tls.certificateSecretRef",
-    "sink.tls.certificateFile",
-    "sink.tls.keyFile",
-    "deadLetter.replay",
-];
+const LATER_FIELDS: &[&str] = &["deadLetter.replay"];
 
 /// Values of later versions; compared without case, because they are also known by other spellings.
-const LATER_VALUES: &[(&str, &str)] = &[
-    ("sink.sasl.mechanism", "OAuthBearer"),
-    ("sink.sasl.mechanism", "Gssapi"),
-];
+const LATER_VALUES: &[(&str, &str)] = &[("sink.sasl.mechanism", "Gssapi")];
 
 /// Errors after which reading gives up; a document with more is none of ours.
 const MAX_ROUNDS: usize = 500;

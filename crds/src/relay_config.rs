@@ -1,9 +1,11 @@
 //! The one file that the relay loads.
 
+use crate::secrets::{CertificateSecretRef, SecretKeyRef};
 use crate::{CircuitBreaker, DeadLetter, Memory, Retry, Sink, Source, State};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
-/// The relay's configuration. Every part but `identity`, `http` and `log` is the same as in the custom resource.
+/// The relay's configuration. Every part but `identity`, `http.listen` and `log` is the same as in the custom resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -41,6 +43,35 @@ pub struct RelayConfig {
 pub struct Http {
     /// Address and port to listen on; port 0 takes a free one.
     pub listen: String,
+    /// Serve all of it by TLS; plain HTTP unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTls>,
+    /// Bearer token that everything but `/livez` and `/readyz` asks for; at least 16 printable characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<SecretKeyRef>,
+    /// File with the bearer token that everything but `/livez` and `/readyz` asks for: at least 16 printable characters;
+    /// white space around it is dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// The certificate that the relay's own port is served with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ServerTls {
+    /// Certificate of `<name of the OutboxRelay>-relay.<namespace>.svc`, and its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_secret_ref: Option<CertificateSecretRef>,
+    /// Certificates (PEM) of the authorities that signed it. The operator and Prometheus check the relays by them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// File with the certificate (PEM), followed by those of intermediate authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// File with the private key (PEM, without a passphrase) of certificateFile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// The log on standard error.
@@ -88,6 +119,9 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:9090".to_owned(),
+            tls: None,
+            token_secret_ref: None,
+            token_file: None,
         }
     }
 }

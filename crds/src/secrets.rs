@@ -38,6 +38,30 @@ pub struct SecretKeyRef {
     pub key: String,
 }
 
+/// A Secret of the resource's namespace that holds a certificate and its private key, such as one of type
+/// kubernetes.io/tls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CertificateSecretRef {
+    /// Name of the Secret.
+    pub name: String,
+    /// Key of the certificate (PEM), followed by those of intermediate authorities.
+    pub certificate_key: String,
+    /// Key of the certificate's private key (PEM, without a passphrase).
+    pub private_key_key: String,
+}
+
+impl Default for CertificateSecretRef {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            certificate_key: "tls.crt".to_owned(),
+            private_key_key: "tls.key".to_owned(),
+        }
+    }
+}
+
 /// Where the relay finds a user name and a password. Exactly one field of each pair is set.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
@@ -69,6 +93,16 @@ pub struct Tls {
     /// unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Client certificate that is shown to the server, and its key; none unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_secret_ref: Option<CertificateSecretRef>,
+    /// File with the client certificate (PEM) that is shown to the server, followed by those of intermediate
+    /// authorities; none unless given. It takes keyFile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// File with the private key (PEM, without a passphrase) of certificateFile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
     /// Whether the server's certificate must name the host that the relay connects to: a broker's name, a ScyllaDB
     /// node's IP address.
     pub verify_hostname: bool,
@@ -79,6 +113,9 @@ impl Default for Tls {
         Self {
             ca_secret_ref: None,
             ca_file: None,
+            certificate_secret_ref: None,
+            certificate_file: None,
+            key_file: None,
             verify_hostname: true,
         }
     }

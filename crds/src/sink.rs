@@ -1,9 +1,10 @@
 //! The Kafka topic that events go to, and their form.
 
 use crate::envelope::{CloudEvents, Debezium, Envelope};
-use crate::secrets::{Credentials, CredentialsSecretRef, Tls};
+use crate::secrets::{Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Names of the headers that the relay itself writes. A configured header must not use them.
 pub mod message_headers {
@@ -153,14 +154,37 @@ pub fn journal_topic(identity: &str) -> String {
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Sasl {
-    /// Plain, ScramSha256 or ScramSha512, as the brokers offer it. Plain without TLS shows the password to the network.
+    /// Plain, ScramSha256, ScramSha512 or OAuthBearer, as the brokers offer it. Plain and OAuthBearer without TLS show
+    /// password or token to the network.
     pub mechanism: SaslMechanism,
-    /// Secret with user name and password.
+    /// Secret with user name and password; with OAuthBearer with the client's id and secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<CredentialsSecretRef>,
-    /// User name and password.
+    /// User name and password; with OAuthBearer the client's id and secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Where tokens come from; with mechanism OAuthBearer, and only then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oauth_bearer: Option<OAuthBearer>,
+}
+
+/// Tokens of an OAuth 2.0 server (OIDC), by its client credentials grant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OAuthBearer {
+    /// URL that tokens are asked of, as in https://login.example.org/oauth2/token.
+    pub token_endpoint: String,
+    /// Scope of the tokens, several with blanks between them; the server's default unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Certificates (PEM) of the authorities that may sign the server's certificate; the system's unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// File with the certificates (PEM) of the authorities that may sign the server's certificate; the system's
+    /// unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// SASL mechanism.
@@ -174,6 +198,8 @@ pub enum SaslMechanism {
     /// SCRAM-SHA-512.
     #[default]
     ScramSha512,
+    /// OAUTHBEARER, with tokens of an OAuth 2.0 server.
+    OAuthBearer,
 }
 
 impl SaslMechanism {
@@ -183,6 +209,7 @@ impl SaslMechanism {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OAuthBearer => "OAUTHBEARER",
         }
     }
 }

@@ -8,6 +8,7 @@ mod source;
 use crate::dead_letter::OnAggregate;
 use crate::names::{CQL_NAME, HostPort, TOPIC, is_cql_name, is_identity, is_topic};
 use crate::problems::Problems;
+use crate::relay_config::{Http, Log};
 use crate::sink::{Guarantee, journal_topic};
 use crate::{API_VERSION, RelayConfig, limits};
 use std::net::SocketAddr;
@@ -45,7 +46,8 @@ pub(crate) fn check(config: &RelayConfig, form: Form, problems: &mut Problems) {
     dead_letter(config, problems);
     journal(config, problems);
     state(config, problems);
-    http_and_log(config, problems);
+    http(&config.http, form, problems);
+    log(&config.log, problems);
     match serde_json::to_value(config) {
         Ok(tree) => limits::check(&tree, problems),
         // Only a path that is no UTF-8 cannot be written.
@@ -158,18 +160,29 @@ fn state(config: &RelayConfig, problems: &mut Problems) {
     }
 }
 
-fn http_and_log(config: &RelayConfig, problems: &mut Problems) {
-    let listen = &config.http.listen;
-    if listen.parse::<SocketAddr>().is_err() {
+fn http(http: &Http, form: Form, problems: &mut Problems) {
+    let listen = &http.listen;
+    if form == Form::Resource && *listen != Http::default().listen {
+        let accepted = "nothing in an OutboxRelay: the operator chooses the port";
+        problems.refuse_text("http.listen", listen, accepted);
+    } else if listen.parse::<SocketAddr>().is_err() {
         problems.refuse_text(
             "http.listen",
             listen,
             "an IP address and a port, as in 0.0.0.0:9090 or [::]:9090",
         );
     }
-    if !config.log.level.split(',').all(is_log_directive) {
+    if let Some(tls) = &http.tls {
+        secrets::server_tls("http.tls", tls, form, problems);
+    }
+    let (secret, file) = (http.token_secret_ref.as_ref(), http.token_file.as_deref());
+    secrets::one_file("http.token", secret, file, form, problems);
+}
+
+fn log(log: &Log, problems: &mut Problems) {
+    if !log.level.split(',').all(is_log_directive) {
         let accepted = "error, warn, info, debug, trace or off; or several as in info,relay::source=debug";
-        problems.refuse_text("log.level", &config.log.level, accepted);
+        problems.refuse_text("log.level", &log.level, accepted);
     }
 }
 

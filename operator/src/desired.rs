@@ -219,10 +219,23 @@ impl<'a> Make<'a> {
     fn service_monitor(&self) -> Child {
         let monitoring = &self.relay.spec.monitoring;
         let interval = format!("{}s", monitoring.interval_seconds);
+        let mut endpoint = json!({"port": names::PORT, "path": "/metrics", "interval": interval});
+        let http = &self.relay.spec.http;
+        if let Some(authorities) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
+            endpoint["scheme"] = json!("https");
+            endpoint["tlsConfig"] = json!({
+                "ca": {"secret": {"name": authorities.name, "key": authorities.key}},
+                "serverName": names::server_name(self.relay),
+            });
+        }
+        if let Some(token) = &http.token_secret_ref {
+            let credentials = json!({"name": token.name, "key": token.key});
+            endpoint["authorization"] = json!({"type": "Bearer", "credentials": credentials});
+        }
         let spec = json!({
             // Of Services, not of pods: that of the relays is labelled so in either placement.
             "selector": {"matchLabels": names::selector(&self.name)},
-            "endpoints": [{"port": names::PORT, "path": "/metrics", "interval": interval}],
+            "endpoints": [endpoint],
         });
         let mut child = self.child(
             Kind::ServiceMonitor,

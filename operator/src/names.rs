@@ -1,6 +1,8 @@
 //! Names, labels and annotations of everything that the operator makes.
 
+use crds::outbox_relay::OutboxRelay;
 use crds::pods::Placement;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 /// Field manager of every server-side apply, and the value of `app.kubernetes.io/managed-by`.
@@ -44,6 +46,12 @@ const SUFFIX: &str = "-relay";
 /// Name of the children that all shares have in common, and of the ConfigMap of sidecars.
 pub fn shared(relay: &str) -> String {
     format!("{relay}{SUFFIX}")
+}
+
+/// The name of the relays' Service, which their certificate has: whoever asks a pod knows its address only.
+pub fn server_name(relay: &OutboxRelay) -> String {
+    let namespace = relay.namespace().unwrap_or_default();
+    format!("{}.{namespace}.svc", shared(&relay.name_any()))
 }
 
 /// Name of a ConfigMap. It carries the checksum of its content: shares that were not rolled yet keep the one that they

@@ -1,10 +1,11 @@
-//! What relays say of themselves, over HTTP. Bounded in time, size and number; a relay that does not answer is unknown,
+//! What relays say of themselves, over HTTP or HTTPS. Bounded in time, size and number; a relay that does not answer is unknown,
 //! never assumed to be well.
 
 use crds::RelayStatus;
 use crds::relay_status::SCHEMA_VERSION;
 use futures::StreamExt;
-use std::net::IpAddr;
+use reqwest::StatusCode;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -28,9 +29,38 @@ pub enum Unknown {
     /// No answer.
     #[error("the relay does not answer on {0}")]
     Unreachable(String),
+    /// The certificate is not one that is trusted, or there is none.
+    #[error("no TLS session with the relay on {0}: {1}; see spec.http.tls")]
+    Certificate(String, String),
+    /// The token is another one.
+    #[error(
+        "the relay asks for another token than that of spec.http.tokenSecretRef; it reads a changed one within a minute or two"
+    )]
+    Token,
+    /// What relays are to be asked with cannot be used.
+    #[error("spec.http: the relays cannot be asked: {0}")]
+    Access(String),
     /// An answer that is no status document.
     #[error("the relay's answer is not understood: {0}")]
     NotUnderstood(String),
+}
+
+/// What the relays of a resource are asked with.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    /// They speak TLS.
+    pub tls: Option<Trust>,
+    /// They ask for this token.
+    pub token: Option<String>,
+}
+
+/// By what a relay's certificate is checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// Certificates (PEM) of authorities.
+    pub authorities: Vec<u8>,
+    /// The name that the certificate must have.
+    pub name: String,
 }
 
 /// Asks relays.
@@ -46,13 +76,7 @@ impl Observer {
     /// # Errors
     /// When the HTTP client cannot be made.
     pub fn new(port: u16) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            // Pods come and go; an idle connection to one that is gone costs the next answer.
-            .pool_max_idle_per_host(0)
-            .no_proxy()
-            .build()?;
+        let http = client().build()?;
         Ok(Self {
             http,
             limit: Semaphore::new(CONCURRENCY),
@@ -61,25 +85,36 @@ impl Observer {
     }
 
     /// Asks all of these, several at once; the answers come in the order of the addresses.
-    pub async fn ask_all(&self, addresses: &[IpAddr]) -> Vec<Result<RelayStatus, Unknown>> {
+    pub async fn ask_all(&self, addresses: &[IpAddr], access: &Access) -> Vec<Result<RelayStatus, Unknown>> {
         futures::stream::iter(addresses.to_vec())
-            .map(|address| self.ask(address))
+            .map(|address| self.ask(address, access))
             .buffered(CONCURRENCY_PER_RESOURCE)
             .collect()
             .await
     }
 
-    async fn ask(&self, address: IpAddr) -> Result<RelayStatus, Unknown> {
-        let at = std::net::SocketAddr::new(address, self.port);
+    async fn ask(&self, address: IpAddr, access: &Access) -> Result<RelayStatus, Unknown> {
+        let at = SocketAddr::new(address, self.port);
         // The semaphore is never closed.
         let _permit = self.limit.acquire().await;
         let unreachable = |_| Unknown::Unreachable(at.to_string());
-        let mut response = self
-            .http
-            .get(format!("http://{at}/status"))
-            .send()
-            .await
-            .map_err(unreachable)?;
+        let mut request = match &access.tls {
+            None => self.http.get(format!("http://{at}/status")),
+            Some(trust) => {
+                let http = trusting(trust, at).map_err(|error| Unknown::Access(error.to_string()))?;
+                http.get(format!("https://{}:{}/status", trust.name, self.port))
+            }
+        };
+        if let Some(token) = &access.token {
+            request = request.bearer_auth(token);
+        }
+        let mut response = request.send().await.map_err(|error| match causes(&error) {
+            Some(cause) if access.tls.is_some() => Unknown::Certificate(at.to_string(), cause),
+            _ => unreachable(error),
+        })?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Err(Unknown::Token);
+        }
         if !response.status().is_success() {
             return Err(Unknown::NotUnderstood(format!(
                 "HTTP status {}",
@@ -95,6 +130,41 @@ impl Observer {
         }
         read(&body)
     }
+}
+
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        // Pods come and go; an idle connection to one that is gone costs the next answer.
+        .pool_max_idle_per_host(0)
+        .no_proxy()
+}
+
+/// A relay is found by its pod's address, and its certificate names the Service: one client per question, which costs a
+/// millisecond.
+fn trusting(trust: &Trust, at: SocketAddr) -> Result<reqwest::Client, reqwest::Error> {
+    let mut client = client()
+        .https_only(true)
+        .tls_built_in_root_certs(false)
+        .resolve(&trust.name, at);
+    for authority in reqwest::Certificate::from_pem_bundle(&trust.authorities)? {
+        client = client.add_root_certificate(authority);
+    }
+    client.build()
+}
+
+/// What is wrong with the certificate, if that is why there was no answer.
+fn causes(error: &reqwest::Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if text.contains("certificate") || text.contains("SSL") {
+            return Some(text);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn read(body: &[u8]) -> Result<RelayStatus, Unknown> {
@@ -135,6 +205,97 @@ mod tests {
         port
     }
 
+    /// Answers requests by TLS with a certificate of this name that is returned: 200 to those who have the token.
+    async fn locked(name: &str, token: &'static str) -> (u16, Vec<u8>) {
+        use openssl::asn1::Asn1Time;
+        use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+        let key = openssl::pkey::PKey::from_rsa(openssl::rsa::Rsa::generate(2048).unwrap()).unwrap();
+        let mut builder = openssl::x509::X509::builder().unwrap();
+        let mut common = openssl::x509::X509Name::builder().unwrap();
+        common.append_entry_by_text("CN", "test").unwrap();
+        let common = common.build();
+        builder.set_version(2).unwrap();
+        builder.set_subject_name(&common).unwrap();
+        builder.set_issuer_name(&common).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder
+            .set_not_before(&Asn1Time::days_from_now(0).unwrap())
+            .unwrap();
+        builder
+            .set_not_after(&Asn1Time::days_from_now(1).unwrap())
+            .unwrap();
+        let authority = BasicConstraints::new().critical().ca().build().unwrap();
+        builder.append_extension(authority).unwrap();
+        let names = SubjectAlternativeName::new()
+            .dns(name)
+            .build(&builder.x509v3_context(None, None))
+            .unwrap();
+        builder.append_extension(names).unwrap();
+        builder
+            .sign(&key, openssl::hash::MessageDigest::sha256())
+            .unwrap();
+        let certificate = builder.build();
+        let mut tls =
+            openssl::ssl::SslAcceptor::mozilla_intermediate_v5(openssl::ssl::SslMethod::tls()).unwrap();
+        tls.set_certificate(&certificate).unwrap();
+        tls.set_private_key(&key).unwrap();
+        let tls = tls.build();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let session = openssl::ssl::Ssl::new(tls.context()).unwrap();
+                let mut stream = tokio_openssl::SslStream::new(session, stream).unwrap();
+                if std::pin::Pin::new(&mut stream).accept().await.is_err() {
+                    continue;
+                }
+                let mut request = [0; 2048];
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                let sent = String::from_utf8_lossy(&request[..read]).contains(&format!("Bearer {token}\r\n"));
+                let status = if sent { "200 OK" } else { "401 Unauthorized" };
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        (port, certificate.to_pem().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_locked_relay_is_asked_by_its_authority_its_name_and_its_token() {
+        let (port, authorities) = locked("orders-relay.shop.svc", "the-right-token").await;
+        let (_, others) = locked("orders-relay.shop.svc", "").await;
+        let observer = Observer::new(port).unwrap();
+        let access = |authorities: &[u8], name: &str, token: &str| Access {
+            tls: Some(Trust {
+                authorities: authorities.to_vec(),
+                name: name.to_owned(),
+            }),
+            token: Some(token.to_owned()),
+        };
+        let name = "orders-relay.shop.svc";
+        for (access, expected) in [
+            // The answer is no document, but it is there.
+            (access(&authorities, name, "the-right-token"), "missing field"),
+            (
+                access(&authorities, name, "another-token"),
+                "asks for another token",
+            ),
+            (
+                access(&authorities, "other-relay.shop.svc", "the-right-token"),
+                "no TLS session",
+            ),
+            (access(&others, name, "the-right-token"), "no TLS session"),
+            (access(b"nonsense", name, "the-right-token"), "no TLS session"),
+            (Access::default(), "does not answer"),
+        ] {
+            let answers = observer.ask_all(&["127.0.0.1".parse().unwrap()], &access).await;
+            let error = answers[0].clone().unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+
     #[tokio::test]
     async fn what_is_no_status_document_is_unknown() {
         for (answer, expected) in [
@@ -157,7 +318,9 @@ mod tests {
             ),
         ] {
             let observer = Observer::new(responder(answer).await).unwrap();
-            let answers = observer.ask_all(&["127.0.0.1".parse().unwrap()]).await;
+            let answers = observer
+                .ask_all(&["127.0.0.1".parse().unwrap()], &Access::default())
+                .await;
             let error = answers[0].clone().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

@@ -3,9 +3,11 @@
 //! long a kubelet takes to renew a mount.
 
 use crate::desired::References;
-use crate::names::checksum;
+use crate::names::{checksum, server_name};
+use crate::observe::{Access, Trust};
 use crds::Timestamp;
 use crds::outbox_relay::OutboxRelay;
+use crds::secrets::SecretKeyRef;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, ResourceExt};
@@ -63,13 +65,18 @@ struct Held {
 /// When a Secret was read, how long that is used, and what it held; nothing if there is no such Secret.
 type Known = (Instant, Duration, Option<Held>);
 
-/// Reads Secrets and remembers their checksums, never their content.
+/// A key of a Secret: its namespace, its name, the key.
+type Key = (String, String, String);
+
+/// Reads Secrets and remembers their checksums. Content is kept of those keys alone that relays are asked with.
 pub struct Secrets {
     client: Client,
     /// How long what was read of a Secret is used again.
     fresh: Duration,
     /// By namespace and name.
     known: Mutex<HashMap<(String, String), Known>>,
+    /// What relays are asked with, and when it was read.
+    kept: Mutex<HashMap<Key, (Instant, Vec<u8>)>>,
 }
 
 impl Secrets {
@@ -79,7 +86,55 @@ impl Secrets {
             client,
             fresh,
             known: Mutex::default(),
+            kept: Mutex::default(),
         }
+    }
+
+    /// What the relays of this resource are asked with.
+    ///
+    /// # Errors
+    /// What of it is not there, in words.
+    pub async fn access(&self, relay: &OutboxRelay) -> Result<Access, String> {
+        let http = &relay.spec.http;
+        let mut access = Access::default();
+        if let Some(authorities) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
+            let authorities = self.content("http.tls.caSecretRef", relay, authorities).await?;
+            let name = server_name(relay);
+            access.tls = Some(Trust { authorities, name });
+        }
+        if let Some(token) = &http.token_secret_ref {
+            let token = self.content("http.tokenSecretRef", relay, token).await?;
+            let token =
+                String::from_utf8(token).map_err(|_| "http.tokenSecretRef: it is no text".to_owned())?;
+            access.token = Some(token.trim().to_owned());
+        }
+        Ok(access)
+    }
+
+    async fn content(
+        &self,
+        field: &str,
+        relay: &OutboxRelay,
+        named: &SecretKeyRef,
+    ) -> Result<Vec<u8>, String> {
+        let namespace = relay.namespace().unwrap_or_default();
+        let key = (namespace.clone(), named.name.clone(), named.key.clone());
+        if let Some((at, content)) = self.kept.lock().get(&key)
+            && at.elapsed() < self.fresh
+        {
+            return Ok(content.clone());
+        }
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
+        let secret = api.get_opt(&named.name).await;
+        let secret = secret.map_err(|error| format!("{field}: {error}"))?;
+        let mut data = secret.and_then(|secret| secret.data).unwrap_or_default();
+        let content = data.remove(&named.key).map(|content| content.0);
+        let content =
+            content.ok_or_else(|| format!("{field}: Secret {:?} has no key {:?}", named.name, named.key))?;
+        let mut kept = self.kept.lock();
+        kept.retain(|_, (at, _)| at.elapsed() < self.fresh);
+        kept.insert(key, (Instant::now(), content.clone()));
+        Ok(content)
     }
 
     /// What the resource refers to, or all that is broken about it.
@@ -189,35 +244,9 @@ fn checksum_of(
 
 /// The first field that names this Secret.
 fn field_of(relay: &OutboxRelay, name: &str) -> String {
-    let spec = &relay.spec;
-    let of = |secret: Option<&String>| secret.is_some_and(|secret| secret == name);
-    let credentials = spec
-        .source
-        .credentials_secret_ref
-        .as_ref()
-        .map(|secret| &secret.name);
-    let source_ca = spec
-        .source
-        .tls
-        .as_ref()
-        .and_then(|tls| tls.ca_secret_ref.as_ref())
-        .map(|ca| &ca.name);
-    let sink_ca = spec
-        .sink
-        .tls
-        .as_ref()
-        .and_then(|tls| tls.ca_secret_ref.as_ref())
-        .map(|ca| &ca.name);
-    let field = if of(credentials) {
-        "source.credentialsSecretRef"
-    } else if of(source_ca) {
-        "source.tls.caSecretRef"
-    } else if of(sink_ca) {
-        "sink.tls.caSecretRef"
-    } else {
-        "sink.sasl.credentialsSecretRef"
-    };
-    format!("spec.{field}")
+    let fields = relay.spec.secret_refs();
+    let field = fields.iter().find(|named| named.secret == name);
+    format!("spec.{}", field.map_or("", |named| named.field))
 }
 
 #[cfg(test)]

@@ -248,6 +248,12 @@ pub struct StatusArgs {
     /// Where the relay listens.
     #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
     pub url: String,
+    /// Certificates (PEM) of the authorities that signed the relay's, with an https URL; the system's unless given.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// File with the bearer token, where the relay asks for one.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Print the document itself.
     #[arg(long)]
     pub json: bool,

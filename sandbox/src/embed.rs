@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslVerifyMode};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,8 @@ pub struct SandboxBuilder {
 pub struct TlsFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// Authorities of which clients must show a certificate; None asks for none.
+    pub client_authorities: Option<PathBuf>,
 }
 
 /// A running cluster. It lives on threads of its own, so its time and its load are not the caller's; dropping
@@ -75,7 +77,7 @@ pub enum StartError {
         use_: &'static str,
         source: io::Error,
     },
-    #[error("TLS cannot use certificate {} and key {}", .files.certificate.display(), .files.key.display())]
+    #[error("TLS cannot use certificate {}, key {} and the authorities of clients", .files.certificate.display(), .files.key.display())]
     Tls {
         files: TlsFiles,
         source: openssl::error::ErrorStack,
@@ -178,7 +180,7 @@ impl SandboxBuilder {
         self
     }
 
-    /// Clients must speak TLS; their certificates are not asked for.
+    /// Clients must speak TLS.
     pub fn tls(mut self, files: TlsFiles) -> Self {
         self.tls = Some(files);
         self
@@ -376,6 +378,12 @@ fn acceptor(files: &TlsFiles) -> Result<SslAcceptor, StartError> {
         builder.set_certificate_chain_file(&files.certificate)?;
         builder.set_private_key_file(&files.key, SslFiletype::PEM)?;
         builder.check_private_key()?;
+        if let Some(authorities) = &files.client_authorities {
+            builder.set_ca_file(authorities)?;
+            builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+            // Without one, whoever resumes a session would be refused.
+            builder.set_session_id_context(b"sandbox")?;
+        }
         Ok(builder.build())
     };
     build().map_err(|source| StartError::Tls {

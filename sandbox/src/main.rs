@@ -56,6 +56,10 @@ struct Arguments {
     #[arg(long, value_name = "PATH", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
 
+    /// PEM file of authorities: clients must show a certificate that one of them signed
+    #[arg(long, value_name = "PATH", requires = "tls_certificate")]
+    tls_client_ca: Option<PathBuf>,
+
     /// Give tablets to keyspaces of NetworkTopologyStrategy that do not say
     #[arg(long)]
     tablets_default: bool,
@@ -127,7 +131,11 @@ fn builder(arguments: Arguments) -> anyhow::Result<SandboxBuilder> {
         .release_version(&arguments.release_version)
         .tablets_by_default(arguments.tablets_default);
     if let (Some(certificate), Some(key)) = (arguments.tls_certificate, arguments.tls_key) {
-        builder = builder.tls(TlsFiles { certificate, key });
+        builder = builder.tls(TlsFiles {
+            certificate,
+            key,
+            client_authorities: arguments.tls_client_ca,
+        });
     }
     for user in &users {
         match user.split_once(':') {

@@ -13,8 +13,17 @@ use serde_json::{Value, json};
 pub const FILE_ONLY: &[&str] = &[
     "source.credentials",
     "source.tls.caFile",
+    "source.tls.certificateFile",
+    "source.tls.keyFile",
     "sink.tls.caFile",
+    "sink.tls.certificateFile",
+    "sink.tls.keyFile",
     "sink.sasl.credentials",
+    "sink.sasl.oauthBearer.caFile",
+    "http.listen",
+    "http.tls.certificateFile",
+    "http.tls.keyFile",
+    "http.tokenFile",
 ];
 
 /// The definition, as JSON in the order in which people read it.

@@ -3,7 +3,8 @@
 use super::Form;
 use crate::names::{is_object_name, is_secret_key};
 use crate::problems::{Found, Problems};
-use crate::secrets::{Credentials, CredentialsSecretRef, Tls};
+use crate::relay_config::ServerTls;
+use crate::secrets::{CertificateSecretRef, Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
 use std::path::Path;
 
 const OBJECT_NAME: &str = "the name of a Secret: lower case letters, digits, dashes and dots";
@@ -98,24 +99,118 @@ fn exactly_one(path: &str, given: [bool; 2], names: [&str; 2], problems: &mut Pr
 
 /// Checks the certificates below `part`.
 pub(super) fn tls(part: &str, tls: &Tls, form: Form, problems: &mut Problems) {
-    if let Some(ca) = &tls.ca_secret_ref {
-        let path = format!("{part}.caSecretRef");
+    one_file(
+        &format!("{part}.ca"),
+        tls.ca_secret_ref.as_ref(),
+        tls.ca_file.as_deref(),
+        form,
+        problems,
+    );
+    certificate(
+        part,
+        tls.certificate_secret_ref.as_ref(),
+        [tls.certificate_file.as_deref(), tls.key_file.as_deref()],
+        form,
+        problems,
+    );
+}
+
+/// Checks the two ways of naming one file: `<path>SecretRef` and `<path>File`.
+pub(super) fn one_file(
+    path: &str,
+    secret: Option<&SecretKeyRef>,
+    named: Option<&Path>,
+    form: Form,
+    problems: &mut Problems,
+) {
+    let (secret_path, file_path) = (format!("{path}SecretRef"), format!("{path}File"));
+    if let Some(secret) = secret {
         if form == Form::File {
-            let accepted = format!("{part}.caFile; Secrets are named in an OutboxRelay");
-            problems.add(&path, Found::Value("a Secret".to_owned()), accepted);
+            let accepted = format!("{file_path}; Secrets are named in an OutboxRelay");
+            problems.add(&secret_path, Found::Value("a Secret".to_owned()), accepted);
         }
-        object_name(format!("{path}.name"), &ca.name, problems);
-        secret_key(format!("{path}.key"), &ca.key, problems);
+        object_name(format!("{secret_path}.name"), &secret.name, problems);
+        secret_key(format!("{secret_path}.key"), &secret.key, problems);
     }
-    if tls.ca_file.is_some() && form == Form::Resource {
-        let accepted = format!("{part}.caSecretRef; files are named in a relay's own configuration");
-        problems.add(
-            format!("{part}.caFile"),
-            Found::Value("a file".to_owned()),
-            accepted,
-        );
+    if named.is_some() && form == Form::Resource {
+        let accepted = format!("{secret_path}; files are named in a relay's own configuration");
+        problems.add(&file_path, Found::Value("a file".to_owned()), accepted);
     }
-    file(format!("{part}.caFile"), tls.ca_file.as_deref(), problems);
+    file(file_path, named, problems);
+}
+
+/// Checks the certificate of the relay's own port.
+pub(super) fn server_tls(part: &str, tls: &ServerTls, form: Form, problems: &mut Problems) {
+    let (secret, authorities) = (tls.certificate_secret_ref.as_ref(), tls.ca_secret_ref.as_ref());
+    let files = [tls.certificate_file.as_deref(), tls.key_file.as_deref()];
+    certificate(part, secret, files, form, problems);
+    match (form, authorities) {
+        (Form::Resource, None) => problems.missing(
+            format!("{part}.caSecretRef"),
+            "the authorities of the certificate: operator and Prometheus check it",
+        ),
+        (Form::File, Some(_)) => problems.add(
+            format!("{part}.caSecretRef"),
+            Found::Value("a Secret".to_owned()),
+            "nothing: only operator and Prometheus check the certificate",
+        ),
+        _ => one_file(&format!("{part}.ca"), authorities, None, form, problems),
+    }
+    match form {
+        Form::Resource if secret.is_none() => {
+            problems.missing(
+                format!("{part}.certificateSecretRef"),
+                "a certificate and its key",
+            );
+        }
+        Form::File if files == [None, None] => {
+            problems.missing(
+                format!("{part}.certificateFile"),
+                "the file with the certificate (PEM)",
+            );
+        }
+        _ => {}
+    }
+}
+
+/// Checks the two ways of naming a certificate and its key below `part`.
+fn certificate(
+    part: &str,
+    secret: Option<&CertificateSecretRef>,
+    [certificate, key]: [Option<&Path>; 2],
+    form: Form,
+    problems: &mut Problems,
+) {
+    let (secret_path, names) = (
+        format!("{part}.certificateSecretRef"),
+        ["certificateFile", "keyFile"],
+    );
+    let [certificate_path, key_path] = names.map(|name| format!("{part}.{name}"));
+    if let Some(secret) = secret {
+        if form == Form::File {
+            let accepted = format!("{certificate_path} and {key_path}; Secrets are named in an OutboxRelay");
+            problems.add(&secret_path, Found::Value("a Secret".to_owned()), accepted);
+        }
+        object_name(format!("{secret_path}.name"), &secret.name, problems);
+        for (name, key) in [
+            ("certificateKey", &secret.certificate_key),
+            ("privateKeyKey", &secret.private_key_key),
+        ] {
+            secret_key(format!("{secret_path}.{name}"), key, problems);
+        }
+    }
+    for (path, named) in [(&certificate_path, certificate), (&key_path, key)] {
+        if named.is_some() && form == Form::Resource {
+            let accepted = format!("{secret_path}; files are named in a relay's own configuration");
+            problems.add(path, Found::Value("a file".to_owned()), accepted);
+        }
+        file(path.clone(), named, problems);
+    }
+    match (certificate, key) {
+        (Some(_), None) => problems.missing(key_path, "the file with the certificate's private key (PEM)"),
+        (None, Some(_)) => problems.missing(certificate_path, "the file with the key's certificate (PEM)"),
+        _ => {}
+    }
 }
 
 fn file(path: String, file: Option<&Path>, problems: &mut Problems) {

@@ -5,7 +5,7 @@ use crate::envelope::{CloudEvents, Debezium, DebeziumConverter, DebeziumEventTyp
 use crate::names::CQL_NAME;
 use crate::problems::{Found, Problems};
 use crate::read::may_hold_a_secret;
-use crate::sink::{Header, Key, PayloadFormat, Sink, message_headers};
+use crate::sink::{Header, Key, OAuthBearer, PayloadFormat, SaslMechanism, Sink, message_headers};
 use crate::topic_template::{self, TopicTemplate};
 use std::collections::BTreeSet;
 
@@ -62,7 +62,14 @@ const REFUSED_PROPERTIES: &[(&str, &str)] = &[
 const REPLICAS: &str = "nothing: an event counts as delivered when all in-sync replicas have it";
 const ORDER: &str = "nothing: the order of events rests on it";
 const RETRY: &str = "retry.maxAttempts and retry.attemptTimeoutMilliseconds";
-const CLIENT_CERTIFICATES: &str = "sink.sasl; client certificates are not supported by this version";
+const CLIENT_CERTIFICATES: &str = "sink.tls.certificateSecretRef, or sink.tls.certificateFile and sink.tls.keyFile in a \
+                                   relay's own configuration";
+
+const HTTPS: &str = "https://";
+
+/// A client's secret is sent there.
+const TOKEN_ENDPOINT: &str =
+    "an https URL without user and password, as in https://login.example.org/oauth2/token";
 
 pub(super) fn check(sink: &Sink, form: Form, problems: &mut Problems) {
     let accepted = "host:port, as in broker-0.example.org:9092";
@@ -197,6 +204,43 @@ fn sasl(sink: &Sink, form: Form, problems: &mut Problems) {
         problems.missing(format!("sink.sasl.{field}"), "user name and password");
     }
     secrets::credentials("sink.sasl", secret, files, form, problems);
+    let path = "sink.sasl.oauthBearer";
+    match (&sasl.oauth_bearer, sasl.mechanism) {
+        (Some(server), SaslMechanism::OAuthBearer) => token_server(path, server, form, problems),
+        (None, SaslMechanism::OAuthBearer) => {
+            problems.missing(format!("{path}.tokenEndpoint"), TOKEN_ENDPOINT);
+        }
+        (Some(_), _) if !problems.has("sink.sasl.mechanism") => problems.add(
+            path,
+            Found::Value("a section".to_owned()),
+            "nothing unless sink.sasl.mechanism is OAuthBearer",
+        ),
+        _ => {}
+    }
+}
+
+fn token_server(path: &str, server: &OAuthBearer, form: Form, problems: &mut Problems) {
+    let endpoint = format!("{path}.tokenEndpoint");
+    let url = &server.token_endpoint;
+    if url.is_empty() {
+        problems.missing(endpoint, TOKEN_ENDPOINT);
+    } else if url.len() <= HTTPS.len()
+        || !url.starts_with(HTTPS)
+        || url.contains('@')
+        || !url.bytes().all(|b| b.is_ascii_graphic())
+    {
+        problems.add(endpoint, Found::Hidden, TOKEN_ENDPOINT);
+    }
+    // RFC 6749, section 3.3.
+    let is_scope = |b: u8| b == b' ' || (b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
+    if let Some(scope) = &server.scope
+        && (scope.is_empty() || !scope.bytes().all(is_scope))
+    {
+        let accepted = "printable characters without quotes, several scopes with blanks between them";
+        problems.refuse_text(format!("{path}.scope"), scope, accepted);
+    }
+    let (secret, file) = (server.ca_secret_ref.as_ref(), server.ca_file.as_deref());
+    secrets::one_file(&format!("{path}.ca"), secret, file, form, problems);
 }
 
 fn properties(sink: &Sink, problems: &mut Problems) {

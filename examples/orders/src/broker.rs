@@ -89,6 +89,11 @@ impl Broker {
         })
     }
 
+    /// Gives a user of a secure broker another password for SCRAM-SHA-512. Who is connected stays so. Blocks for some seconds.
+    pub fn change_password(&self, user: &str, password: &str) -> Result<(), BrokerError> {
+        script(&["password", user, password, &self.dir_argument()?]).map(drop)
+    }
+
     /// Kills all brokers at once (SIGKILL).
     pub fn kill(&self) -> Result<(), BrokerError> {
         script(&["kill", &self.dir_argument()?]).map(drop)

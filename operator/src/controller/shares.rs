@@ -2,6 +2,7 @@
 
 use super::{Identity, Operator};
 use crate::names::share_label;
+use crate::observe::Unknown;
 use crate::plan::SeenShare;
 use crate::status::{RelayView, ShareView};
 use crate::watches::{NOT_YET, RelayPod, order, share_name};
@@ -47,7 +48,10 @@ impl Operator {
             });
         }
         let addresses: Vec<_> = asked.iter().map(|(_, address)| *address).collect();
-        let answers = self.observer.ask_all(&addresses).await;
+        let answers = match self.secrets.access(relay).await {
+            Ok(access) => self.observer.ask_all(&addresses, &access).await,
+            Err(why) => vec![Err(Unknown::Access(why)); addresses.len()],
+        };
         for ((index, _), answer) in asked.into_iter().zip(answers) {
             let result = if answer.is_ok() { "answered" } else { "unknown" };
             self.metrics.observations.with_label_values(&[result]).inc();

@@ -118,7 +118,14 @@ impl Make<'_> {
     }
 
     fn relay_container(&self, share: &str) -> Value {
-        let probe = |path: &str| json!({"httpGet": {"path": path, "port": names::PORT}, "timeoutSeconds": 5});
+        let probe = |path: &str| {
+            let mut get = json!({"path": path, "port": names::PORT});
+            if self.relay.spec.http.tls.is_some() {
+                // A kubelet does not check certificates.
+                get["scheme"] = json!("HTTPS");
+            }
+            json!({"httpGet": get, "timeoutSeconds": 5})
+        };
         let mut liveness = probe("/livez");
         liveness["periodSeconds"] = json!(10);
         liveness["failureThreshold"] = json!(6);

@@ -75,6 +75,32 @@ pub(crate) async fn envelopes_that_do_not_fit_together_are_refused() {
     }
 }
 
+pub(crate) async fn secrets_that_are_half_named_are_refused() {
+    let place = Place::new("refused-secrets").await;
+    for (spec, expected) in [
+        (
+            json!({"sink": {"sasl": {"mechanism": "OAuthBearer", "credentialsSecretRef": {"name": "x"}}}}),
+            "sink.sasl.oauthBearer must be given with sink.sasl.mechanism OAuthBearer, and only then",
+        ),
+        (
+            json!({"sink": {"sasl": {"mechanism": "OAuthBearer", "credentialsSecretRef": {"name": "x"},
+                "oauthBearer": {"tokenEndpoint": "http://login/token"}}}}),
+            "spec.sink.sasl.oauthBearer.tokenEndpoint",
+        ),
+        (
+            json!({"http": {"tls": {"certificateSecretRef": {"name": "x"}}}}),
+            "spec.http.tls.caSecretRef: Required value",
+        ),
+        (
+            json!({"source": {"tls": {"certificateSecretRef": {}}}}),
+            "spec.source.tls.certificateSecretRef.name: Required value",
+        ),
+    ] {
+        let message = refusal(&place, &json!({"spec": spec})).await;
+        assert!(message.contains(expected), "{spec}: {message}");
+    }
+}
+
 pub(crate) async fn what_is_wrong_is_refused_with_what_would_be_right() {
     let place = Place::new("refused").await;
     for (spec, expected) in [

@@ -84,6 +84,7 @@ fn main() {
         definition:
             every_sample_is_accepted
             envelopes_that_do_not_fit_together_are_refused
+            secrets_that_are_half_named_are_refused
             what_is_wrong_is_refused_with_what_would_be_right
             names_that_fit_no_service_and_what_is_missing_are_refused
             what_is_the_key_of_progress_cannot_change;

@@ -13,7 +13,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::policies::load_balancing::DefaultPolicy;
 
-use crate::secrets::{SecretError, login};
+use crate::secrets::{KeyPair, SecretError, client_certificate, login};
 
 /// Time for one connection attempt; another node or another attempt is better than waiting longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,8 +28,17 @@ const IP_ADDRESS_MISMATCH: i32 = 64;
 pub enum ConnectError {
     #[error(transparent)]
     Secret(#[from] SecretError),
-    #[error("source.tls: cannot use the authorities")]
+    #[error("source.tls: cannot use the certificates")]
     Tls(#[source] openssl::error::ErrorStack),
+    #[error(
+        "source.tls: no TLS session with {contact_points}; the authority (caFile), the names (verifyHostname), or the \
+         client certificate is another one than is asked for"
+    )]
+    Handshake {
+        contact_points: String,
+        #[source]
+        source: Box<scylla::errors::NewSessionError>,
+    },
     #[error("source.credentials: {contact_points} refuses the login")]
     Login {
         contact_points: String,
@@ -49,7 +58,7 @@ impl ConnectError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Secret(_) | Self::Login { .. } => "SourceCredentials",
-            Self::Tls(_) => "SourceTls",
+            Self::Tls(_) | Self::Handshake { .. } => "SourceTls",
             Self::Unreachable { .. } => "SourceUnavailable",
         }
     }
@@ -69,7 +78,8 @@ pub async fn connect(source: &Source) -> Result<Arc<Session>, ConnectError> {
         builder = builder.user(login.username, login.password);
     }
     if let Some(tls) = &source.tls {
-        let context = tls_context(tls).map_err(ConnectError::Tls)?;
+        let certificate = client_certificate("source.tls", tls)?;
+        let context = tls_context(tls, certificate).map_err(ConnectError::Tls)?;
         builder = builder.tls_context(Some(context));
     }
     match builder.build().await {
@@ -79,6 +89,11 @@ pub async fn connect(source: &Source) -> Result<Arc<Session>, ConnectError> {
             let source = Box::new(error);
             Err(if is_about_login(&source) {
                 ConnectError::Login {
+                    contact_points,
+                    source,
+                }
+            } else if says(&source, &["SSL", "certificate"]) {
+                ConnectError::Handshake {
                     contact_points,
                     source,
                 }
@@ -94,10 +109,15 @@ pub async fn connect(source: &Source) -> Result<Arc<Session>, ConnectError> {
 
 /// The driver has a variant for each place where this can come up, and more with each version; their texts all say it.
 fn is_about_login(error: &scylla::errors::NewSessionError) -> bool {
+    says(error, &["Authentication failed", "uthentication is required"])
+}
+
+/// Whether the error or one of its causes says one of these.
+fn says(error: &scylla::errors::NewSessionError, texts: &[&str]) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
-        let text = error.to_string();
-        if text.contains("Authentication failed") || text.contains("uthentication is required") {
+        let said = error.to_string();
+        if texts.iter().any(|text| said.contains(text)) {
             return true;
         }
         cause = error.source();
@@ -115,7 +135,10 @@ fn profile(source: &Source) -> ExecutionProfile {
         .build()
 }
 
-fn tls_context(tls: &Tls) -> Result<OpenSsl010Config, openssl::error::ErrorStack> {
+fn tls_context(
+    tls: &Tls,
+    certificate: Option<KeyPair>,
+) -> Result<OpenSsl010Config, openssl::error::ErrorStack> {
     let mut connector = SslConnector::builder(SslMethod::tls())?;
     if tls.verify_hostname {
         connector.set_verify(SslVerifyMode::PEER);
@@ -129,8 +152,21 @@ fn tls_context(tls: &Tls) -> Result<OpenSsl010Config, openssl::error::ErrorStack
             valid || other_address
         });
     }
-    if let Some(path) = &tls.ca_file {
-        connector.set_ca_file(path)?;
+    match &tls.ca_file {
+        Some(path) => connector.set_ca_file(path)?,
+        // The OpenSSL that is built in looks where nobody keeps certificates.
+        None => {
+            if let Some(path) = openssl_probe::probe().cert_file {
+                connector.set_ca_file(path)?;
+            }
+        }
+    }
+    if let Some(pair) = certificate {
+        connector.set_certificate(&pair.certificate)?;
+        for authority in pair.intermediates {
+            connector.add_extra_chain_cert(authority)?;
+        }
+        connector.set_private_key(&pair.key)?;
     }
     Ok(OpenSsl010Config::new(connector))
 }

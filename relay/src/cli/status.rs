@@ -1,11 +1,14 @@
 //! `outbox-relay status`: what a running relay says of itself.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use crds::relay_status::{Audit, Health, RelayStatus};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 
 use super::{Exit, StatusArgs};
+use crate::secrets;
 
 /// A relay answers from memory; one that takes longer does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -13,10 +16,20 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Exit code 1 if the relay cannot be reached or is not ready.
 pub async fn status(args: &StatusArgs) -> Exit {
     let url = format!("{}/status", args.url.trim_end_matches('/'));
-    let (text, status) = match fetch(&url).await {
+    let client = match client(args.ca_file.as_deref(), args.token_file.as_deref()) {
+        Ok(client) => client,
+        Err(error) => {
+            eprintln!("{error}");
+            return Exit::Usage;
+        }
+    };
+    let (text, status) = match fetch(&client, &url).await {
         Ok(answer) => answer,
         Err(error) => {
-            eprintln!("no status from {url}: {error}; is the relay running, and is --url where it listens?");
+            eprintln!(
+                "no status from {url}: {error}; is the relay running, is --url where it listens (https with http.tls), and \
+                 are --ca-file and --token-file its own?"
+            );
             return Exit::Failed;
         }
     };
@@ -27,14 +40,33 @@ pub async fn status(args: &StatusArgs) -> Exit {
 /// What the relay that listens there says of itself.
 pub(super) async fn ask(url: &str) -> Result<RelayStatus, String> {
     let url = format!("{}/status", url.trim_end_matches('/'));
-    fetch(&url).await.map(|(_, status)| status)
+    fetch(&client(None, None)?, &url).await.map(|(_, status)| status)
 }
 
-async fn fetch(url: &str) -> Result<(String, RelayStatus), String> {
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .build()
-        .map_err(|error| error.to_string())?;
+/// With the token on every request.
+fn client(ca_file: Option<&Path>, token_file: Option<&Path>) -> Result<reqwest::Client, String> {
+    let mut builder = reqwest::Client::builder().timeout(TIMEOUT);
+    if let Some(path) = ca_file {
+        let authorities = secrets::certificates("--ca-file", path).map_err(|error| error.to_string())?;
+        builder = builder.tls_built_in_root_certs(false);
+        for authority in authorities {
+            let der = authority.to_der().map_err(|error| error.to_string())?;
+            let authority = reqwest::Certificate::from_der(&der).map_err(|error| error.to_string())?;
+            builder = builder.add_root_certificate(authority);
+        }
+    }
+    if let Some(path) = token_file {
+        let token = secrets::token("--token-file", path).map_err(|error| error.to_string())?;
+        // A token has printable characters only, which a header takes.
+        let mut value =
+            HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| error.to_string())?;
+        value.set_sensitive(true);
+        builder = builder.default_headers([(AUTHORIZATION, value)].into_iter().collect());
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
+async fn fetch(client: &reqwest::Client, url: &str) -> Result<(String, RelayStatus), String> {
     let response = client
         .get(url)
         .send()

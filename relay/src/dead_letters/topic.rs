@@ -10,34 +10,40 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::message::message;
-use crate::deliver::kafka::headers_of;
+use crate::deliver::kafka::{Authentication, KafkaSettings, headers_of};
 use crate::encode::Message;
 use crate::ports::{DeadLetter, DeadLetterError};
 
 /// How long librdkafka may try. Then the lane opens its breaker and tries again later, so nothing is lost by ending.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
+type Producer = FutureProducer<Authentication>;
+
 pub struct TopicDeadLetters {
     config: ClientConfig,
+    authentication: Authentication,
     topic: Arc<str>,
     /// Until it fails: librdkafka remembers for minutes that a topic is missing or forbidden, and for ever a fatal
     /// error.
-    producer: Mutex<Option<FutureProducer>>,
+    producer: Mutex<Option<Producer>>,
 }
 
 impl TopicDeadLetters {
-    /// `config` is that of the relay's own producers: same brokers, same security, idempotent.
+    /// Same brokers and same security as the relay's own producers, and idempotent.
     ///
     /// # Errors
     /// When librdkafka refuses the configuration.
-    pub fn new(mut config: ClientConfig, topic: &str) -> Result<Self, DeadLetterError> {
+    pub fn new(settings: &KafkaSettings, topic: &str) -> Result<Self, DeadLetterError> {
+        let (mut config, authentication) = (settings.dead_letters(), settings.authentication());
         // A letter that cannot be written now is offered again; it must not surface by itself much later.
         config.set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string());
         // The gapless guarantee would end the producer at the first time-out.
         config.set("enable.gapless.guarantee", "false");
-        let producer = config.create().map_err(|error| failed(topic, &error))?;
+        let producer = config.create_with_context(authentication.clone());
+        let producer = producer.map_err(|error| failed(topic, &error))?;
         Ok(Self {
             config,
+            authentication,
             topic: topic.into(),
             producer: Mutex::new(Some(producer)),
         })
@@ -59,11 +65,11 @@ impl TopicDeadLetters {
         Ok(())
     }
 
-    fn producer(&self) -> Result<FutureProducer, KafkaError> {
+    fn producer(&self) -> Result<Producer, KafkaError> {
         let mut current = self.producer.lock();
         let producer = match current.take() {
             Some(producer) => producer,
-            None => self.config.create()?,
+            None => self.config.create_with_context(self.authentication.clone())?,
         };
         *current = Some(producer.clone());
         Ok(producer)

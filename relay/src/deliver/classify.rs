@@ -55,6 +55,16 @@ pub fn class(code: Code, templated: bool) -> ErrorClass {
     }
 }
 
+/// The code of what went wrong with a connection. With TLS 1.3 a broker refuses a client's certificate only after the
+/// handshake, so that librdkafka takes the alert for a connection that broke.
+pub fn of_connection(code: Code, reason: &str) -> Code {
+    if code == Code::BrokerTransportFailure && reason.contains("SSL alert number") {
+        Code::SSL
+    } else {
+        code
+    }
+}
+
 /// Whether a message that failed with this error may be in the topic all the same, when librdkafka does not say.
 /// Unknown unless the error is one that comes before anything is sent, or is the broker's refusal.
 pub fn outcome(code: Code) -> Outcome {
@@ -95,7 +105,9 @@ fn fix(code: Code) -> Option<&'static str> {
         | Code::SaslAuthenticationFailed
         | Code::UnsupportedSASLMechanism
         | Code::IllegalSASLState => "sink.sasl: the brokers take another mechanism, user or password",
-        Code::SSL => "sink.tls: the brokers' certificate and caFile, or verifyHostname",
+        Code::SSL => {
+            "sink.tls: the brokers' certificate and caFile, or verifyHostname, or the client certificate that they ask for"
+        }
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
             "sink.topic: raise its max.message.bytes, or write smaller payloads"
         }
@@ -182,6 +194,19 @@ mod tests {
             class(Code::TopicAuthorizationFailed, true),
             ErrorClass::Configuration
         );
+    }
+
+    #[test]
+    fn an_alert_is_a_mistake_of_tls_whatever_librdkafka_calls_it() {
+        let broken = Code::BrokerTransportFailure;
+        let alert =
+            "Receive failed: error:0A000412:SSL routines::ssl/tls alert bad certificate: SSL alert number 42";
+        assert_eq!(of_connection(broken, alert), Code::SSL);
+        assert_eq!(
+            of_connection(broken, "Connect to ipv4#127.0.0.1:1 failed"),
+            broken
+        );
+        assert_eq!(of_connection(Code::Resolve, alert), Code::Resolve);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod reading;
 mod settings;
 mod signals;
 mod status;
+mod tokens;
 mod transactional;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
@@ -30,6 +32,7 @@ use crate::ports::{Broker, DeliveryError, ErrorClass, Outcome, Producer, Refused
 pub use journal::KafkaJournal;
 pub use settings::{KafkaSettings, SettingsError};
 use signals::Context;
+pub use tokens::{Authentication, TokensError};
 pub use transactional::KafkaTransactionalProducer;
 
 /// The topic setting that limits a record batch.
@@ -68,7 +71,7 @@ impl KafkaBroker {
     /// # Errors
     /// librdkafka refuses a property.
     pub fn new(settings: KafkaSettings, templated: bool) -> Result<Self, SettingsError> {
-        let context = Context::new(Signals::new(|_| ()), templated);
+        let context = Context::new(Signals::new(|_| ()), templated, settings.authentication());
         let inquirer = create(&settings.client(), context).map_err(SettingsError::Refused)?;
         // Also shows at once, and not at the first event, that librdkafka takes the producer's settings.
         let probe = settings.producer(Role::Flow, None);
@@ -110,7 +113,11 @@ impl KafkaBroker {
         }
     }
 
+    /// Not by tokens: rdkafka's client for questions of this kind asks its context for none.
     async fn admin(&self) -> Result<&AdminClient<DefaultClientContext>, DeliveryError> {
+        if self.0.settings.needs_tokens() {
+            return Err(no_admin());
+        }
         let create = async || {
             let config = self.0.settings.client();
             let created = blocking(move || config.create())
@@ -124,13 +131,24 @@ impl KafkaBroker {
     /// A client with these settings, and the connections that its first message needs.
     fn make(&self, config: &ClientConfig, signals: Signals) -> Result<KafkaProducer, DeliveryError> {
         let inner = &self.0;
-        let context = Context::new(signals, inner.templated);
+        let context = Context::new(signals, inner.templated, inner.settings.authentication());
         let producer = create(config, context).map_err(|error| not_created(&error))?;
         Ok(KafkaProducer {
             warming: warm_up(&producer, inner.found.lock().clone()),
             producer,
             templated: inner.templated,
         })
+    }
+
+    /// A consumer that nothing is assigned to.
+    fn consumer(&self, config: &ClientConfig) -> Result<BaseConsumer<Context>, KafkaError> {
+        let context = Context::new(Signals::new(|_| ()), false, self.0.settings.authentication());
+        let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
+        // Only whoever polls gets a token, and every question needs one.
+        if consumer.poll(Duration::ZERO).is_some() {
+            debug!("a consumer had something to say before it was asked");
+        }
+        Ok(consumer)
     }
 
     /// The smallest `max.message.bytes` of the topics asked about.
@@ -311,6 +329,17 @@ fn not_created(error: &KafkaError) -> DeliveryError {
         class: ErrorClass::Configuration,
         code: "ClientCreation".to_owned(),
         detail: error.to_string(),
+        outcome: Outcome::NotWritten,
+    }
+}
+
+fn no_admin() -> DeliveryError {
+    DeliveryError {
+        class: ErrorClass::Configuration,
+        code: "UnsupportedFeature".to_owned(),
+        detail: "sink.sasl.mechanism: topics can neither be made nor their settings read with OAuthBearer; accepted: a topic \
+                 that was made before, as with kafka-topics.sh"
+            .to_owned(),
         outcome: Outcome::NotWritten,
     }
 }

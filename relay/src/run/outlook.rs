@@ -112,18 +112,19 @@ impl<C: Clock> Outlook<C> {
 
     pub(super) fn prepared<L, S, B, D>(&self, ground: &Ground<L, S, B, D>) {
         let mut about = self.about.lock();
-        about.order = ground.order.clone();
+        let known = std::mem::replace(&mut about.order, ground.order.clone()) == ground.order;
         self.metrics
             .process
             .order_preserved
             .set(i64::from(ground.order.is_none()));
-        if let Some(reason) = &ground.order {
+        if let Some(reason) = ground.order.as_ref().filter(|_| !known) {
             let kind = crds::relay_status::DataEventKind::OrderNotPreserved;
             self.board.event(kind, reason.clone(), self.clock.now());
         }
     }
 
     pub(super) fn lives(&self, life: Life) {
+        self.draining.store(false, Ordering::Relaxed);
         if let Some(former) = self.life.lock().replace(life) {
             let mut before = self.before.lock();
             *before = before.plus(&Counted::by(&former));

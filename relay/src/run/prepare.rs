@@ -114,7 +114,7 @@ pub(super) async fn prepare(
     };
     let topic_letters = match (&config.dead_letter.topic, config.dead_letter.target) {
         (Some(topic), DeadLetterTarget::Topic | DeadLetterTarget::Both) => {
-            Some(TopicDeadLetters::new(settings.dead_letters(), topic).map_err(PrepareError::DeadLetters)?)
+            Some(TopicDeadLetters::new(&settings, topic).map_err(PrepareError::DeadLetters)?)
         }
         _ => None,
     };
@@ -180,8 +180,12 @@ async fn session(
     let session = wait(outlook, stop, Part::Source, async || {
         match connect(&config.source).await {
             Ok(session) => Ok(Some(session)),
-            // Users and passwords are made and changed while relays run.
-            Err(error @ (ConnectError::Unreachable { .. } | ConnectError::Login { .. })) => Err(Why::new(
+            // Users, passwords and authorities are made and changed while relays run.
+            Err(
+                error @ (ConnectError::Unreachable { .. }
+                | ConnectError::Login { .. }
+                | ConnectError::Handshake { .. }),
+            ) => Err(Why::new(
                 error.category(),
                 format!("{:#}", anyhow::Error::from(error)),
             )),

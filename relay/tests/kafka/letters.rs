@@ -49,7 +49,7 @@ pub(crate) async fn targets(config: &RelayConfig, session: Option<&Arc<Session>>
     };
     let settings = KafkaSettings::new(&config.sink, &config.memory, "test").unwrap();
     let topic = config.dead_letter.topic.as_deref();
-    let topic = topic.map(|topic| TopicDeadLetters::new(settings.dead_letters(), topic).unwrap());
+    let topic = topic.map(|topic| TopicDeadLetters::new(&settings, topic).unwrap());
     Target::Real(Arc::new(Targets { table, topic }))
 }
 

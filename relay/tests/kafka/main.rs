@@ -15,6 +15,7 @@ mod replays;
 mod security;
 mod sizes;
 mod start;
+mod tokens;
 mod transactions;
 
 use std::collections::BTreeSet;

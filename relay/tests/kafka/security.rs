@@ -1,24 +1,26 @@
 //! TLS, SASL and authorisation: what works, and how mistakes show.
 
-use crds::Sink;
 use crds::dead_letter::DeadLetterTarget;
 use crds::relay_status::{BreakerState, Health};
 use crds::secrets::{Credentials, Tls};
 use crds::sink::{Sasl, SaslMechanism};
+use crds::{Memory, Sink};
 
-use crate::acl::{May, allow};
+use relay::deliver::kafka::KafkaSettings;
+
+use crate::acl::{allow, rules};
 use crate::cluster::Cluster;
 use crate::fed::{Relay, wait_until};
 use crate::{A_WHILE, letters, rows};
 
-struct Secure {
-    cluster: Cluster,
-    topic: String,
-    secrets: tempfile::TempDir,
+pub(crate) struct Secure {
+    pub(crate) cluster: Cluster,
+    pub(crate) topic: String,
+    pub(crate) secrets: tempfile::TempDir,
 }
 
 impl Secure {
-    async fn start(topic: &str) -> Self {
+    pub(crate) async fn start(topic: &str) -> Self {
         let cluster = Cluster::shared_secure().await;
         let topic = cluster.topic(topic, 2, &[]).await;
         Self {
@@ -28,7 +30,7 @@ impl Secure {
         }
     }
 
-    fn sink(&self, listener: &str, tls: Option<Tls>, sasl: Option<Sasl>) -> Sink {
+    pub(crate) fn sink(&self, listener: &str, tls: Option<Tls>, sasl: Option<Sasl>) -> Sink {
         Sink {
             bootstrap_servers: vec![self.cluster.listener(listener)],
             topic: self.topic.clone(),
@@ -38,7 +40,7 @@ impl Secure {
         }
     }
 
-    fn tls(&self) -> Option<Tls> {
+    pub(crate) fn tls(&self) -> Option<Tls> {
         Some(Tls {
             ca_file: Some(self.cluster.listener("CA").into()),
             ..Tls::default()
@@ -66,7 +68,7 @@ impl Secure {
         relay.stop().await;
     }
 
-    async fn waits_because(&self, sink: Sink, reasons: &[&str]) {
+    pub(crate) async fn waits_because(&self, sink: Sink, reasons: &[&str]) {
         let relay = Relay::start_with(sink);
         let said = || relay.sink_health().message.unwrap_or_default();
         wait_until("a reason", A_WHILE, || {
@@ -115,14 +117,55 @@ async fn what_is_configured_right_delivers_and_what_is_wrong_says_so() {
         .await;
 }
 
+/// The broker knows the relay by its certificate alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_certificate_is_shown_to_brokers_that_ask_for_one() {
+    let secure = Secure::start("certified").await;
+    let folder = std::path::PathBuf::from(secure.cluster.listener("CA"));
+    let shown = |name: &str| {
+        secure.tls().map(|tls| Tls {
+            certificate_file: Some(folder.with_file_name(format!("{name}.crt"))),
+            key_file: Some(folder.with_file_name(format!("{name}.key"))),
+            ..tls
+        })
+    };
+    secure.delivers(secure.sink("MTLS", shown("relay"), None)).await;
+    for tls in [secure.tls(), shown("foreign")] {
+        let sink = secure.sink("MTLS", tls, None);
+        secure
+            .waits_because(sink, &["SSL: ", "certificate", "sink.tls: "])
+            .await;
+    }
+    let unread = Tls {
+        key_file: Some(folder.with_file_name("broker.key")),
+        ..shown("relay").unwrap()
+    };
+    let error = KafkaSettings::new(
+        &secure.sink("MTLS", Some(unread), None),
+        &Memory::default(),
+        "test",
+    );
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.starts_with("sink.tls.keyFile: the private key in"),
+        "{error}"
+    );
+}
+
 /// A user that may look at topics, and write to none until it is allowed to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_written_waits_until_it_may() {
     let secure = Secure::start("forbidden").await;
     let cluster = &secure.cluster;
     let letters = cluster.topic(&letters::letters_of(&secure.topic), 1, &[]).await;
+    let may = async |operation: &str, topic: &str| {
+        let command =
+            format!("--add --allow-principal User:stranger --operation {operation} --topic {topic}");
+        let words: Vec<_> = command.split(' ').map(str::to_owned).collect();
+        allow(cluster.admin(), rules(&words)).await;
+    };
     for topic in [&secure.topic, &letters] {
-        allow(cluster, "stranger", May::Describe, topic).await;
+        may("Describe", topic).await;
     }
     let stranger = secure.sasl(SaslMechanism::Plain, "stranger", "stranger-secret");
     let mut config = letters::config(cluster, &secure.topic, DeadLetterTarget::Topic);
@@ -140,7 +183,7 @@ async fn what_may_not_be_written_waits_until_it_may() {
     for said in said.map(Option::unwrap_or_default) {
         assert!(said.contains("ClusterAuthorizationFailed: "), "{said}");
     }
-    allow(cluster, "stranger", May::Write, &secure.topic).await;
+    may("Write", &secure.topic).await;
     relay.delivered(10).await;
 
     relay.offer(rest.to_vec()).await;
@@ -150,7 +193,7 @@ async fn what_may_not_be_written_waits_until_it_may() {
     })
     .await;
     assert_eq!(relay.view().totals.dead_lettered, 0);
-    allow(cluster, "stranger", May::Write, &letters).await;
+    may("Write", &letters).await;
     relay.resolved(20).await;
     let closed = || relay.view().breaker == BreakerState::Closed;
     relay.offer(crate::rows(20..30, 3)).await;

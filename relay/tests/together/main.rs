@@ -8,11 +8,15 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+#[path = "../kafka/acl.rs"]
+mod acl;
 mod audited;
 mod exactly;
+mod granted;
 mod overload;
 mod polled;
 mod process;
+mod rotation;
 mod several;
 mod snapshot;
 mod stack;

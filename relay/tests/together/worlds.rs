@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
 use relay::journal::Mark;
 use relay::model::SlotId;
 use relay::state::checkpoint::{Base, base_checksum};
@@ -165,11 +165,62 @@ async fn tls_is_with_nodes_whose_certificate_is_trusted_and_names_their_address(
         let missing = folder.path().join("missing.pem");
         let config = configuration(node.addr(), &tls(missing.to_str().unwrap(), ""));
         let found = check(config.path());
-        assert!(
-            found.contains("source.tls: cannot use the authorities"),
-            "{found}"
-        );
+        assert!(found.contains("source.tls.caFile: cannot read"), "{found}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_certificate_is_shown_to_nodes_that_ask_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let [relay, stranger] =
+        ["relay", "stranger"].map(|name| certificate(folder.path(), name, "DNS:client.internal"));
+    let node = TlsFiles {
+        client_authorities: Some(relay.certificate.clone()),
+        ..certificate(folder.path(), "node", "IP:127.0.0.1")
+    };
+    let ca = node.certificate.to_str().unwrap().to_owned();
+    let node = Sandbox::builder().tls(node).start().await.unwrap();
+    let mut known = SslConnector::builder(SslMethod::tls()).unwrap();
+    known.set_verify(SslVerifyMode::NONE);
+    known.set_certificate_chain_file(&relay.certificate).unwrap();
+    known.set_private_key_file(&relay.key, SslFiletype::PEM).unwrap();
+    let session = SessionBuilder::new()
+        .known_node_addr(node.addr())
+        .tls_context(Some(known))
+        .build()
+        .await
+        .unwrap();
+    session.query_unpaged(KEYSPACE, ()).await.unwrap();
+    session.query_unpaged(OUTBOX, ()).await.unwrap();
+    let shown = |files: &TlsFiles| {
+        let (certificate, key) = (files.certificate.display(), files.key.display());
+        format!(", certificateFile: \"{certificate}\", keyFile: \"{key}\"")
+    };
+    let refused = "source: source.tls: no TLS session with";
+    for (certificate, expected) in [
+        (shown(&relay), ONLY_KAFKA),
+        (shown(&stranger), refused),
+        (String::new(), refused),
+    ] {
+        let config = configuration(node.addr(), &format!(", tls: {{caFile: \"{ca}\"{certificate}}}"));
+        let relay = Relay::start(config.path(), "1/1");
+        let said = readyz(&relay, expected);
+        assert_eq!(expected == ONLY_KAFKA, !said.contains("source: "), "{said}");
+        relay.stop();
+    }
+    let mixed = TlsFiles {
+        key: stranger.key,
+        ..relay
+    };
+    let config = configuration(
+        node.addr(),
+        &format!(", tls: {{caFile: \"{ca}\"{}}}", shown(&mixed)),
+    );
+    let found = check(config.path());
+    assert!(
+        found.contains("source.tls.keyFile: the private key in") && found.contains("is not that of"),
+        "{found}"
+    );
 }
 
 /// A certificate that names this address or host, signed by itself, and its key.
@@ -177,6 +228,7 @@ fn certificate(folder: &Path, name: &str, address: &str) -> TlsFiles {
     let files = TlsFiles {
         certificate: folder.join(format!("{name}.pem")),
         key: folder.join(format!("{name}.key")),
+        client_authorities: None,
     };
     let made = std::process::Command::new("openssl")
         .args([

@@ -82,6 +82,7 @@ fn self_signed(directory: &std::path::Path) -> TlsFiles {
     let files = TlsFiles {
         certificate: directory.join("certificate.pem"),
         key: directory.join("key.pem"),
+        client_authorities: None,
     };
     std::fs::write(&files.certificate, certificate.build().to_pem().unwrap()).unwrap();
     std::fs::write(&files.key, key.private_key_to_pem_pkcs8().unwrap()).unwrap();

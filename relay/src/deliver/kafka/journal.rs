@@ -182,9 +182,8 @@ impl KafkaJournal {
     }
 
     fn consumer(&self, config: &rdkafka::ClientConfig) -> Result<BaseConsumer<Context>, JournalError> {
-        let context = Context::new(Signals::new(|_| ()), false);
-        let created = config.create_with_context(context);
-        created.map_err(|error: KafkaError| self.unfit(error.to_string()))
+        let created = self.broker.consumer(config);
+        created.map_err(|error| self.unfit(error.to_string()))
     }
 
     /// Start and end as the consumer's isolation level sees them.

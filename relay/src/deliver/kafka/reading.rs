@@ -19,7 +19,7 @@ use super::{KafkaBroker, blocking, internal, not_created};
 use crate::audit::Seen;
 use crate::deliver::classify::delivery_error;
 use crate::model::Micros;
-use crate::ports::{Broker, DeliveryError, Signals};
+use crate::ports::{Broker, DeliveryError};
 
 /// Longest answer awaited to one question, and to the next record.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -214,10 +214,7 @@ impl TopicReader {
     }
 
     fn consumer(&self, config: &rdkafka::ClientConfig) -> Result<Reader, DeliveryError> {
-        let context = Context::new(Signals::new(|_| ()), false);
-        config
-            .create_with_context(context)
-            .map_err(|error| not_created(&error))
+        self.broker.consumer(config).map_err(|error| not_created(&error))
     }
 }
 

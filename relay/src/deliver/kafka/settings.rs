@@ -7,8 +7,9 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use thiserror::Error;
 
+use super::tokens::{Authentication, Tokens, TokensError};
 use crate::ports::Role;
-use crate::secrets::{Login, SecretError, login};
+use crate::secrets::{Login, SecretError, client_certificate, login};
 
 /// How long a message waits for others of its partition. It adds to the latency of every event when little happens;
 /// when much happens, batches grow by themselves while the one before is on its way.
@@ -56,6 +57,7 @@ const COMPRESSION: [&str; 2] = ["compression.type", "compression.codec"];
 #[derive(Clone)]
 pub struct KafkaSettings {
     client: ClientConfig,
+    authentication: Authentication,
     properties: Vec<(String, String)>,
     queue_messages: usize,
     queue_kibibytes: usize,
@@ -66,6 +68,8 @@ pub struct KafkaSettings {
 pub enum SettingsError {
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     #[error("sink: librdkafka refuses it: {0}")]
     Refused(KafkaError),
 }
@@ -80,8 +84,18 @@ impl KafkaSettings {
             Some(credentials) => Some(login("sink.sasl.credentials", credentials)?),
             None => None,
         };
+        if let Some(tls) = &sink.tls {
+            // librdkafka reads the files itself, and says less of what is wrong with them.
+            client_certificate("sink.tls", tls)?;
+        }
+        let token_server = sink.sasl.as_ref().and_then(|sasl| sasl.oauth_bearer.as_ref());
+        let (login, tokens) = match (login, token_server) {
+            (Some(login), Some(server)) => (None, Some(Tokens::new(server, login)?)),
+            (login, _) => (login, None),
+        };
         Ok(Self {
             client: client(sink, login, client_id),
+            authentication: Authentication(tokens),
             properties: sink.properties.clone().into_iter().collect(),
             // Our own credits come first; librdkafka's bounds only have to be above them. Its bytes include what it
             // adds to each message.
@@ -90,6 +104,15 @@ impl KafkaSettings {
                 .unwrap_or(usize::MAX)
                 .max(QUEUE_KIBIBYTES),
         })
+    }
+
+    pub(super) fn needs_tokens(&self) -> bool {
+        self.authentication.0.is_some()
+    }
+
+    /// For the context of every client.
+    pub fn authentication(&self) -> Authentication {
+        self.authentication.clone()
     }
 
     /// For clients that only ask.
@@ -211,6 +234,11 @@ fn client(sink: &Sink, login: Option<Login>, client_id: &str) -> ClientConfig {
     if let Some(tls) = &sink.tls {
         if let Some(path) = &tls.ca_file {
             config.set("ssl.ca.location", path.display().to_string());
+        }
+        if let (Some(certificate), Some(key)) = (&tls.certificate_file, &tls.key_file) {
+            config
+                .set("ssl.certificate.location", certificate.display().to_string())
+                .set("ssl.key.location", key.display().to_string());
         }
         let identification = if tls.verify_hostname { "https" } else { "none" };
         config.set("ssl.endpoint.identification.algorithm", identification);
@@ -358,7 +386,6 @@ mod tests {
     #[test]
     fn tls_and_sasl_choose_the_protocol() {
         let tls = Some(Tls {
-            ca_file: Some("/ca.pem".into()),
             verify_hostname: false,
             ..Tls::default()
         });
@@ -391,7 +418,6 @@ mod tests {
             &protocol(tls, sasl),
             &[
                 ("security.protocol", "sasl_ssl"),
-                ("ssl.ca.location", "/ca.pem"),
                 ("ssl.endpoint.identification.algorithm", "none"),
                 ("sasl.mechanism", "SCRAM-SHA-256"),
                 ("sasl.username", "relay"),

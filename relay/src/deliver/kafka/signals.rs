@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
@@ -9,22 +10,25 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::status;
-use crate::deliver::classify::delivery_error;
+use super::tokens::Authentication;
+use crate::deliver::classify::{delivery_error, of_connection};
 use crate::ports::{Delivered, DeliveryError, Report, Signal, Signals};
 
 /// Passes reports and errors on as signals.
 pub(super) struct Context {
     signals: Signals,
     templated: bool,
+    authentication: Authentication,
     /// The last error that has a cause in it. "All brokers down" and time-outs have none.
     last_trouble: Mutex<Option<(Code, String)>>,
 }
 
 impl Context {
-    pub(super) fn new(signals: Signals, templated: bool) -> Self {
+    pub(super) fn new(signals: Signals, templated: bool, authentication: Authentication) -> Self {
         Self {
             signals,
             templated,
+            authentication,
             last_trouble: Mutex::new(None),
         }
     }
@@ -50,13 +54,19 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.authentication.token()
+    }
+
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         // What matters of it arrives as error or report, and is logged where it is handled.
         tracing::debug!(target: "librdkafka", facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        let code = of_connection(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
         let signal = match code {
             Code::AllBrokersDown => Signal::AllBrokersDown(self.with_cause(code, reason.to_owned())),
             Code::Fatal => Signal::Fatal(delivery_error(code, reason, self.templated)),
