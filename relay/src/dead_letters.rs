@@ -1,7 +1,7 @@
 //! Where dead letters go: a table, a topic, or both.
 
 use crate::model::{SlotId, SourcePosition};
-use crate::ports::{DeadLetter, DeadLetterError, DeadLetters, Epoch, Lettered, ReplayRequest};
+use crate::ports::{DeadLetter, DeadLetterError, DeadLetters, Epoch, Lettered, ReplayRequest, Standing};
 
 pub mod message;
 pub mod replay;
@@ -80,6 +80,17 @@ impl DeadLetters for Targets {
         match &self.table {
             Some(table) => table.asked(slot, limit).await,
             None => Ok(Vec::new()),
+        }
+    }
+
+    async fn standing(
+        &self,
+        slot: SlotId,
+        see: impl FnMut(Standing<'_>) + Send,
+    ) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.standing(slot, see).await,
+            None => Ok(()),
         }
     }
 

@@ -16,7 +16,7 @@ pub use broker::{
     Broker, Delivered, DeliveryError, ErrorClass, Outcome, Producer, Refused, Report, Role, Signal, Signals,
     TopicInfo,
 };
-pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, Lettered, Reason, ReplayRequest};
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, Lettered, Reason, ReplayRequest, Standing};
 pub use log::{
     Capture, ChangeLog, Columns, LogError, LogPage, LogQuery, LogRow, Operation, PageState, Stream, StreamSet,
 };

@@ -4,15 +4,20 @@
 //! A letter stays in the table until then, and stays asked for: whoever takes the slot after a crash sends it again. So a
 //! repeat is possible, and a loss is not. What fails again is written as a dead letter in its old place, by the lane.
 
+pub mod chains;
+mod held;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::dead_letters::replay::{Refusal, event, judge};
-use crate::dead_letters::table::{QUARANTINED, WAITING};
+use crate::dead_letters::stored::Stored;
+use crate::dead_letters::table::{QUARANTINED, REPLAYING, WAITING};
 use crate::deliver::shell::Control;
 use crate::health::{Board, Part};
 use crate::ledger::Ledger;
@@ -45,6 +50,8 @@ pub struct Replayer<D, C> {
     pub control: Control,
     pub clock: Arc<C>,
     pub max_replays: u32,
+    /// The letters of an aggregate are one behind the other (`onAggregate: Hold`).
+    pub holds: bool,
     pub metrics: Arc<Metrics>,
     pub board: Board,
 }
@@ -57,14 +64,24 @@ impl<D, C> Clone for Replayer<D, C> {
             control: self.control.clone(),
             clock: self.clock.clone(),
             max_replays: self.max_replays,
+            holds: self.holds,
             metrics: self.metrics.clone(),
             board: self.board.clone(),
         }
     }
 }
 
-/// Why a slot was left before all was done: it is not ours any more, or the process stops.
+/// Why a slot was left before all was done: it is not ours any more, or the process stops, or others wait.
 struct Left;
+
+/// What became of a letter that was to be sent.
+enum Sent {
+    /// This tells whether it was delivered.
+    OnItsWay(oneshot::Receiver<bool>),
+    /// It is not there any more.
+    Gone,
+    Refused,
+}
 
 impl<D: DeadLetters, C: Clock> Replayer<D, C> {
     /// Carries out what is asked for until `stop`.
@@ -77,9 +94,9 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
             tokio::time::sleep(STOP_LIMIT).await;
         };
         let look = async {
-            let mut failed = false;
+            let (mut failed, mut next_patrol) = (false, self.clock.elapsed());
             while !stop.is_cancelled() {
-                match self.look(&stop).await {
+                match self.look(&stop, &mut next_patrol).await {
                     Ok(()) if std::mem::take(&mut failed) => {
                         self.board.healthy(Part::DeadLetters, self.clock.now());
                     }
@@ -107,7 +124,11 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         Ok(())
     }
 
-    async fn look(&self, stop: &CancellationToken) -> Result<(), DeadLetterError> {
+    async fn look(
+        &self,
+        stop: &CancellationToken,
+        next_patrol: &mut Duration,
+    ) -> Result<(), DeadLetterError> {
         let requests = self.letters.requests().await?;
         for slot in SlotId::all() {
             let of_slot = requests.iter().copied().filter(|request| request.slot == slot);
@@ -115,13 +136,21 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
             if of_slot.is_empty() || !self.ledger.lock().reading().contains(slot) {
                 continue;
             }
-            if self.serve(slot, stop).await?.is_err() {
+            let served = if self.holds {
+                self.serve_held(slot, stop).await?
+            } else {
+                self.serve(slot, stop).await?
+            };
+            if served.is_err() {
                 continue;
             }
             // Those that came since stand in rows of their own.
             for request in of_slot {
                 self.letters.carried_out(&request).await?;
             }
+        }
+        if self.holds && self.clock.elapsed() >= *next_patrol {
+            *next_patrol = self.patrol(stop).await?;
         }
         Ok(())
     }
@@ -157,7 +186,8 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         let mut unread = Ok(());
         for position in batch {
             match self.send(slot, position).await {
-                Ok(told) => sent.extend(told.map(|told| (position, told))),
+                Ok(Sent::OnItsWay(told)) => sent.push((position, told)),
+                Ok(Sent::Gone | Sent::Refused) => {}
                 Err(error) => {
                     unread = Err(error);
                     break;
@@ -167,44 +197,66 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         // What is on its way is awaited whatever happened to the next one: or it would be sent again.
         let mut left = Ok(());
         for (position, told) in sent {
-            match told.await {
-                Ok(true) => {
-                    self.remove(slot, position).await;
-                    self.metrics.delivery.replayed(Replayed::Delivered);
-                }
-                // The lane wrote it anew, and it waits again.
-                Ok(false) => self.metrics.delivery.replayed(Replayed::Failed),
-                Err(_) => left = Err(Left),
-            }
+            left = left.and(self.finish(slot, position, told).await.map(drop));
         }
         unread.map(|()| left)
     }
 
-    async fn send(
+    /// Removes a letter once it was delivered. Whether it was.
+    async fn finish(
         &self,
         slot: SlotId,
         position: &SourcePosition,
-    ) -> Result<Option<tokio::sync::oneshot::Receiver<bool>>, DeadLetterError> {
+        told: oneshot::Receiver<bool>,
+    ) -> Result<bool, Left> {
+        let delivered = told.await.map_err(|_| Left)?;
+        if delivered {
+            self.remove(slot, position).await;
+            self.metrics.delivery.replayed(Replayed::Delivered);
+        } else {
+            // The lane wrote it anew, and it waits again.
+            self.metrics.delivery.replayed(Replayed::Failed);
+        }
+        Ok(delivered)
+    }
+
+    async fn send(&self, slot: SlotId, position: &SourcePosition) -> Result<Sent, DeadLetterError> {
         let Some(letter) = self.letters.letter(slot, position).await? else {
-            return Ok(None);
+            return Ok(Sent::Gone);
         };
         if letter.is_remnant() {
             self.letters.remove(slot, position).await?;
-            return Ok(None);
+            return Ok(Sent::Gone);
         }
         let message = match judge(&letter, self.max_replays) {
             Ok(message) => message,
             Err(refusal) => {
-                let quarantined = matches!(refusal, Refusal::Quarantined { .. });
-                let status = if quarantined { QUARANTINED } else { WAITING };
-                warn!(%slot, event = letter.event_id, %refusal, "a dead letter is not replayed");
-                self.letters.mark(slot, position, status).await?;
-                self.metrics.delivery.replayed(Replayed::Refused);
-                return Ok(None);
+                self.refuse(slot, position, &letter, &refusal).await?;
+                return Ok(Sent::Refused);
             }
         };
         let label = self.metrics.delivery.label(letter.event_type.as_deref());
-        Ok(event(letter, message, label).map(|event| self.control.replay(event)))
+        Ok(match event(letter, message, label) {
+            Some(event) => Sent::OnItsWay(self.control.replay(event)),
+            None => Sent::Refused,
+        })
+    }
+
+    async fn refuse(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        letter: &Stored,
+        refusal: &Refusal,
+    ) -> Result<(), DeadLetterError> {
+        // One that was only held would go as soon as it may.
+        let asked = letter.status.as_deref() == Some(REPLAYING);
+        let quarantined = matches!(refusal, Refusal::Quarantined { .. }) || !asked;
+        let status = if quarantined { QUARANTINED } else { WAITING };
+        warn!(%slot, event = letter.event_id, %refusal, "a dead letter is not replayed");
+        self.letters.mark(slot, position, status).await?;
+        self.metrics.delivery.replayed(Replayed::Refused);
+        Ok(())
     }
 
     /// Until it is gone: while it is there, and asked for, it would be sent again.

@@ -2,7 +2,10 @@
 
 use anyhow::Context as _;
 use crds::RelayConfig;
+use crds::dead_letter::OnAggregate;
+use uuid::Uuid;
 
+use super::replay::NODE;
 use super::{DeadLettersCommand, Exit, FileArgs, FilterArgs};
 use crate::cdc_log::session::connect;
 use crate::clock::SystemClock;
@@ -79,7 +82,11 @@ async fn discard(file: &FileArgs, filter: &FilterArgs, yes: bool) -> anyhow::Res
         );
         return Ok(Exit::Usage);
     }
-    let table = match open(file).await? {
+    let config = match super::file::load(file) {
+        Ok(config) => config,
+        Err(exit) => return Ok(exit),
+    };
+    let table = match open_configured(&config).await? {
         Ok(table) => table,
         Err(exit) => return Ok(exit),
     };
@@ -91,6 +98,10 @@ async fn discard(file: &FileArgs, filter: &FilterArgs, yes: bool) -> anyhow::Res
             table.discard(letter).await?;
         }
         println!("{}", letter.line());
+    }
+    if yes && config.dead_letter.on_aggregate == OnAggregate::Hold {
+        let slots = letters.iter().filter_map(Stored::place).map(|(slot, _)| slot);
+        table.ask_to_look(slots, Uuid::now_v1(&NODE)).await?;
     }
     let done = if yes {
         "discarded"

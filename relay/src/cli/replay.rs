@@ -17,6 +17,8 @@ use crate::dead_letters::replay::{Refusal, judge};
 use crate::dead_letters::stored::Stored;
 use crate::dead_letters::table::{REPLAYING, TableDeadLetters};
 use crate::model::{SlotId, SourcePosition};
+use crate::ports::Standing;
+use crate::replay::chains::Chains;
 
 /// Letters asked for at once without a rate: enough that no owner waits for the next ones.
 const WINDOW: usize = 1_000;
@@ -61,7 +63,10 @@ pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
         eprintln!("there is no such dead letter of event {event_id}");
         return Ok(Exit::Failed);
     }
-    let plan = plan(letters, config.dead_letter.max_replays);
+    let mut plan = plan(letters, config.dead_letter.max_replays);
+    if config.dead_letter.on_aggregate == OnAggregate::Hold {
+        plan.refuse_those_behind(&table).await?;
+    }
     for (event_id, refusal) in &plan.refused {
         eprintln!("{event_id}: {refusal}");
     }
@@ -126,12 +131,6 @@ fn refuse(config: &RelayConfig, args: &ReplayArgs) -> Option<&'static str> {
              written anew, then discard its dead letter",
         );
     }
-    if config.dead_letter.on_aggregate == OnAggregate::Hold {
-        return Some(
-            "deadLetter.onAggregate: Hold; accepted: Continue. A held aggregate would get events while its dead letters \
-             are replayed, and its order would be lost: publish them by hand, discard them and restart the relay",
-        );
-    }
     None
 }
 
@@ -151,6 +150,35 @@ fn plan(letters: Vec<Stored>, max: u32) -> Plan {
     Plan {
         letters: takes.into(),
         refused,
+    }
+}
+
+impl Plan {
+    /// Letters that would have to overtake another one of their aggregate.
+    async fn refuse_those_behind(&mut self, table: &TableDeadLetters) -> anyhow::Result<()> {
+        let asked: BTreeSet<Place> = self.letters.iter().map(|(place, _)| *place).collect();
+        let slots: BTreeSet<_> = asked.iter().map(|(slot, _)| *slot).collect();
+        let mut behind = BTreeMap::new();
+        for slot in slots {
+            let mut chains = Chains::new(usize::MAX);
+            let see = |letter: Standing<'_>| {
+                let asked = asked.contains(&(slot, letter.position));
+                let status = if asked { Some(REPLAYING) } else { letter.status };
+                chains.see(Standing { status, ..letter });
+            };
+            table.standing(slot, see).await?;
+            let of_slot = chains.behind().iter();
+            behind.extend(of_slot.map(|behind| ((slot, behind.position), behind.event_id.clone())));
+        }
+        for (place, event_id) in std::mem::take(&mut self.letters) {
+            match behind.remove(&place) {
+                None => self.letters.push_back((place, event_id)),
+                Some(before) => self
+                    .refused
+                    .push((event_id, Refusal::Behind { event_id: before })),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -209,8 +237,8 @@ async fn look(table: &TableDeadLetters, outcome: &mut Outcome) -> anyhow::Result
     Ok(())
 }
 
-/// Of the request's UUID; what tells two requests apart is the time in it.
-const NODE: [u8; 6] = [0; 6];
+/// Of a request's UUID; what tells two requests apart is the time in it.
+pub(super) const NODE: [u8; 6] = [0; 6];
 
 /// `50/s`.
 ///

@@ -11,6 +11,7 @@ use crate::deliver::lane::Event;
 use crate::deliver::prepare::{fingerprint, made_no_message};
 use crate::encode::Message;
 use crate::metrics::EventLabel;
+use crate::ports::Reason;
 
 /// Why a letter is not sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -23,6 +24,11 @@ pub enum Refusal {
     NoMessage,
     #[error("it has no payload to publish; have its event written anew, then discard this")]
     NoPayload,
+    #[error(
+        "an earlier letter of its aggregate stands before it, that of event {event_id} (deadLetter.onAggregate: Hold); \
+         replay that one with it, as --aggregate does, or discard it first"
+    )]
+    Behind { event_id: String },
     #[error(
         "it is quarantined: it was replayed {replays} times; accepted: fewer than deadLetter.maxReplays, {max}"
     )]
@@ -41,7 +47,11 @@ pub fn judge(letter: &Stored, max: u32) -> Result<Message, Refusal> {
     let topic = letter.topic.as_deref().filter(|topic| !topic.is_empty());
     let topic = topic.filter(|_| !letter.error_message.as_deref().is_some_and(made_no_message));
     let topic = topic.ok_or(Refusal::NoMessage)?;
-    let payload = letter.payload.clone().ok_or(Refusal::NoPayload)?;
+    // What was only held had a message, and one without a payload is a tombstone.
+    let was_held = letter.error_class.as_deref() == Some(Reason::Held.name());
+    if letter.payload.is_none() && !was_held {
+        return Err(Refusal::NoPayload);
+    }
     let headers = letter.headers.iter().flatten();
     let headers = headers.map(|(name, value)| (Arc::from(name.as_str()), Bytes::from(value.clone())));
     let mut headers: Vec<_> = headers.collect();
@@ -54,7 +64,7 @@ pub fn judge(letter: &Stored, max: u32) -> Result<Message, Refusal> {
     Ok(Message {
         topic: topic.into(),
         key: letter.key.clone().map(Bytes::from),
-        payload: Some(payload.into()),
+        payload: letter.payload.clone().map(Bytes::from),
         headers,
         timestamp: position.time.micros() / 1000,
     })

@@ -120,6 +120,7 @@ pub struct TableDeadLetters {
     whole: Statement,
     remove: PreparedStatement,
     pending: PreparedStatement,
+    standing: PreparedStatement,
 }
 
 impl TableDeadLetters {
@@ -155,6 +156,8 @@ impl TableDeadLetters {
         let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
         let pending = of_slot("source_time, source_stream, source_seq, status");
         let pending = prepare(format!("{pending} AND source_time >= {BEGINNING}")).await?;
+        let standing = "source_time, source_stream, source_seq, status, error_class, event_id, aggregate_id";
+        let standing = prepare(format!("{} AND source_time >= {BEGINNING}", of_slot(standing))).await?;
         let whole = statement(format!(
             "{} AND source_time >= {BEGINNING}",
             of_slot(stored::COLUMNS)
@@ -172,6 +175,7 @@ impl TableDeadLetters {
             owned: OnceCell::new(),
             remove,
             pending,
+            standing,
         };
         table.prove().await?;
         if config.sink.guarantee == Guarantee::ExactlyOnce {

@@ -40,7 +40,7 @@ use crate::model::SlotSet;
 use crate::ports::{DeliveryError, Reason, Role};
 
 pub use exchange::{Action, Event, Generation, Note, Now, Policy, Resolved};
-pub use held::MAX_HELD;
+pub use held::{HeldAggregate, HeldAggregates, MAX_HELD};
 pub use ring::Seq;
 pub use transaction::{End, JournalOf, LettersTo};
 

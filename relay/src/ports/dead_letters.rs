@@ -77,6 +77,16 @@ pub trait DeadLetters: Send + Sync + 'static {
         std::future::ready(Ok(Vec::new()))
     }
 
+    /// Shows each letter of a slot, in the order of the log, undecided ones too.
+    fn standing(
+        &self,
+        slot: SlotId,
+        see: impl FnMut(Standing<'_>) + Send,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = (slot, see);
+        std::future::ready(Ok(()))
+    }
+
     /// A letter; None if there is none any more.
     fn letter(
         &self,
@@ -158,6 +168,14 @@ impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
         self.as_ref().asked(slot, limit)
     }
 
+    fn standing(
+        &self,
+        slot: SlotId,
+        see: impl FnMut(Standing<'_>) + Send,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().standing(slot, see)
+    }
+
     fn letter(
         &self,
         slot: SlotId,
@@ -182,6 +200,17 @@ impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
         self.as_ref().remove(slot, position)
     }
+}
+
+/// What a look at all letters of a slot shows of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing<'a> {
+    pub position: SourcePosition,
+    pub event_id: &'a str,
+    pub aggregate_id: Option<&'a str>,
+    /// See [`Reason::name`].
+    pub class: Option<&'a str>,
+    pub status: Option<&'a str>,
 }
 
 /// Somebody asks for the replay of letters of a slot.

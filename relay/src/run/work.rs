@@ -445,8 +445,7 @@ where
     /// Sends dead letters again when somebody asks for it, where that is whole: the command refuses the others.
     fn replay(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         let settings = &self.config.dead_letter;
-        let continues = settings.on_aggregate == OnAggregate::Continue;
-        if !self.ground.dead_letters.replays() || self.exactly_once.is_some() || !continues {
+        if !self.ground.dead_letters.replays() || self.exactly_once.is_some() {
             return;
         }
         let replayer = Replayer {
@@ -455,6 +454,7 @@ where
             control: self.control.clone(),
             clock: self.outlook.clock(),
             max_replays: settings.max_replays,
+            holds: settings.on_aggregate == OnAggregate::Hold,
             metrics: self.outlook.shared_metrics(),
             board: self.outlook.board().clone(),
         };

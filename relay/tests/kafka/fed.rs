@@ -182,7 +182,18 @@ impl Relay {
 
     /// Carries out requests for replays until it stops, as a running relay does.
     pub(crate) fn replays<D: DeadLetters>(&self, letters: Arc<D>, max_replays: u32) -> JoinHandle<()> {
+        self.replays_of(letters, max_replays, false)
+    }
+
+    /// The same, with `onAggregate: Hold` or without.
+    pub(crate) fn replays_of<D: DeadLetters>(
+        &self,
+        letters: Arc<D>,
+        max_replays: u32,
+        holds: bool,
+    ) -> JoinHandle<()> {
         let replayer = Replayer {
+            holds,
             letters,
             ledger: self.ledger.clone(),
             control: self.control.clone(),

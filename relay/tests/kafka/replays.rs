@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::RelayConfig;
-use crds::dead_letter::DeadLetterTarget;
+use crds::dead_letter::{DeadLetterTarget, OnAggregate};
 use relay::dead_letters::Targets;
 use relay::dead_letters::stored::Stored;
 use relay::dead_letters::table::TableDeadLetters;
 use relay::model::{SlotId, SourcePosition};
-use relay::ports::{DeadLetter, DeadLetterError, DeadLetters, ReplayRequest};
+use relay::ports::{DeadLetter, DeadLetterError, DeadLetters, ReplayRequest, Standing};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::A_WHILE;
 use crate::cluster::Cluster;
-use crate::fed::{Relay, Target, incompressible};
+use crate::fed::{Relay, Target, incompressible, wait_until};
 use crate::letters::{Tables, config, targets};
 use crate::messages::Messages;
 
@@ -33,6 +33,10 @@ struct Scene {
 impl Scene {
     /// A topic that takes small messages only.
     async fn start(topic: &str, max_replays: u32) -> Self {
+        Self::start_with(topic, max_replays, OnAggregate::Continue).await
+    }
+
+    async fn start_with(topic: &str, max_replays: u32, on_aggregate: OnAggregate) -> Self {
         let (cluster, tables) = (Cluster::shared().await, Tables::start().await);
         let topic = cluster.topic(topic, 2, &[("max.message.bytes", "3000")]).await;
         let mut config = config(&cluster, &topic, DeadLetterTarget::Table);
@@ -40,6 +44,7 @@ impl Scene {
         config.source.keyspace = "app".to_owned();
         config.source.table = "outbox".to_owned();
         config.dead_letter.max_replays = max_replays;
+        config.dead_letter.on_aggregate = on_aggregate;
         let Target::Real(targets) = targets(&config, Some(tables.session())).await else {
             unreachable!("there is a table")
         };
@@ -74,11 +79,15 @@ impl Scene {
     }
 
     async fn command(&self, arguments: &[&str]) -> Output {
+        self.dead_letters("replay", arguments).await
+    }
+
+    async fn dead_letters(&self, command_name: &str, arguments: &[&str]) -> Output {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), serde_json::to_string(&self.config).unwrap()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
         command
-            .args(["dead-letters", "replay", "-f", file.path().to_str().unwrap()])
+            .args(["dead-letters", command_name, "-f", file.path().to_str().unwrap()])
             .args(arguments);
         tokio::task::spawn_blocking(move || command.output().unwrap())
             .await
@@ -170,6 +179,14 @@ impl DeadLetters for Dying {
 
     async fn asked(&self, slot: SlotId, limit: usize) -> Result<Vec<SourcePosition>, DeadLetterError> {
         self.targets.asked(slot, limit).await
+    }
+
+    async fn standing(
+        &self,
+        slot: SlotId,
+        see: impl FnMut(Standing<'_>) + Send,
+    ) -> Result<(), DeadLetterError> {
+        self.targets.standing(slot, see).await
     }
 
     async fn letter(
@@ -265,6 +282,141 @@ async fn what_fails_as_often_as_is_accepted_is_quarantined_until_more_is_accepte
     let messages = scene.read().await;
     assert_eq!(messages.of_aggregate(2)[0].header("replayed"), Some("3"));
     scene.tables.hold(&[], "").await;
+    relay.stop().await;
+    replays.await.unwrap();
+}
+
+/// Waits until no aggregate is held.
+async fn none_is_held(relay: &Relay) {
+    wait_until("the hold to end", A_WHILE, || {
+        relay.metric("outbox_relay_held_aggregates") == Some(0.0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_aggregate_gets_its_letters_in_order_under_load_and_goes_on_without_a_restart() {
+    let scene = Scene::start_with("held-again", 5, OnAggregate::Hold).await;
+    let relay = scene.relay();
+    let mut rows = crate::rows(0..20, AGGREGATES);
+    for number in [3, 13] {
+        rows[number].payload = Some(incompressible(number as u64, 5_000));
+    }
+    relay.offer(rows).await;
+    relay.resolved(20).await;
+    scene.tables.hold(&[3, 8, 13, 18], "waiting").await;
+    let replays = relay.replays_of(scene.targets.clone(), 5, true);
+
+    let output = scene.command(&["--event-id", "8", "--json"]).await;
+    let said_of_it = said(&output);
+    assert!(
+        output.status.code() == Some(1) && said_of_it.contains("that of event 3"),
+        "it would overtake the first: {said_of_it}"
+    );
+    let output = scene.command(&["--event-id", "3"]).await;
+    let said_of_it = said(&output);
+    assert!(
+        said_of_it.contains("0 of 1 dead letters replayed, 1 failed again"),
+        "{said_of_it}"
+    );
+    scene.tables.hold(&[3, 8, 13, 18], "waiting").await;
+    let held = scene.read().await.of_aggregate(3).len();
+    assert_eq!(held, 0, "what fails again stops the rest");
+
+    scene.mend().await;
+    // The first takes those with it that it holds, and those that come meanwhile.
+    let live = relay.offer_in_batches(crate::rows(20..220, AGGREGATES), 5, Duration::from_millis(20));
+    let (output, ()) = tokio::join!(scene.command(&["--class", "message"]), live);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    // The one that failed again counts once more.
+    relay.resolved(221).await;
+    none_is_held(&relay).await;
+    scene.tables.hold(&[], "").await;
+    relay.offer(crate::rows(220..230, AGGREGATES)).await;
+    relay.resolved(231).await;
+    let messages = scene.read().await;
+    messages.in_order_exactly(AGGREGATES, 0..230);
+    let letters = |message: &&crate::messages::Message| message.header("replayed").is_some();
+    assert!(messages.all().iter().filter(letters).count() >= 4);
+    let last = messages.of_aggregate(3);
+    assert_eq!(
+        last.last().unwrap().header("replayed"),
+        None,
+        "it goes on as before"
+    );
+    relay.stop().await;
+    replays.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_ends_when_the_letter_that_holds_is_discarded() {
+    let scene = Scene::start_with("let-go", 5, OnAggregate::Hold).await;
+    let relay = scene.relay();
+    let mut rows = crate::rows(0..20, AGGREGATES);
+    for number in [1, 7, 12] {
+        rows[number].payload = Some(incompressible(number as u64, 5_000));
+    }
+    relay.offer(rows).await;
+    relay.resolved(20).await;
+    scene.tables.hold(&[1, 6, 7, 11, 12, 16, 17], "waiting").await;
+    let replays = relay.replays_of(scene.targets.clone(), 5, true);
+    let all_of_one = ["--aggregate", "2", "--yes"];
+    for filter in [["--event-id", "1", "--yes"], all_of_one] {
+        let output = scene.dead_letters("discard", &filter).await;
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    }
+    none_is_held(&relay).await;
+    scene.tables.hold(&[], "").await;
+    relay.offer(crate::rows(20..30, AGGREGATES)).await;
+    relay.resolved(30).await;
+    let discarded = [1, 7, 12, 17];
+    let messages = scene.read().await;
+    messages.in_order_exactly(AGGREGATES, (0..30).filter(|number| !discarded.contains(number)));
+    relay.stop().await;
+    replays.await.unwrap();
+}
+
+/// The owner dies while it replays a chain; the next one goes on, asked or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_owner_of_a_held_aggregate_goes_on_where_the_former_one_died() {
+    let scene = Scene::start_with("held-dying", 5, OnAggregate::Hold).await;
+    let relay = scene.relay();
+    let mut rows = crate::rows(0..20, AGGREGATES);
+    rows[3].payload = Some(incompressible(3, 5_000));
+    relay.offer(rows).await;
+    relay.resolved(20).await;
+    scene.tables.hold(&[3, 8, 13, 18], "waiting").await;
+    scene.mend().await;
+    let table = scene.open().await;
+    let letters = table
+        .stored(|letter| letter.event_id.as_deref() == Some("3"))
+        .await
+        .unwrap();
+    let places: Vec<_> = letters.iter().filter_map(Stored::place).collect();
+    table.ask(&places, Uuid::now_v1(&[0; 6])).await.unwrap();
+    let dying = Arc::new(Dying {
+        targets: scene.targets.clone(),
+        delivered: Notify::new(),
+    });
+    let replays = relay.replays_of(dying.clone(), 5, true);
+    tokio::time::timeout(A_WHILE, dying.delivered.notified())
+        .await
+        .unwrap();
+    replays.abort();
+    relay.stop().await;
+    let relay = scene.relay();
+    let replays = relay.replays_of(scene.targets.clone(), 5, true);
+    relay.offer(crate::rows(20..30, AGGREGATES)).await;
+    relay.resolved(30).await;
+    none_is_held(&relay).await;
+    scene.tables.hold(&[], "").await;
+    let messages = scene.read().await;
+    let of_it: Vec<_> = messages
+        .of_aggregate(3)
+        .iter()
+        .map(|message| message.number)
+        .collect();
+    assert_eq!(of_it, [3, 3, 8, 13, 18, 23, 28], "the first came twice");
     relay.stop().await;
     replays.await.unwrap();
 }

@@ -2,9 +2,10 @@
 //! row in a partition of its own says in which slot there are such letters, so that an owner asks for one partition and
 //! not for all of its own again and again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
+use scylla::DeserializeRow;
 use scylla::client::pager::TypedRowStream;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlTimeuuid;
@@ -13,12 +14,24 @@ use uuid::Uuid;
 use super::{Key, NO_SLOT, REPLAYING, TableDeadLetters};
 use crate::dead_letters::stored::{self, Stored};
 use crate::model::{CdcTime, SlotId, SourcePosition, StreamId};
-use crate::ports::{DeadLetterError, ReplayRequest};
+use crate::ports::{DeadLetterError, ReplayRequest, Standing};
 
 const AT: &str =
     "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
 
 type StatusRow = (CqlTimeuuid, Vec<u8>, i32, Option<String>);
+
+/// Of a look at all letters of a slot.
+#[derive(DeserializeRow)]
+struct StandingRow {
+    source_time: CqlTimeuuid,
+    source_stream: Vec<u8>,
+    source_seq: i32,
+    status: Option<String>,
+    error_class: Option<String>,
+    event_id: Option<String>,
+    aggregate_id: Option<String>,
+}
 
 impl TableDeadLetters {
     /// See [`crate::ports::DeadLetters::requests`].
@@ -62,6 +75,36 @@ impl TableDeadLetters {
         })
         .await?;
         Ok(asked)
+    }
+
+    /// See [`crate::ports::DeadLetters::standing`]. Those whose key no relay has written are not shown.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn standing(
+        &self,
+        slot: SlotId,
+        mut see: impl FnMut(Standing<'_>) + Send,
+    ) -> Result<(), DeadLetterError> {
+        let values = (self.identity.clone(), slot.index() as i32);
+        let pages = self.session.execute_iter(self.standing.clone(), values).await;
+        let mut rows = pages
+            .map_err(|error| self.failed(&error))?
+            .rows_stream::<StandingRow>()
+            .map_err(|error| self.failed(&error))?;
+        while let Some(row) = rows.try_next().await.map_err(|error| self.failed(&error))? {
+            let Some(position) = position(row.source_time, &row.source_stream, row.source_seq) else {
+                continue;
+            };
+            see(Standing {
+                position,
+                event_id: row.event_id.as_deref().unwrap_or_default(),
+                aggregate_id: row.aggregate_id.as_deref(),
+                class: row.error_class.as_deref(),
+                status: row.status.as_deref(),
+            });
+        }
+        Ok(())
     }
 
     /// A letter; None if there is none any more.
@@ -113,12 +156,22 @@ impl TableDeadLetters {
     /// # Errors
     /// When it cannot be written; then the same may be asked again.
     pub async fn ask(&self, letters: &[(SlotId, SourcePosition)], id: Uuid) -> Result<(), DeadLetterError> {
-        let mut slots: Vec<_> = letters.iter().map(|(slot, _)| *slot).collect();
         for (slot, position) in letters {
             self.mark(*slot, position, REPLAYING).await?;
         }
-        slots.sort_unstable();
-        slots.dedup();
+        self.ask_to_look(letters.iter().map(|(slot, _)| *slot), id).await
+    }
+
+    /// Asks the owners of slots to look at the letters there.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn ask_to_look(
+        &self,
+        slots: impl IntoIterator<Item = SlotId>,
+        id: Uuid,
+    ) -> Result<(), DeadLetterError> {
+        let slots: BTreeSet<_> = slots.into_iter().collect();
         let text = format!("UPDATE {} SET status = '{REPLAYING}' {AT}", self.name);
         for slot in slots {
             let key = self.key_of(&ReplayRequest { slot, id });
@@ -154,13 +207,8 @@ impl TableDeadLetters {
         while let Some((time, stream, batch_seq_no, status)) =
             rows.try_next().await.map_err(|error| self.failed(&error))?
         {
-            let Ok(stream) = <[u8; 16]>::try_from(stream) else {
+            let Some(position) = position(time, &stream, batch_seq_no) else {
                 continue;
-            };
-            let position = SourcePosition {
-                stream: StreamId(stream),
-                time: CdcTime(time.into()),
-                batch_seq_no,
             };
             if !see(position, status.as_deref()) {
                 return Ok(());
@@ -195,6 +243,14 @@ impl TableDeadLetters {
         let slot = vec![request.slot.index() as u8];
         (&self.identity, NO_SLOT, CqlTimeuuid::from(request.id), slot, 0)
     }
+}
+
+fn position(time: CqlTimeuuid, stream: &[u8], batch_seq_no: i32) -> Option<SourcePosition> {
+    Some(SourcePosition {
+        stream: StreamId(stream.try_into().ok()?),
+        time: CdcTime(time.into()),
+        batch_seq_no,
+    })
 }
 
 fn idempotent(text: String) -> Statement {

@@ -21,7 +21,9 @@ impl Lane {
         entry.state = State::Condemned(reason);
         let (aggregate, slot) = (entry.event.aggregate, entry.event.slot);
         self.queue_letter(seq);
-        if self.policy.on_aggregate == OnAggregate::Hold && reason != Reason::Held {
+        if reason == Reason::Held {
+            self.held.follow(aggregate);
+        } else if self.policy.on_aggregate == OnAggregate::Hold {
             self.held.insert(aggregate, slot, seq + 1);
             if let Phase::Isolate(isolation) = &mut self.phase {
                 isolation.forget(aggregate);

@@ -138,7 +138,7 @@ impl Lane {
             .filter(|(seq, aggregate)| {
                 newest.get(aggregate).is_some_and(|newest| seq <= newest)
                     && self.waits(*seq)
-                    && !self.held.holds(*aggregate, *seq)
+                    && !self.is_held(*seq)
             })
             .collect()
     }
@@ -197,7 +197,7 @@ impl Lane {
             .take(GROUP_WINDOW);
         for (seq, entry) in waiting {
             let aggregate = entry.event.aggregate;
-            if self.held.holds(aggregate, seq) {
+            if self.is_held(seq) {
                 held.push(seq);
             } else if aggregates.insert(aggregate) {
                 group.push((seq, aggregate));

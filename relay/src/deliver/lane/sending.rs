@@ -122,9 +122,8 @@ impl Lane {
                 .ring
                 .find(self.cursor, |entry| entry.state == State::Waiting)?;
             self.cursor = seq;
-            let event = &self.ring.get(seq)?.event;
-            let (aggregate, slot) = (event.aggregate, event.slot);
-            if !self.held.holds(aggregate, seq) {
+            let slot = self.ring.get(seq)?.event.slot;
+            if !self.is_held(seq) {
                 let admits = |transaction: &Transaction| transaction.admits(seq, slot);
                 return self.transaction.as_ref().is_none_or(admits).then_some(seq);
             }

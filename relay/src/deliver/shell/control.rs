@@ -7,7 +7,7 @@ use crds::relay_status::{BreakerState, Totals};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::deliver::lane::Event;
+use crate::deliver::lane::{Event, HeldAggregate, HeldAggregates};
 use crate::journal::Mark;
 use crate::model::{Micros, RowId, SlotId, SlotSet};
 use crate::ports::Epoch;
@@ -20,6 +20,7 @@ pub struct Control(Arc<Inner>);
 struct Inner {
     slots: Mutex<Slots>,
     replays: Mutex<Replays>,
+    holds: Mutex<Holds>,
     changed: Notify,
     view: View,
 }
@@ -45,6 +46,13 @@ struct Replays {
     waiting: VecDeque<Event>,
     /// Who waits to hear whether it was delivered.
     told: BTreeMap<(SlotId, RowId), oneshot::Sender<bool>>,
+}
+
+/// Questions about held aggregates, and which of them are let go. Whoever asks waits for the answer.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    pub(super) asked: Vec<(SlotId, oneshot::Sender<HeldAggregates>)>,
+    pub(super) let_go: Vec<HeldAggregate>,
 }
 
 /// A slot that is ours.
@@ -113,6 +121,24 @@ impl Control {
         }
         self.0.changed.notify_one();
         told
+    }
+
+    /// What the lane holds of a slot at its next turn.
+    pub fn held(&self, slot: SlotId) -> oneshot::Receiver<HeldAggregates> {
+        let (teller, told) = oneshot::channel();
+        self.0.holds.lock().asked.push((slot, teller));
+        self.0.changed.notify_one();
+        told
+    }
+
+    /// These have no dead letters any more.
+    pub fn let_go(&self, held: impl IntoIterator<Item = HeldAggregate>) {
+        self.0.holds.lock().let_go.extend(held);
+        self.0.changed.notify_one();
+    }
+
+    pub(super) fn take_holds(&self) -> Holds {
+        std::mem::take(&mut self.0.holds.lock())
     }
 
     pub(super) fn next_replay(&self) -> Option<Event> {

@@ -83,6 +83,18 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         }
     }
 
+    /// Lets go of aggregates whose dead letters are gone, and says what is held.
+    pub(super) fn let_go_of_held(&mut self) {
+        let holds = self.delivery.control.take_holds();
+        for held in holds.let_go {
+            self.lane.let_go(held);
+        }
+        for (slot, teller) in holds.asked {
+            // Whoever asked may have ended.
+            let _ = teller.send(self.lane.held(slot));
+        }
+    }
+
     /// Whether the lane knows what is held of the slot; otherwise it asks, and the event waits. A slot is asked about
     /// each time that it is opened: others may have owned it.
     pub(super) fn knows_what_is_held(&mut self, slot: SlotId, now: Now) -> bool {

@@ -156,6 +156,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     fn turn(&mut self, now: Now) -> bool {
         self.let_go_of_revoked(now);
         self.decide_letters(now);
+        self.let_go_of_held();
         self.hear(now);
         self.lane.on_tick(now);
         self.offer_replays(now);

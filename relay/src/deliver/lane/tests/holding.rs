@@ -23,7 +23,9 @@ fn hold_makes_dead_letters_of_what_follows_in_order() {
         model.letters,
         [(4, Reason::Rejected), (6, held), (8, held), (10, held)]
     );
-    model.lane.let_go(0);
+    let held = model.lane.held(SlotId::new(0).unwrap());
+    assert!(!held.unsettled);
+    held.settled.into_iter().for_each(|held| model.lane.let_go(held));
     model.offer_all([0]);
     model.run(MINUTE);
     assert_eq!(model.first_appearances(0), [0, 2, 12]);
@@ -75,9 +77,53 @@ fn with_too_many_held_aggregates_nothing_is_sent_and_none_is_let_go() {
     );
     model.pass(Duration::from_secs(31));
     assert_eq!(model.breaker(), Open, "no probe would change it");
-    model.lane.let_go(1_000);
+    let held = model.lane.held(SlotId::new(5).unwrap()).settled;
+    let held = held.into_iter().find(|held| held.aggregate == 1_000);
+    model.lane.let_go(held.unwrap());
     model.pass(Duration::from_secs(30));
     model.offer_all([0]);
     model.run(MINUTE);
     assert_eq!(model.first_appearances(0), [0]);
+}
+
+#[test]
+fn a_letter_that_is_sent_again_passes_the_hold_and_what_comes_meanwhile_does_not() {
+    let mut model = Model::new(hold(), 3);
+    let slot = SlotId::new(0).unwrap();
+    model.lane.hold(slot, [0]);
+    let before = model.lane.held(slot);
+    let letter = model.offer_replay(0);
+    model.offer_all([0]);
+    model.turn();
+    assert!(
+        model.lane.held(slot).unsettled,
+        "its letter waits for what is before it"
+    );
+    model.run(MINUTE);
+    assert_eq!(
+        (model.first_appearances(0), &*model.letters),
+        (vec![letter], &[(1, Reason::Held)][..])
+    );
+    before
+        .settled
+        .into_iter()
+        .for_each(|held| model.lane.let_go(held));
+    model.offer_all([0]);
+    model.run(MINUTE);
+    assert_eq!(model.letters.len(), 2, "there was another letter since");
+    let held = model.lane.held(slot);
+    assert!(!held.unsettled);
+    held.settled.into_iter().for_each(|held| model.lane.let_go(held));
+    assert_eq!(model.lane.held_aggregates(), 0);
+}
+
+#[test]
+fn a_letter_that_fails_again_holds_what_comes_after_it() {
+    let mut model = Model::new(hold(), 3);
+    model.faults.poison.insert(0);
+    let letter = model.offer_replay(0);
+    model.offer_all([1, 0, 1]);
+    model.run(MINUTE);
+    assert_eq!(model.letters, [(letter, Reason::Rejected), (2, Reason::Held)]);
+    assert_eq!(model.first_appearances(1), [1, 3]);
 }

@@ -111,6 +111,15 @@ impl Model {
 
     /// Offers an event of an aggregate if the lane takes one; its slot is the aggregate's number.
     pub(super) fn offer(&mut self, aggregate: u64, problem: Option<DeliveryError>) -> Option<Id> {
+        self.offer_as(aggregate, problem, false)
+    }
+
+    /// Has a dead letter of an aggregate sent again.
+    pub(super) fn offer_replay(&mut self, aggregate: u64) -> Id {
+        self.offer_as(aggregate, None, true).expect("the lane takes it")
+    }
+
+    fn offer_as(&mut self, aggregate: u64, problem: Option<DeliveryError>, replay: bool) -> Option<Id> {
         if !self.lane.accepts() {
             return None;
         }
@@ -119,6 +128,7 @@ impl Model {
         let slot = SlotId::new(aggregate as u8).unwrap();
         let event = Event {
             problem,
+            replay,
             ..event(id, slot, aggregate)
         };
         self.lane.offer(event, self.now);
