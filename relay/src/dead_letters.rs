@@ -1,6 +1,7 @@
 //! Where dead letters go: a table, a topic, or both.
 
-use crate::model::{SlotId, SourcePosition};
+use crate::ledger::Known;
+use crate::model::{Micros, RowId, SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, DeadLetters, Epoch, Lettered, ReplayRequest, Standing};
 
 pub mod message;
@@ -49,6 +50,31 @@ impl DeadLetters for Targets {
         match &self.table {
             Some(table) => table.recover(slot, epoch, resolved).await,
             None => Ok(()),
+        }
+    }
+
+    async fn recover_replays(
+        &self,
+        slot: SlotId,
+        epoch: Epoch,
+        known: impl Fn(Micros, RowId) -> Known + Send + Sync,
+    ) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.recover_replays(slot, epoch, known).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn sending(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        begun: Micros,
+        epoch: Epoch,
+    ) -> Result<bool, DeadLetterError> {
+        match &self.table {
+            Some(table) => table.sending(slot, position, begun, epoch).await,
+            None => Ok(false),
         }
     }
 
@@ -109,17 +135,23 @@ impl DeadLetters for Targets {
         &self,
         slot: SlotId,
         position: &SourcePosition,
-        status: &str,
+        status: &'static str,
+        owner: Option<Epoch>,
     ) -> Result<(), DeadLetterError> {
         match &self.table {
-            Some(table) => table.mark(slot, position, status).await,
+            Some(table) => table.mark(slot, position, status, owner).await,
             None => Ok(()),
         }
     }
 
-    async fn remove(&self, slot: SlotId, position: &SourcePosition) -> Result<(), DeadLetterError> {
+    async fn remove(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        owner: Option<Epoch>,
+    ) -> Result<(), DeadLetterError> {
         match &self.table {
-            Some(table) => table.forget(slot, position).await,
+            Some(table) => table.forget(slot, position, owner).await,
             None => Ok(()),
         }
     }

@@ -12,10 +12,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::journal::Mark;
 use crate::model::{Micros, RowId, SECOND, SLOTS, SlotId, SlotSet};
 
+mod pins;
 mod remains;
 mod snapshot;
 
+use pins::Pins;
 use remains::Remains;
+pub use pins::Pin;
 pub use remains::{CLEANUP_SECOND, Due, RowKey, Tidy};
 use snapshot::Snapshot;
 pub use snapshot::{SNAPSHOT_SECOND, begins_at};
@@ -114,6 +117,7 @@ impl Ledger {
             remains,
             snapshot: Snapshot::open(&snapshot),
             outdated_snapshot: false,
+            pins: Pins::default(),
         };
         self.slots[slot.index()] = Some(ledger);
     }
@@ -402,6 +406,8 @@ pub struct SlotLedger {
     snapshot: Option<Snapshot>,
     /// The snapshot is done, and the checkpoint does not say so yet.
     outdated_snapshot: bool,
+    /// What else the bound must not pass.
+    pins: Pins,
 }
 
 #[derive(Debug, Default)]
@@ -573,6 +579,7 @@ impl SlotLedger {
         let unresolved = self.oldest_taken().unwrap_or(Micros::MAX);
         let undeleted = self.remains.as_ref().and_then(Remains::oldest);
         let bound = self.swept.min(unresolved).min(undeleted.unwrap_or(Micros::MAX));
+        let bound = bound.min(self.pins.oldest().unwrap_or(Micros::MAX));
         if bound <= self.bound {
             return;
         }

@@ -20,10 +20,11 @@ use crate::dead_letters::stored::Stored;
 use crate::dead_letters::table::{QUARANTINED, REPLAYING, WAITING};
 use crate::deliver::shell::Control;
 use crate::health::{Board, Part};
-use crate::ledger::Ledger;
+use crate::deliver::lane::Replay;
+use crate::ledger::{Ledger, Pin};
 use crate::metrics::{Metrics, Replayed};
 use crate::model::{SlotId, SourcePosition};
-use crate::ports::{Clock, DeadLetterError, DeadLetters};
+use crate::ports::{Clock, DeadLetterError, DeadLetters, Epoch};
 
 /// How often it is looked whether somebody asks, by one read of a partition that is nearly always empty.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,8 +41,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// Between two pages: what a slow clock of a coordinator makes look asked for once more is not looked at without rest.
 const PAGE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two tries to remove a letter that was delivered.
-const REMOVE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Between two tries of what has to be written.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Cheap to clone: one that starts anew finds in the table what is left to do.
 pub struct Replayer<D, C> {
@@ -52,6 +53,8 @@ pub struct Replayer<D, C> {
     pub max_replays: u32,
     /// The letters of an aggregate are one behind the other (`onAggregate: Hold`).
     pub holds: bool,
+    /// Letters are sent in transactions.
+    pub exactly_once: bool,
     pub metrics: Arc<Metrics>,
     pub board: Board,
 }
@@ -65,6 +68,7 @@ impl<D, C> Clone for Replayer<D, C> {
             clock: self.clock.clone(),
             max_replays: self.max_replays,
             holds: self.holds,
+            exactly_once: self.exactly_once,
             metrics: self.metrics.clone(),
             board: self.board.clone(),
         }
@@ -74,13 +78,21 @@ impl<D, C> Clone for Replayer<D, C> {
 /// Why a slot was left before all was done: it is not ours any more, or the process stops, or others wait.
 struct Left;
 
+/// A letter that the lane has.
+struct OnItsWay {
+    /// Whether it was delivered.
+    told: oneshot::Receiver<bool>,
+    owner: Option<Epoch>,
+}
+
 /// What became of a letter that was to be sent.
 enum Sent {
-    /// This tells whether it was delivered.
-    OnItsWay(oneshot::Receiver<bool>),
+    OnItsWay(OnItsWay),
     /// It is not there any more.
     Gone,
     Refused,
+    /// Its slot is not ours any more.
+    Left,
 }
 
 impl<D: DeadLetters, C: Clock> Replayer<D, C> {
@@ -183,11 +195,15 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         batch: &[SourcePosition],
     ) -> Result<Result<(), Left>, DeadLetterError> {
         let mut sent = Vec::new();
-        let mut unread = Ok(());
+        let (mut unread, mut left) = (Ok(()), Ok(()));
         for position in batch {
             match self.send(slot, position).await {
                 Ok(Sent::OnItsWay(told)) => sent.push((position, told)),
                 Ok(Sent::Gone | Sent::Refused) => {}
+                Ok(Sent::Left) => {
+                    left = Err(Left);
+                    break;
+                }
                 Err(error) => {
                     unread = Err(error);
                     break;
@@ -195,7 +211,6 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
             }
         }
         // What is on its way is awaited whatever happened to the next one: or it would be sent again.
-        let mut left = Ok(());
         for (position, told) in sent {
             left = left.and(self.finish(slot, position, told).await.map(drop));
         }
@@ -207,39 +222,93 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         &self,
         slot: SlotId,
         position: &SourcePosition,
-        told: oneshot::Receiver<bool>,
+        way: OnItsWay,
     ) -> Result<bool, Left> {
-        let delivered = told.await.map_err(|_| Left)?;
+        // Whoever takes the slot decides on what is in a transaction.
+        let delivered = way.told.await.map_err(|_| Left)?;
         if delivered {
-            self.remove(slot, position).await;
+            let remove = || self.letters.remove(slot, position, way.owner);
+            self.insist(slot, "a dead letter was delivered and cannot be removed", remove)
+                .await;
             self.metrics.delivery.replayed(Replayed::Delivered);
         } else {
             // The lane wrote it anew, and it waits again.
             self.metrics.delivery.replayed(Replayed::Failed);
         }
+        self.ledger.lock().unpin(slot, Pin::Replay(*position));
         Ok(delivered)
     }
 
     async fn send(&self, slot: SlotId, position: &SourcePosition) -> Result<Sent, DeadLetterError> {
+        let Ok(owner) = self.owner(slot) else {
+            return Ok(Sent::Left);
+        };
         let Some(letter) = self.letters.letter(slot, position).await? else {
             return Ok(Sent::Gone);
         };
         if letter.is_remnant() {
-            self.letters.remove(slot, position).await?;
+            self.letters.remove(slot, position, owner).await?;
             return Ok(Sent::Gone);
         }
         let message = match judge(&letter, self.max_replays) {
             Ok(message) => message,
             Err(refusal) => {
-                self.refuse(slot, position, &letter, &refusal).await?;
+                self.refuse(slot, position, &letter, &refusal, owner).await?;
                 return Ok(Sent::Refused);
             }
         };
+        let replay = match owner {
+            None => Replay::default(),
+            Some(epoch) => match self.begin(slot, position, epoch).await? {
+                Ok(replay) => replay,
+                Err(Left) => return Ok(Sent::Left),
+            },
+        };
         let label = self.metrics.delivery.label(letter.event_type.as_deref());
-        Ok(match event(letter, message, label) {
-            Some(event) => Sent::OnItsWay(self.control.replay(event)),
+        Ok(match event(letter, message, label, replay) {
+            Some(event) => Sent::OnItsWay(OnItsWay {
+                told: self.control.replay(event),
+                owner,
+            }),
             None => Sent::Refused,
         })
+    }
+
+    /// Under which epoch letters of the slot are decided on: in exactly-once, and only once what former owners left is.
+    fn owner(&self, slot: SlotId) -> Result<Option<Epoch>, Left> {
+        match (self.exactly_once, self.control.replays_under(slot)) {
+            (false, _) => Ok(None),
+            (true, Some(epoch)) => Ok(Some(epoch)),
+            (true, None) => Err(Left),
+        }
+    }
+
+    /// Notes that a letter goes into a transaction, before it does. The slot's bound does not pass the time of that until the
+    /// letter is decided, so whoever takes the slot learns of the journal or the checkpoint whether it was committed.
+    async fn begin(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        epoch: Epoch,
+    ) -> Result<Result<Replay, Left>, DeadLetterError> {
+        let pin = Pin::Replay(*position);
+        let pinned = self.ledger.lock().pin(slot, pin, self.clock.now());
+        let Some(begun) = pinned else {
+            return Ok(Err(Left));
+        };
+        match self.letters.sending(slot, position, begun, epoch).await {
+            Ok(true) => Ok(Ok(Replay {
+                journaled: Some((begun, position.replay_id(begun))),
+            })),
+            Ok(false) => Ok(Err(Left)),
+            Err(error) => {
+                // It may be written; nobody else would take it back.
+                let take_back = || self.letters.mark(slot, position, REPLAYING, Some(epoch));
+                self.insist(slot, "a replay cannot be taken back", take_back).await;
+                self.ledger.lock().unpin(slot, pin);
+                Err(error)
+            }
+        }
     }
 
     async fn refuse(
@@ -248,26 +317,30 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         position: &SourcePosition,
         letter: &Stored,
         refusal: &Refusal,
+        owner: Option<Epoch>,
     ) -> Result<(), DeadLetterError> {
         // One that was only held would go as soon as it may.
         let asked = letter.status.as_deref() == Some(REPLAYING);
         let quarantined = matches!(refusal, Refusal::Quarantined { .. }) || !asked;
         let status = if quarantined { QUARANTINED } else { WAITING };
         warn!(%slot, event = letter.event_id, %refusal, "a dead letter is not replayed");
-        self.letters.mark(slot, position, status).await?;
+        self.letters.mark(slot, position, status, owner).await?;
         self.metrics.delivery.replayed(Replayed::Refused);
         Ok(())
     }
 
-    /// Until it is gone: while it is there, and asked for, it would be sent again.
-    async fn remove(&self, slot: SlotId, position: &SourcePosition) {
+    /// Until it is done: a letter that was delivered, and is there and asked for, would be sent again.
+    async fn insist<F>(&self, slot: SlotId, what: &str, action: impl Fn() -> F)
+    where
+        F: Future<Output = Result<(), DeadLetterError>>,
+    {
         let mut failed = false;
-        while let Err(error) = self.letters.remove(slot, position).await {
+        while let Err(error) = action().await {
             failed = true;
-            warn!(%slot, %error, "a dead letter was delivered and cannot be removed; it is tried again");
+            warn!(%slot, %error, "{what}; it is tried again");
             self.board
                 .degraded(Part::DeadLetters, error.to_string(), self.clock.now());
-            tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
+            tokio::time::sleep(AGAIN_AFTER).await;
         }
         if failed {
             self.board.healthy(Part::DeadLetters, self.clock.now());

@@ -92,7 +92,7 @@ async fn discard(file: &FileArgs, filter: &FilterArgs, yes: bool) -> anyhow::Res
     };
     let letters = found(&table, &filter).await?;
     // Whoever owns their slots decides what becomes of them, within seconds.
-    let (pending, letters): (Vec<_>, Vec<_>) = letters.into_iter().partition(Stored::is_pending);
+    let (pending, letters): (Vec<_>, Vec<_>) = letters.into_iter().partition(Stored::is_undecided);
     for letter in &letters {
         if yes {
             table.discard(letter).await?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crds::RelayConfig;
 use crds::dead_letter::OnAggregate;
-use crds::sink::Guarantee;
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -15,7 +14,7 @@ use super::dead_letters::{found, open_configured};
 use super::{Exit, ReplayArgs};
 use crate::dead_letters::replay::{Refusal, judge};
 use crate::dead_letters::stored::Stored;
-use crate::dead_letters::table::{REPLAYING, TableDeadLetters};
+use crate::dead_letters::table::{REPLAYING, SENDING, TableDeadLetters};
 use crate::model::{SlotId, SourcePosition};
 use crate::ports::Standing;
 use crate::replay::chains::Chains;
@@ -47,8 +46,11 @@ pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    if let Some(refusal) = refuse(&config, args) {
-        eprintln!("{refusal}");
+    if args.filter.filter().is_empty() && args.newest.is_none() {
+        eprintln!(
+            "replay takes what a filter names; accepted: --event-id, --event-type, --aggregate, --class, --older-than or \
+             --newest"
+        );
         return Ok(Exit::Usage);
     }
     let table = match open_configured(&config).await? {
@@ -115,23 +117,6 @@ pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
     }
     let all = refused.is_empty() && failed.is_empty() && (args.dry_run || outcome.delivered == asked);
     Ok(if all { Exit::Fine } else { Exit::Failed })
-}
-
-/// What nobody would carry out.
-fn refuse(config: &RelayConfig, args: &ReplayArgs) -> Option<&'static str> {
-    if args.filter.filter().is_empty() && args.newest.is_none() {
-        return Some(
-            "replay takes what a filter names; accepted: --event-id, --event-type, --aggregate, --class, --older-than or \
-             --newest",
-        );
-    }
-    if config.sink.guarantee == Guarantee::ExactlyOnce {
-        return Some(
-            "sink.guarantee: ExactlyOnce; accepted: AtLeastOnce. Replays are not part of transactions: have the event \
-             written anew, then discard its dead letter",
-        );
-    }
-    None
 }
 
 /// The letters that can be sent, in the order of the log: as the owner of a slot sends what is asked for in that order, an
@@ -228,7 +213,7 @@ async fn look(table: &TableDeadLetters, outcome: &mut Outcome) -> anyhow::Result
     for (place, event_id) in std::mem::take(&mut outcome.asked) {
         match states.get(&place.0).and_then(|states| states.get(&place.1)) {
             None => outcome.delivered += 1,
-            Some(status) if status.as_deref() == Some(REPLAYING) => {
+            Some(status) if matches!(status.as_deref(), Some(REPLAYING | SENDING)) => {
                 outcome.asked.insert(place, event_id);
             }
             Some(_) => outcome.failed.push(event_id),

@@ -7,7 +7,7 @@ use crds::sink::message_headers::REPLAYED;
 use thiserror::Error;
 
 use super::stored::Stored;
-use crate::deliver::lane::Event;
+use crate::deliver::lane::{Event, Replay};
 use crate::deliver::prepare::{fingerprint, made_no_message};
 use crate::encode::Message;
 use crate::metrics::EventLabel;
@@ -16,7 +16,7 @@ use crate::ports::Reason;
 /// Why a letter is not sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
-    #[error("it is not decided yet: the transaction that gives it up is not committed")]
+    #[error("it is not decided yet: the transaction that gives it up, or sends it, is not committed")]
     Pending,
     #[error("its key is not one that a relay writes")]
     Foreign,
@@ -40,7 +40,7 @@ pub enum Refusal {
 /// # Errors
 /// Why it must not be.
 pub fn judge(letter: &Stored, max: u32) -> Result<Message, Refusal> {
-    if letter.is_pending() {
+    if letter.is_undecided() {
         return Err(Refusal::Pending);
     }
     let (_, position) = letter.place().ok_or(Refusal::Foreign)?;
@@ -71,7 +71,7 @@ pub fn judge(letter: &Stored, max: u32) -> Result<Message, Refusal> {
 }
 
 /// The letter as an event for the lane; None if its key is not one that a relay writes.
-pub fn event(letter: Stored, message: Message, label: EventLabel) -> Option<Event> {
+pub fn event(letter: Stored, message: Message, label: EventLabel, replay: Replay) -> Option<Event> {
     let (slot, position) = letter.place()?;
     let event_id = letter.event_id.unwrap_or_default();
     Some(Event {
@@ -86,7 +86,7 @@ pub fn event(letter: Stored, message: Message, label: EventLabel) -> Option<Even
         created_at: letter.created_at.map(|at| at.0.saturating_mul(1000)),
         message,
         problem: None,
-        replay: true,
+        replay: Some(replay),
     })
 }
 
@@ -183,9 +183,9 @@ mod tests {
     #[test]
     fn its_event_stands_where_the_letter_is_and_in_the_order_of_its_aggregate() {
         let message = judge(&letter(), 5).unwrap();
-        let event = event(letter(), message, EventLabel::default()).unwrap();
+        let event = event(letter(), message, EventLabel::default(), Replay::default()).unwrap();
         assert_eq!(
-            (event.slot.index(), event.event_id.as_str(), event.replay),
+            (event.slot.index(), event.event_id.as_str(), event.replay.is_some()),
             (3, "e-1", true)
         );
         assert_eq!(event.row_id, event.position.row_id());

@@ -7,7 +7,7 @@ use scylla::DeserializeRow;
 use scylla::value::{CqlTimestamp, CqlTimeuuid};
 use serde_json::{Value, json};
 
-use super::table::PENDING;
+use super::table::{PENDING, SENDING};
 use crate::decode::timestamp;
 use crate::model::{CdcTime, Micros, SlotId, SourcePosition, StreamId};
 
@@ -75,9 +75,9 @@ impl Filter {
 }
 
 impl Stored {
-    /// Its event may still be delivered: the transaction that gives it up is not committed.
-    pub fn is_pending(&self) -> bool {
-        self.status.as_deref() == Some(PENDING)
+    /// The transaction that gives its event up, or sends it again, may or may not be committed.
+    pub fn is_undecided(&self) -> bool {
+        matches!(self.status.as_deref(), Some(PENDING | SENDING))
     }
 
     /// Where it lies; None if its key is not one that a relay writes.

@@ -60,16 +60,17 @@ pub fn create_table(keyspace: &str, table: &str) -> String {
          id uuid, event_id text, aggregate_id text, event_type text, payload blob, error_message text, \
          failure_count int, first_failed_at timestamp, last_failed_at timestamp, created_at timestamp, \
          topic text, key blob, headers list<frozen<tuple<text, blob>>>, source_position text, error_class text, \
-         outcome text, status text, epoch bigint static, \
+         outcome text, status text, replay_begun bigint, epoch bigint static, \
          PRIMARY KEY ((identity, slot), source_time, source_stream, source_seq))"
     )
 }
 
 /// What a table of an earlier version lacks, and how it gets it. A letter without a status waits.
-pub fn additions(keyspace: &str, table: &str) -> [(&'static str, String); 2] {
+pub fn additions(keyspace: &str, table: &str) -> [(&'static str, String); 3] {
     let add = |column| format!("ALTER TABLE \"{keyspace}\".\"{table}\" ADD {column}");
     [
         ("status", add("status text")),
+        ("replay_begun", add("replay_begun bigint")),
         ("epoch", add("epoch bigint static")),
     ]
 }
@@ -88,6 +89,9 @@ pub const WAITING: &str = "waiting";
 
 /// Of a letter whose replay is asked for.
 pub const REPLAYING: &str = "replaying";
+
+/// Of a letter whose replay may be in a transaction that was committed.
+pub const SENDING: &str = "sending";
 
 /// Of a letter that was replayed as often as is accepted.
 pub const QUARANTINED: &str = "quarantined";
@@ -111,6 +115,8 @@ pub struct TableDeadLetters {
     /// Keyspace and table, quoted.
     name: String,
     max_replays: u32,
+    /// Letters are written, and decided on, by lightweight transactions.
+    transactional: bool,
     insert: PreparedStatement,
     count: PreparedStatement,
     aggregates: PreparedStatement,
@@ -154,7 +160,7 @@ impl TableDeadLetters {
         let at =
             "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
         let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
-        let pending = of_slot("source_time, source_stream, source_seq, status");
+        let pending = of_slot("source_time, source_stream, source_seq, status, replay_begun");
         let pending = prepare(format!("{pending} AND source_time >= {BEGINNING}")).await?;
         let standing = "source_time, source_stream, source_seq, status, error_class, event_id, aggregate_id";
         let standing = prepare(format!("{} AND source_time >= {BEGINNING}", of_slot(standing))).await?;
@@ -169,6 +175,7 @@ impl TableDeadLetters {
             target,
             name: format!("\"{keyspace}\".\"{table}\""),
             max_replays: config.dead_letter.max_replays,
+            transactional: config.sink.guarantee == Guarantee::ExactlyOnce,
             insert,
             count,
             aggregates,
@@ -178,7 +185,7 @@ impl TableDeadLetters {
             standing,
         };
         table.prove().await?;
-        if config.sink.guarantee == Guarantee::ExactlyOnce {
+        if table.transactional {
             table.prove_owned().await?;
         }
         Ok(table)

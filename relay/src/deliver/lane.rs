@@ -39,7 +39,7 @@ use crate::deliver::breaker::Breaker;
 use crate::model::SlotSet;
 use crate::ports::{DeliveryError, Reason, Role};
 
-pub use exchange::{Action, Event, Generation, Note, Now, Policy, Resolved};
+pub use exchange::{Action, Event, Generation, Note, Now, Policy, Replay, Resolved};
 pub use held::{HeldAggregate, HeldAggregates, MAX_HELD};
 pub use ring::Seq;
 pub use transaction::{End, JournalOf, LettersTo};

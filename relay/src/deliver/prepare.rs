@@ -125,7 +125,7 @@ impl Preparer {
             created_at: event.created_at,
             message,
             problem,
-            replay: false,
+            replay: None,
         }
     }
 

@@ -129,6 +129,11 @@ impl SourcePosition {
         }
         RowId(hash)
     }
+
+    /// What the journal calls a replay of the row's dead letter that was begun at this time. Stable likewise.
+    pub fn replay_id(&self, begun: Micros) -> RowId {
+        RowId(mix(self.row_id().0 ^ mix(begun as u64)))
+    }
 }
 
 impl fmt::Display for SourcePosition {

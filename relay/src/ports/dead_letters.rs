@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::dead_letters::stored::Stored;
 use crate::encode::Message;
-use crate::model::{Micros, SlotId, SourcePosition};
+use crate::ledger::Known;
+use crate::model::{Micros, RowId, SlotId, SourcePosition};
 use crate::ports::{Epoch, ErrorClass, Outcome};
 
 /// Writes dead letters.
@@ -35,6 +36,31 @@ pub trait DeadLetters: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
         let _ = (slot, epoch, resolved);
         std::future::ready(Ok(()))
+    }
+
+    /// Likewise for letters whose replays were in a transaction: removes those whose replay is resolved, and has the others
+    /// replayed. `known` tells what is known of a replay. After [`Self::recover`].
+    fn recover_replays(
+        &self,
+        slot: SlotId,
+        epoch: Epoch,
+        known: impl Fn(Micros, RowId) -> Known + Send + Sync,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = (slot, epoch, known);
+        std::future::ready(Ok(()))
+    }
+
+    /// The replay of a letter, begun at this time, goes into a transaction. False, and of no effect, if the slot was taken
+    /// by somebody else.
+    fn sending(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        begun: Micros,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<bool, DeadLetterError>> + Send {
+        let _ = (slot, position, begun, epoch);
+        std::future::ready(Ok(false))
     }
 
     /// The aggregates of a slot's dead letters, each once, and no more than `limit` of them. A target that cannot be
@@ -97,24 +123,26 @@ pub trait DeadLetters: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
-    /// Gives a letter another status.
+    /// Gives a letter another status. `owner`: in exactly-once, of no effect if the slot was taken from it.
     fn mark(
         &self,
         slot: SlotId,
         position: &SourcePosition,
-        status: &str,
+        status: &'static str,
+        owner: Option<Epoch>,
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
-        let _ = (slot, position, status);
+        let _ = (slot, position, status, owner);
         std::future::ready(Ok(()))
     }
 
-    /// Removes a letter, because its event was delivered.
+    /// Removes a letter, because its event was delivered. `owner`: see [`Self::mark`].
     fn remove(
         &self,
         slot: SlotId,
         position: &SourcePosition,
+        owner: Option<Epoch>,
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
-        let _ = (slot, position);
+        let _ = (slot, position, owner);
         std::future::ready(Ok(()))
     }
 }
@@ -135,6 +163,25 @@ impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
         resolved: impl Fn(&SourcePosition) -> Option<bool> + Send + Sync,
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
         self.as_ref().recover(slot, epoch, resolved)
+    }
+
+    fn recover_replays(
+        &self,
+        slot: SlotId,
+        epoch: Epoch,
+        known: impl Fn(Micros, RowId) -> Known + Send + Sync,
+    ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().recover_replays(slot, epoch, known)
+    }
+
+    fn sending(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        begun: Micros,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<bool, DeadLetterError>> + Send {
+        self.as_ref().sending(slot, position, begun, epoch)
     }
 
     fn aggregates(
@@ -188,17 +235,19 @@ impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
         &self,
         slot: SlotId,
         position: &SourcePosition,
-        status: &str,
+        status: &'static str,
+        owner: Option<Epoch>,
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
-        self.as_ref().mark(slot, position, status)
+        self.as_ref().mark(slot, position, status, owner)
     }
 
     fn remove(
         &self,
         slot: SlotId,
         position: &SourcePosition,
+        owner: Option<Epoch>,
     ) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
-        self.as_ref().remove(slot, position)
+        self.as_ref().remove(slot, position, owner)
     }
 }
 

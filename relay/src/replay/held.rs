@@ -46,6 +46,9 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         slot: SlotId,
         stop: &CancellationToken,
     ) -> Result<Result<(), Left>, DeadLetterError> {
+        let Ok(owner) = self.owner(slot) else {
+            return Ok(Err(Left));
+        };
         for _ in 0..PASSES {
             // Asked first: what the table shows afterwards holds all letters that the lane has finished by now.
             let Ok(held) = self.control.held(slot).await else {
@@ -55,7 +58,7 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
             self.letters.standing(slot, |letter| chains.see(letter)).await?;
             for behind in chains.behind() {
                 warn!(%slot, before = behind.event_id, "a dead letter is not replayed: another one of its aggregate is before it");
-                self.letters.mark(slot, &behind.position, WAITING).await?;
+                self.letters.mark(slot, &behind.position, WAITING, owner).await?;
             }
             let free = chains.free(&held.settled);
             let freed = !free.is_empty();
@@ -106,6 +109,7 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
             match self.send(slot, position).await? {
                 Sent::Gone => {}
                 Sent::Refused => break,
+                Sent::Left => return Ok(Err(Left)),
                 Sent::OnItsWay(told) => match self.finish(slot, position, told).await {
                     Ok(true) => {}
                     Ok(false) => break,

@@ -14,7 +14,7 @@ use tracing::{error, info};
 use super::outlook::Outlook;
 use crate::deliver::shell::{Admission, Control};
 use crate::health::Part;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Pin};
 use crate::model::{Micros, SECOND, SlotId, SlotSet};
 use crate::ports::Clock;
 use crate::source::reader::Command;
@@ -64,12 +64,17 @@ impl<C: Clock> Holder for SlotHolder<C> {
         let stopped = self.on_gap == OnRetentionGap::Stop;
         for opening in openings {
             if !(stopped && gaps.contains(opening.slot)) {
-                self.control.admit(Admission {
+                let admission = Admission {
                     slot: opening.slot,
                     epoch: opening.epoch,
                     saved: opening.saved,
                     mark: opening.mark,
-                });
+                };
+                if admission.is_transactional(self.exactly_once) {
+                    // Before anything is read, so that the bound tells of every replay that is undecided.
+                    self.ledger.lock().pin(opening.slot, Pin::Undecided, Micros::MIN);
+                }
+                self.control.admit(admission);
                 // The reader obeys each command at once; if it is gone, the whole work starts anew.
                 let _ = self.commands.send(Command::Add(opening.slot)).await;
             }

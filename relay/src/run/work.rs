@@ -442,10 +442,10 @@ where
         });
     }
 
-    /// Sends dead letters again when somebody asks for it, where that is whole: the command refuses the others.
+    /// Sends dead letters again when somebody asks for it.
     fn replay(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         let settings = &self.config.dead_letter;
-        if !self.ground.dead_letters.replays() || self.exactly_once.is_some() {
+        if !self.ground.dead_letters.replays() {
             return;
         }
         let replayer = Replayer {
@@ -455,6 +455,7 @@ where
             clock: self.outlook.clock(),
             max_replays: settings.max_replays,
             holds: settings.on_aggregate == OnAggregate::Hold,
+            exactly_once: self.exactly_once.is_some(),
             metrics: self.outlook.shared_metrics(),
             board: self.outlook.board().clone(),
         };

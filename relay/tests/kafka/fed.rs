@@ -194,6 +194,7 @@ impl Relay {
     ) -> JoinHandle<()> {
         let replayer = Replayer {
             holds,
+            exactly_once: false,
             letters,
             ledger: self.ledger.clone(),
             control: self.control.clone(),

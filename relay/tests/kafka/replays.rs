@@ -10,7 +10,7 @@ use relay::dead_letters::Targets;
 use relay::dead_letters::stored::Stored;
 use relay::dead_letters::table::TableDeadLetters;
 use relay::model::{SlotId, SourcePosition};
-use relay::ports::{DeadLetter, DeadLetterError, DeadLetters, ReplayRequest, Standing};
+use relay::ports::{DeadLetter, DeadLetterError, DeadLetters, Epoch, ReplayRequest, Standing};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -197,7 +197,7 @@ impl DeadLetters for Dying {
         self.targets.letter(slot, position).await
     }
 
-    async fn remove(&self, _: SlotId, _: &SourcePosition) -> Result<(), DeadLetterError> {
+    async fn remove(&self, _: SlotId, _: &SourcePosition, _: Option<Epoch>) -> Result<(), DeadLetterError> {
         self.delivered.notify_one();
         std::future::pending().await
     }

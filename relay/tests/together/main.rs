@@ -13,6 +13,7 @@ mod acl;
 mod audited;
 mod exactly;
 mod granted;
+mod letters;
 mod overload;
 mod polled;
 mod process;

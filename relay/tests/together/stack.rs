@@ -221,6 +221,36 @@ impl Flow<'_> {
         buried: RangeInclusive<u64>,
         reconciled: u64,
     ) -> Report {
+        let bounds = Bounds {
+            committed: 1,
+            duplicates,
+            late: 0,
+            replayed: 0,
+            reconciled,
+            dead_letters: buried,
+            ordered: true,
+            foreign: 0,
+        };
+        self.judge(bounds, dead_letters).await
+    }
+
+    /// Everything arrived once, in order but for at most so many replayed dead letters.
+    pub(crate) async fn verify_replayed(&self, replayed: u64) -> Report {
+        let bounds = Bounds {
+            committed: 1,
+            duplicates: 0,
+            late: 0,
+            replayed,
+            reconciled: 0,
+            dead_letters: 0..=0,
+            ordered: true,
+            foreign: 0,
+        };
+        self.judge(bounds, DeadLetters::default()).await
+    }
+
+    async fn judge(&self, bounds: Bounds, dead_letters: DeadLetters) -> Report {
+        let duplicates = bounds.duplicates;
         let follow = Follow {
             cluster: self.stack.broker.cluster(),
             topic: self.name.to_owned(),
@@ -229,16 +259,7 @@ impl Flow<'_> {
             during_load: false,
             patience: Duration::from_secs(60),
             settle: Duration::from_secs(1),
-            bounds: Bounds {
-                committed: 1,
-                duplicates,
-                late: 0,
-                replayed: 0,
-                reconciled,
-                dead_letters: buried,
-                ordered: true,
-                foreign: 0,
-            },
+            bounds,
         };
         let report = follow.run(|_| ()).await.unwrap();
         eprintln!(

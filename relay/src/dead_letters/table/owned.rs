@@ -8,8 +8,9 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency, Statement};
 use scylla::value::{CqlValue, Row};
 
-use super::{COLUMNS, Key, PENDING, TableDeadLetters, WAITING};
-use crate::model::{SlotId, SourcePosition};
+use super::{COLUMNS, Key, PENDING, QUARANTINED, REPLAYING, SENDING, TableDeadLetters, WAITING};
+use crate::ledger::Known;
+use crate::model::{Micros, RowId, SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, Epoch, Lettered};
 
 /// Columns of the key, which come first in [`COLUMNS`].
@@ -22,6 +23,9 @@ pub(super) struct Owned {
     write: PreparedStatement,
     settle: PreparedStatement,
     remove: PreparedStatement,
+    mark: PreparedStatement,
+    send: PreparedStatement,
+    ask: PreparedStatement,
     take: PreparedStatement,
 }
 
@@ -35,12 +39,16 @@ impl Owned {
             statement.set_is_idempotent(true);
             session.prepare(statement).await
         };
-        let at = "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ? IF epoch = ?";
+        let row = "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
+        let at = format!("{row} IF epoch = ?");
         let values = COLUMNS[KEY..].join(" = ?, ");
         Ok(Self {
             write: prepare(format!("UPDATE {table} SET {values} = ? {at}")).await?,
             settle: prepare(format!("UPDATE {table} SET status = '{WAITING}' {at}")).await?,
             remove: prepare(format!("DELETE FROM {table} {at}")).await?,
+            mark: prepare(format!("UPDATE {table} SET status = ? {at}")).await?,
+            send: prepare(format!("UPDATE {table} SET status = '{SENDING}', replay_begun = ? {at}")).await?,
+            ask: prepare(format!("UPDATE {table} SET status = '{REPLAYING}' {row} IF status = ?")).await?,
             take: prepare(format!(
                 "UPDATE {table} SET epoch = ? WHERE identity = ? AND slot = ? IF epoch = ?"
             ))
@@ -96,7 +104,7 @@ impl TableDeadLetters {
     ) -> Result<(), DeadLetterError> {
         self.take_over(slot, epoch).await?;
         let (owned, mut pending) = (self.owned().await?, Vec::new());
-        self.each_status(slot, |position, status| {
+        self.each_status(slot, |position, status, _| {
             pending.extend((status == Some(PENDING)).then_some(position));
             true
         })
@@ -137,16 +145,96 @@ impl TableDeadLetters {
         key: Key<'_>,
         epoch: Epoch,
     ) -> Result<(), DeadLetterError> {
-        let values = vec![
-            Some(CqlValue::Text(key.0.to_owned())),
-            Some(CqlValue::Int(key.1)),
-            Some(CqlValue::Timeuuid(key.2)),
-            Some(CqlValue::Blob(key.3)),
-            Some(CqlValue::Int(key.4)),
-            Some(CqlValue::BigInt(epoch.0)),
-        ];
+        let values = conditioned(key, epoch).into();
         // If not, whoever took the slot decides.
         self.conditional(statement, values).await.map(drop)
+    }
+
+    /// See [`crate::ports::DeadLetters::sending`].
+    pub(in crate::dead_letters) async fn sending(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        begun: Micros,
+        epoch: Epoch,
+    ) -> Result<bool, DeadLetterError> {
+        let values = conditioned(self.key(slot, position), epoch);
+        let values = [Some(CqlValue::BigInt(begun))].into_iter().chain(values);
+        let answer = self.conditional(&self.owned().await?.send, values.collect());
+        Ok(answer.await?.is_none())
+    }
+
+    pub(super) async fn mark_owned(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        status: &str,
+        epoch: Epoch,
+    ) -> Result<(), DeadLetterError> {
+        let values = conditioned(self.key(slot, position), epoch);
+        let values = [Some(CqlValue::Text(status.to_owned()))].into_iter().chain(values);
+        let answer = self.conditional(&self.owned().await?.mark, values.collect());
+        answer.await.map(drop)
+    }
+
+    pub(super) async fn remove_owned(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        epoch: Epoch,
+    ) -> Result<(), DeadLetterError> {
+        let remove = &self.owned().await?.remove;
+        self.decide(remove, self.key(slot, position), epoch).await
+    }
+
+    /// Asks for the replay of a letter that nobody is sending right now, and leaves the others alone.
+    pub(super) async fn ask_owned(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+    ) -> Result<(), DeadLetterError> {
+        let [identity, slot, time, stream, seq, _] = conditioned(self.key(slot, position), Epoch(0));
+        for status in [Some(WAITING), Some(QUARANTINED), None] {
+            let status = status.map(|status| CqlValue::Text(status.to_owned()));
+            let values = vec![
+                identity.clone(),
+                slot.clone(),
+                time.clone(),
+                stream.clone(),
+                seq.clone(),
+                status,
+            ];
+            if self.conditional(&self.owned().await?.ask, values).await?.is_none() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`crate::ports::DeadLetters::recover_replays`].
+    pub(in crate::dead_letters) async fn recover_replays(
+        &self,
+        slot: SlotId,
+        epoch: Epoch,
+        known: impl Fn(Micros, RowId) -> Known,
+    ) -> Result<(), DeadLetterError> {
+        let mut sending = Vec::new();
+        self.each_status(slot, |position, status, begun| {
+            sending.extend((status == Some(SENDING)).then_some((position, begun)));
+            true
+        })
+        .await?;
+        for (position, begun) in sending {
+            let begun = begun.unwrap_or(Micros::MIN);
+            match known(begun, position.replay_id(begun)) {
+                Known::Resolved => self.remove_owned(slot, &position, epoch).await?,
+                Known::New | Known::Taken => self.mark_owned(slot, &position, REPLAYING, epoch).await?,
+                // An owner that knows nothing of replays in transactions was there meanwhile.
+                Known::BelowBound => self.mark_owned(slot, &position, WAITING, epoch).await?,
+                Known::Foreign => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// None if it was applied; otherwise the epoch that stands there.
@@ -168,4 +256,16 @@ impl TableDeadLetters {
             }))),
         }
     }
+}
+
+/// The values of a key and of the condition on the epoch.
+fn conditioned(key: Key<'_>, epoch: Epoch) -> [Option<CqlValue>; 6] {
+    [
+        Some(CqlValue::Text(key.0.to_owned())),
+        Some(CqlValue::Int(key.1)),
+        Some(CqlValue::Timeuuid(key.2)),
+        Some(CqlValue::Blob(key.3)),
+        Some(CqlValue::Int(key.4)),
+        Some(CqlValue::BigInt(epoch.0)),
+    ]
 }

@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use super::{Key, NO_SLOT, REPLAYING, TableDeadLetters};
 use crate::dead_letters::stored::{self, Stored};
-use crate::model::{CdcTime, SlotId, SourcePosition, StreamId};
-use crate::ports::{DeadLetterError, ReplayRequest, Standing};
+use crate::model::{CdcTime, Micros, SlotId, SourcePosition, StreamId};
+use crate::ports::{DeadLetterError, Epoch, ReplayRequest, Standing};
 
 const AT: &str =
     "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
 
-type StatusRow = (CqlTimeuuid, Vec<u8>, i32, Option<String>);
+type StatusRow = (CqlTimeuuid, Vec<u8>, i32, Option<String>, Option<i64>);
 
 /// Of a look at all letters of a slot.
 #[derive(DeserializeRow)]
@@ -69,7 +69,7 @@ impl TableDeadLetters {
         limit: usize,
     ) -> Result<Vec<SourcePosition>, DeadLetterError> {
         let mut asked = Vec::new();
-        self.each_status(slot, |position, status| {
+        self.each_status(slot, |position, status, _| {
             asked.extend((status == Some(REPLAYING)).then_some(position));
             asked.len() < limit
         })
@@ -132,8 +132,12 @@ impl TableDeadLetters {
         &self,
         slot: SlotId,
         position: &SourcePosition,
-        status: &str,
+        status: &'static str,
+        owner: Option<Epoch>,
     ) -> Result<(), DeadLetterError> {
+        if let Some(epoch) = owner {
+            return self.mark_owned(slot, position, status, epoch).await;
+        }
         let statement = idempotent(format!("UPDATE {} SET status = '{status}' {AT}", self.name));
         let done = self
             .session
@@ -147,8 +151,12 @@ impl TableDeadLetters {
         &self,
         slot: SlotId,
         position: &SourcePosition,
+        owner: Option<Epoch>,
     ) -> Result<(), DeadLetterError> {
-        self.at(&self.remove, slot, position).await
+        match owner {
+            Some(epoch) => self.remove_owned(slot, position, epoch).await,
+            None => self.at(&self.remove, slot, position).await,
+        }
     }
 
     /// Asks for the replay of letters. First the letters, then where they are: whoever reads the latter finds the former.
@@ -157,7 +165,11 @@ impl TableDeadLetters {
     /// When it cannot be written; then the same may be asked again.
     pub async fn ask(&self, letters: &[(SlotId, SourcePosition)], id: Uuid) -> Result<(), DeadLetterError> {
         for (slot, position) in letters {
-            self.mark(*slot, position, REPLAYING).await?;
+            if self.transactional {
+                self.ask_owned(*slot, position).await?;
+            } else {
+                self.mark(*slot, position, REPLAYING, None).await?;
+            }
         }
         self.ask_to_look(letters.iter().map(|(slot, _)| *slot), id).await
     }
@@ -190,7 +202,7 @@ impl TableDeadLetters {
         slot: SlotId,
     ) -> Result<BTreeMap<SourcePosition, Option<String>>, DeadLetterError> {
         let mut states = BTreeMap::new();
-        self.each_status(slot, |position, status| {
+        self.each_status(slot, |position, status, _| {
             states.insert(position, status.map(str::to_owned));
             true
         })
@@ -201,16 +213,16 @@ impl TableDeadLetters {
     pub(super) async fn each_status(
         &self,
         slot: SlotId,
-        mut see: impl FnMut(SourcePosition, Option<&str>) -> bool,
+        mut see: impl FnMut(SourcePosition, Option<&str>, Option<Micros>) -> bool,
     ) -> Result<(), DeadLetterError> {
         let mut rows = self.statuses(slot.index() as i32).await?;
-        while let Some((time, stream, batch_seq_no, status)) =
+        while let Some((time, stream, batch_seq_no, status, replay_begun)) =
             rows.try_next().await.map_err(|error| self.failed(&error))?
         {
             let Some(position) = position(time, &stream, batch_seq_no) else {
                 continue;
             };
-            if !see(position, status.as_deref()) {
+            if !see(position, status.as_deref(), replay_begun) {
                 return Ok(());
             }
         }

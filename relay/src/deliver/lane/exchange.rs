@@ -30,11 +30,24 @@ pub struct Event {
     pub message: Message,
     /// Why it cannot be sent at all.
     pub problem: Option<DeliveryError>,
-    /// A dead letter that is sent again: the ledger knows nothing of it.
-    pub replay: bool,
+    /// A dead letter that is sent again: its event was resolved when it became one.
+    pub replay: Option<Replay>,
+}
+
+/// How a dead letter is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Replay {
+    /// In exactly-once: the time and the id under which the journal tells of it.
+    pub journaled: Option<(Micros, RowId)>,
 }
 
 impl Event {
+    /// What the journal says is resolved with it, and when that was written.
+    pub fn resolves(&self) -> (Micros, RowId) {
+        let own = (self.position.time.micros(), self.row_id);
+        self.replay.and_then(|replay| replay.journaled).unwrap_or(own)
+    }
+
     /// Its dead letter, as if it had never been attempted and was given up at this time.
     pub fn letter(&self, reason: Reason, error: String, at: Micros) -> DeadLetter {
         DeadLetter {
@@ -109,7 +122,7 @@ pub struct Resolved {
     /// Acknowledged by the broker; otherwise a durable dead letter.
     pub delivered: bool,
     /// See [`Event::replay`].
-    pub replay: bool,
+    pub replay: Option<Replay>,
 }
 
 /// What happened, for metrics, health and log.

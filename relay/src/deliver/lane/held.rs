@@ -106,7 +106,7 @@ impl Lane {
     /// Whether an event has to follow a dead letter of its aggregate. One that is sent again does not: whoever has it sent
     /// sees to the order of an aggregate's letters.
     pub(super) fn is_held(&self, seq: Seq) -> bool {
-        let holds = |event: &Event| !event.replay && self.held.holds(event.aggregate, seq);
+        let holds = |event: &Event| event.replay.is_none() && self.held.holds(event.aggregate, seq);
         self.ring.get(seq).is_some_and(|entry| holds(&entry.event))
     }
 

@@ -420,7 +420,8 @@ impl Lane {
         let members = transaction.events.iter().chain(&transaction.letters);
         let resolved = members.filter_map(|seq| {
             let event = &ring.get(*seq)?.event;
-            Some((event.slot, event.position.time.micros(), event.row_id))
+            let (time, row_id) = event.resolves();
+            Some((event.slot, time, row_id))
         });
         transaction.stage = Stage::Sealed;
         match transaction.writer.seal(resolved) {

@@ -21,6 +21,8 @@ struct Inner {
     slots: Mutex<Slots>,
     replays: Mutex<Replays>,
     holds: Mutex<Holds>,
+    /// Slots that are ours and of whose letters none is undecided, where transactions play a part.
+    decided: Mutex<BTreeMap<SlotId, Epoch>>,
     changed: Notify,
     view: View,
 }
@@ -66,6 +68,13 @@ pub struct Admission {
     pub mark: Mark,
 }
 
+impl Admission {
+    /// Whether transactions play a part for the slot, or did.
+    pub fn is_transactional(&self, exactly_once: bool) -> bool {
+        exactly_once || self.mark.sequence > 0
+    }
+}
+
 /// What is to be seen of a lane.
 #[derive(Debug, Default)]
 pub struct View(Mutex<ViewState>);
@@ -95,6 +104,7 @@ impl Control {
             held.leaving = held.leaving.union(slots);
             held.admitted.retain(|admission| !slots.contains(admission.slot));
         }
+        self.0.decided.lock().retain(|slot, _| !slots.contains(*slot));
         {
             let mut replays = self.0.replays.lock();
             replays.waiting.retain(|event| !slots.contains(event.slot));
@@ -121,6 +131,18 @@ impl Control {
         }
         self.0.changed.notify_one();
         told
+    }
+
+    /// What former owners left undecided of the slot's letters is decided.
+    pub(super) fn decided(&self, slot: SlotId, epoch: Epoch) {
+        if !self.refused().contains(slot) {
+            self.0.decided.lock().insert(slot, epoch);
+        }
+    }
+
+    /// Under which the slot is owned whose letters may be replayed in transactions.
+    pub fn replays_under(&self, slot: SlotId) -> Option<Epoch> {
+        self.0.decided.lock().get(&slot).copied()
     }
 
     /// What the lane holds of a slot at its next turn.

@@ -16,7 +16,7 @@ use super::running::{Done, Running};
 use crate::deliver::lane::{MAX_HELD, Now};
 use crate::deliver::prepare::fingerprint_of;
 use crate::health::Part;
-use crate::ledger::{Known, Ledger, SlotLedger};
+use crate::ledger::{Known, Ledger, Pin, SlotLedger};
 use crate::model::{SLOTS, SlotId, SlotSet, SourcePosition};
 use crate::ports::{Broker, Clock, DeadLetterError, DeadLetters, Epoch};
 
@@ -167,7 +167,10 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 Ok(aggregates) => {
                     held += aggregates.len();
                     self.holding.known[slot.index()] = answer.opening;
-                    self.holding.undecided.remove(&slot);
+                    if let Some(epoch) = self.holding.undecided.remove(&slot) {
+                        self.delivery.ledger.lock().unpin(slot, Pin::Undecided);
+                        self.delivery.control.decided(slot, epoch);
+                    }
                     let aggregates = aggregates.iter().map(|id| fingerprint_of(id));
                     self.lane.hold(slot, aggregates);
                 }
@@ -232,6 +235,8 @@ async fn ask<D: DeadLetters>(
             }
         };
         target.recover(slot, epoch, resolved).await?;
+        let known = |begun, id| ledger.lock().known(slot, begun, id);
+        target.recover_replays(slot, epoch, known).await?;
     }
     if holds {
         target.aggregates(slot, MAX_HELD + 1).await

@@ -213,8 +213,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             self.lane.revoke(revoked, now);
         }
         for slot in admitted {
-            // Transactions play a part, or did.
-            if slot.mark.sequence > 0 || self.delivery.exactly_once.is_some() {
+            if slot.is_transactional(self.delivery.exactly_once.is_some()) {
                 self.holding.taken(slot.slot, slot.epoch);
             }
             self.lane.admit(slot.slot, slot.epoch, slot.saved, slot.mark);

@@ -5,7 +5,7 @@ use tracing::{error, info, warn};
 
 use super::running::Running;
 use crate::deliver::breaker::Transition;
-use crate::deliver::lane::{Note, Now};
+use crate::deliver::lane::{Note, Now, Replay};
 use crate::health::Part;
 use crate::journal::Mark;
 use crate::model::SlotId;
@@ -46,8 +46,14 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     fn resolve(&mut self, marks: &[(SlotId, Mark)], now: Now) {
         {
             let mut ledger = self.delivery.ledger.lock();
-            for event in self.resolved.iter().filter(|event| !event.replay) {
-                ledger.resolve(event.slot, event.time, event.row_id);
+            for event in &self.resolved {
+                match event.replay {
+                    None => ledger.resolve(event.slot, event.time, event.row_id),
+                    Some(Replay {
+                        journaled: Some((time, id)),
+                    }) => ledger.replay_committed(event.slot, time, id),
+                    Some(Replay { journaled: None }) => {}
+                }
             }
             for (slot, mark) in marks {
                 if let Some(ledger) = ledger.slot_mut(*slot) {
@@ -61,7 +67,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         let (mut delivered, mut sink_works) = (0, false);
         for event in self.resolved.drain(..) {
             sink_works |= event.delivered;
-            if event.replay {
+            if event.replay.is_some() {
                 // Its latency says how long it lay.
                 control.replayed(event.slot, event.row_id, event.delivered);
             } else if event.delivered {

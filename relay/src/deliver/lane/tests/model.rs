@@ -41,7 +41,7 @@ pub(super) fn event(id: Id, slot: SlotId, aggregate: u64) -> Event {
             timestamp: 0,
         },
         problem: None,
-        replay: false,
+        replay: None,
     }
 }
 
@@ -128,7 +128,7 @@ impl Model {
         let slot = SlotId::new(aggregate as u8).unwrap();
         let event = Event {
             problem,
-            replay,
+            replay: replay.then(Replay::default),
             ..event(id, slot, aggregate)
         };
         self.lane.offer(event, self.now);
