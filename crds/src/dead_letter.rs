@@ -1,5 +1,7 @@
 //! Where events go that cannot be delivered.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Dead letters are durable before the event counts as resolved; if they cannot be written, the circuit opens.
@@ -28,6 +30,46 @@ pub struct DeadLetter {
     /// How often a dead letter may be replayed. One that fails the last time is quarantined: no further replay of it is
     /// accepted until this is raised.
     pub max_replays: u32,
+    /// With this section the relay itself replays dead letters of the classes `configuration` and `transient`: those whose
+    /// attempts were used up (when Exhausted) by an outage, a missing topic or a missing right. Never those that the broker
+    /// refused for what they are, nor quarantined ones. Only while the circuit is closed, so after the cause is gone. Needs
+    /// the target Table or Both. Empty for the defaults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<AutomaticReplay>,
+}
+
+/// How dead letters are replayed without anybody asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AutomaticReplay {
+    /// How long after it failed a letter is replayed the first time, at the earliest. Each further replay of it waits twice
+    /// as long as the one before.
+    pub initial_backoff_seconds: u32,
+    /// The longest wait; at least initialBackoffSeconds.
+    pub max_backoff_seconds: u32,
+    /// How many letters a relay process asks for per second, on average.
+    pub letters_per_second: u32,
+}
+
+impl Default for AutomaticReplay {
+    /// A minute is twice the time that a circuit stays open. The 5 replays of a letter then span half an hour; ten letters
+    /// a second are a small part of what a broker that has just come back takes.
+    fn default() -> Self {
+        Self {
+            initial_backoff_seconds: 60,
+            max_backoff_seconds: 3600,
+            letters_per_second: 10,
+        }
+    }
+}
+
+impl AutomaticReplay {
+    /// How long a letter that was replayed so often waits for the next time.
+    pub fn backoff(&self, replays: u32) -> Duration {
+        let seconds = u64::from(self.initial_backoff_seconds).saturating_mul(1 << replays.min(32));
+        Duration::from_secs(seconds.min(self.max_backoff_seconds.into()))
+    }
 }
 
 impl Default for DeadLetter {
@@ -39,6 +81,7 @@ impl Default for DeadLetter {
             when: DeadLetterWhen::default(),
             on_aggregate: OnAggregate::default(),
             max_replays: 5,
+            replay: None,
         }
     }
 }
@@ -96,5 +139,20 @@ impl DeadLetter {
     pub fn keyspace_and_table<'a>(&'a self, state_keyspace: &'a str) -> (&'a str, &'a str) {
         let table = self.table.as_deref().unwrap_or(DEFAULT_TABLE);
         table.split_once('.').unwrap_or((state_keyspace, table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_replay_waits_twice_as_long_up_to_the_limit() {
+        let replay = AutomaticReplay::default();
+        let seconds = |replays| replay.backoff(replays).as_secs();
+        assert_eq!(
+            [0, 1, 2, 5, 6, 7, 1000].map(seconds),
+            [60, 120, 240, 1920, 3600, 3600, 3600]
+        );
     }
 }

@@ -55,6 +55,9 @@ pub const NUMBERS: &[Number] = &[
     number("circuitBreaker.openSeconds", 1, DAY),
     number("circuitBreaker.successThreshold", 1, 1000),
     number("deadLetter.maxReplays", 1, 1000),
+    number("deadLetter.replay.initialBackoffSeconds", 1, DAY),
+    number("deadLetter.replay.maxBackoffSeconds", 1, 7 * DAY),
+    number("deadLetter.replay.lettersPerSecond", 1, 10_000),
     // A lease must outlast a slow lightweight transaction (about a second) with a margin.
     number("state.leaseSeconds", 2, 300),
     number("state.checkpointIntervalMilliseconds", 10, 60_000),
@@ -248,6 +251,8 @@ mod tests {
         }
         let reconcile = serde_json::to_value(crate::source::Reconcile::default()).unwrap();
         defaults["source"]["reconcile"] = reconcile;
+        let replay = serde_json::to_value(crate::dead_letter::AutomaticReplay::default()).unwrap();
+        defaults["deadLetter"]["replay"] = replay;
         let mut numbers = Vec::new();
         collect_numbers(&defaults, String::new(), &mut numbers);
         let mut ranged: Vec<_> = NUMBERS.iter().map(|number| number.path.to_owned()).collect();

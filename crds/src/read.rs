@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 /// Fields of later versions. They get their meaning together with their behaviour.
-const LATER_FIELDS: &[&str] = &["deadLetter.replay"];
+const LATER_FIELDS: &[&str] = &[];
 
 /// Values of later versions; compared without case, because they are also known by other spellings.
 const LATER_VALUES: &[(&str, &str)] = &[("sink.sasl.mechanism", "Gssapi")];

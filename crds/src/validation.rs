@@ -98,6 +98,17 @@ fn dead_letter(config: &RelayConfig, problems: &mut Problems) {
             "Continue, or deadLetter.target Table or Both: after a restart the table tells what is held";
         problems.refuse_text("deadLetter.onAggregate", "Hold", accepted);
     }
+    if let Some(replay) = &dead_letter.replay {
+        if !dead_letter.to_table() && !problems.has("deadLetter.target") {
+            let accepted = "deadLetter.target Table or Both with deadLetter.replay; or no deadLetter.replay";
+            problems.refuse_text("deadLetter.target", "Topic", accepted);
+        }
+        let (initial, max) = (replay.initial_backoff_seconds, replay.max_backoff_seconds);
+        if max < initial && !problems.has("deadLetter.replay.initialBackoffSeconds") {
+            let accepted = format!("at least deadLetter.replay.initialBackoffSeconds, {initial}");
+            problems.refuse("deadLetter.replay.maxBackoffSeconds", max, accepted);
+        }
+    }
     let Some(table) = &dead_letter.table else { return };
     let (keyspace, name) = dead_letter.keyspace_and_table(&config.state.keyspace);
     let path = "deadLetter.table";

@@ -351,10 +351,36 @@ mod tests {
     use super::*;
     use crate::state::ownership::Share;
     use clap::CommandFactory;
+    use serde::Deserialize as _;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_sample_of_a_scheduled_replay_is_one() {
+        let text = include_str!("../../deploy/samples/replay-cronjob.yaml");
+        let documents = serde_yaml::Deserializer::from_str(text);
+        let documents: Vec<_> = documents
+            .map(|document| serde_yaml::Value::deserialize(document).unwrap())
+            .collect();
+        let config = documents[0]["data"]["relay.yaml"].as_str().unwrap();
+        let config = crds::load(config, std::path::Path::new("")).unwrap();
+        assert_eq!(
+            (crds::validate(&config), config.identity.as_str()),
+            (Ok(()), "default.orders")
+        );
+        let container = &documents[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_sequence().unwrap();
+        let arguments = arguments.iter().map(|argument| argument.as_str().unwrap());
+        let cli = Cli::try_parse_from(std::iter::once("outbox-relay").chain(arguments)).unwrap();
+        let Command::DeadLetters(command) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert!(
+            matches!(command, DeadLettersCommand::Replay(args) if args.json && !args.filter.filter().is_empty())
+        );
     }
 
     #[test]

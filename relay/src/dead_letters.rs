@@ -95,6 +95,13 @@ impl DeadLetters for Targets {
         }
     }
 
+    async fn request(&self, slot: SlotId) -> Result<(), DeadLetterError> {
+        match &self.table {
+            Some(table) => table.ask_to_look([slot]).await,
+            None => Ok(()),
+        }
+    }
+
     async fn carried_out(&self, request: &ReplayRequest) -> Result<(), DeadLetterError> {
         match &self.table {
             Some(table) => table.carried_out(request).await,

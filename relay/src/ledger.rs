@@ -16,9 +16,9 @@ mod pins;
 mod remains;
 mod snapshot;
 
+pub use pins::Pin;
 use pins::Pins;
 use remains::Remains;
-pub use pins::Pin;
 pub use remains::{CLEANUP_SECOND, Due, RowKey, Tidy};
 use snapshot::Snapshot;
 pub use snapshot::{SNAPSHOT_SECOND, begins_at};

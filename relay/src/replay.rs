@@ -5,22 +5,26 @@
 //! repeat is possible, and a loss is not. What fails again is written as a dead letter in its old place, by the lane.
 
 pub mod chains;
+mod due;
 mod held;
+mod patrol;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crds::dead_letter::AutomaticReplay;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::patrol::Patrol;
 use crate::dead_letters::replay::{Refusal, event, judge};
 use crate::dead_letters::stored::Stored;
 use crate::dead_letters::table::{QUARANTINED, REPLAYING, WAITING};
+use crate::deliver::lane::Replay;
 use crate::deliver::shell::Control;
 use crate::health::{Board, Part};
-use crate::deliver::lane::Replay;
 use crate::ledger::{Ledger, Pin};
 use crate::metrics::{Metrics, Replayed};
 use crate::model::{SlotId, SourcePosition};
@@ -55,6 +59,8 @@ pub struct Replayer<D, C> {
     pub holds: bool,
     /// Letters are sent in transactions.
     pub exactly_once: bool,
+    /// Letters are sent again without anybody asking.
+    pub automatic: Option<AutomaticReplay>,
     pub metrics: Arc<Metrics>,
     pub board: Board,
 }
@@ -69,6 +75,7 @@ impl<D, C> Clone for Replayer<D, C> {
             max_replays: self.max_replays,
             holds: self.holds,
             exactly_once: self.exactly_once,
+            automatic: self.automatic.clone(),
             metrics: self.metrics.clone(),
             board: self.board.clone(),
         }
@@ -106,9 +113,9 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
             tokio::time::sleep(STOP_LIMIT).await;
         };
         let look = async {
-            let (mut failed, mut next_patrol) = (false, self.clock.elapsed());
+            let (mut failed, mut patrol) = (false, Patrol::default());
             while !stop.is_cancelled() {
-                match self.look(&stop, &mut next_patrol).await {
+                match self.look(&stop, &mut patrol).await {
                     Ok(()) if std::mem::take(&mut failed) => {
                         self.board.healthy(Part::DeadLetters, self.clock.now());
                     }
@@ -136,11 +143,7 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
         Ok(())
     }
 
-    async fn look(
-        &self,
-        stop: &CancellationToken,
-        next_patrol: &mut Duration,
-    ) -> Result<(), DeadLetterError> {
+    async fn look(&self, stop: &CancellationToken, patrol: &mut Patrol) -> Result<(), DeadLetterError> {
         let requests = self.letters.requests().await?;
         for slot in SlotId::all() {
             let of_slot = requests.iter().copied().filter(|request| request.slot == slot);
@@ -161,10 +164,7 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
                 self.letters.carried_out(&request).await?;
             }
         }
-        if self.holds && self.clock.elapsed() >= *next_patrol {
-            *next_patrol = self.patrol(stop).await?;
-        }
-        Ok(())
+        self.patrol(patrol, stop).await
     }
 
     /// Replays what is asked for in a slot.
@@ -218,12 +218,7 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
     }
 
     /// Removes a letter once it was delivered. Whether it was.
-    async fn finish(
-        &self,
-        slot: SlotId,
-        position: &SourcePosition,
-        way: OnItsWay,
-    ) -> Result<bool, Left> {
+    async fn finish(&self, slot: SlotId, position: &SourcePosition, way: OnItsWay) -> Result<bool, Left> {
         // Whoever takes the slot decides on what is in a transaction.
         let delivered = way.told.await.map_err(|_| Left)?;
         if delivered {
@@ -304,7 +299,8 @@ impl<D: DeadLetters, C: Clock> Replayer<D, C> {
             Err(error) => {
                 // It may be written; nobody else would take it back.
                 let take_back = || self.letters.mark(slot, position, REPLAYING, Some(epoch));
-                self.insist(slot, "a replay cannot be taken back", take_back).await;
+                self.insist(slot, "a replay cannot be taken back", take_back)
+                    .await;
                 self.ledger.lock().unpin(slot, pin);
                 Err(error)
             }

@@ -285,7 +285,10 @@ async fn a_replay_is_refused_before_anything_is_asked_for_if_nobody_would_carry_
     let topic = "deadLetter: {target: Topic, topic: letters}\n";
     let changed = std::fs::read_to_string(config.path()).unwrap() + topic;
     let (code, _, said) = dead_letters(&file(&changed), &["replay", "--newest", "1"]).await;
-    assert!(code == Some(2) && said.contains("deadLetter.target: Topic; accepted: Table or Both"), "{said}");
+    assert!(
+        code == Some(2) && said.contains("deadLetter.target: Topic; accepted: Table or Both"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,7 @@
 use anyhow::Context as _;
 use crds::RelayConfig;
 use crds::dead_letter::OnAggregate;
-use uuid::Uuid;
 
-use super::replay::NODE;
 use super::{DeadLettersCommand, Exit, FileArgs, FilterArgs};
 use crate::cdc_log::session::connect;
 use crate::clock::SystemClock;
@@ -101,7 +99,7 @@ async fn discard(file: &FileArgs, filter: &FilterArgs, yes: bool) -> anyhow::Res
     }
     if yes && config.dead_letter.on_aggregate == OnAggregate::Hold {
         let slots = letters.iter().filter_map(Stored::place).map(|(slot, _)| slot);
-        table.ask_to_look(slots, Uuid::now_v1(&NODE)).await?;
+        table.ask_to_look(slots).await?;
     }
     let done = if yes {
         "discarded"

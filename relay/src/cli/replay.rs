@@ -4,11 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crds::RelayConfig;
 use crds::dead_letter::OnAggregate;
 use serde_json::json;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::dead_letters::{found, open_configured};
 use super::{Exit, ReplayArgs};
@@ -183,8 +181,7 @@ async fn carry_out(
         let next: Vec<_> = letters.drain(..turn).collect();
         if !next.is_empty() {
             let places: Vec<_> = next.iter().map(|(place, _)| *place).collect();
-            // Of version 1: the table's key column is a timeuuid.
-            table.ask(&places, Uuid::now_v1(&NODE)).await?;
+            table.ask(&places).await?;
             outcome.asked.extend(next);
         }
         if outcome.asked.is_empty() {
@@ -221,9 +218,6 @@ async fn look(table: &TableDeadLetters, outcome: &mut Outcome) -> anyhow::Result
     }
     Ok(())
 }
-
-/// Of a request's UUID; what tells two requests apart is the time in it.
-pub(super) const NODE: [u8; 6] = [0; 6];
 
 /// `50/s`.
 ///

@@ -90,6 +90,14 @@ pub fn event(letter: Stored, message: Message, label: EventLabel, replay: Replay
     })
 }
 
+/// How often a letter was replayed.
+pub fn replays_of(letter: &Stored) -> u32 {
+    let headers = letter.headers.iter().flatten();
+    let count = headers.filter(|(name, _)| name == REPLAYED);
+    let count = count.map(|(_, value)| (Arc::from(REPLAYED), Bytes::from(value.clone())));
+    replays(&count.collect::<Vec<_>>())
+}
+
 /// How often a message with these headers was replayed.
 pub(super) fn replays(headers: &[(Arc<str>, Bytes)]) -> u32 {
     let header = headers.iter().find(|(name, _)| &**name == REPLAYED);
@@ -185,7 +193,11 @@ mod tests {
         let message = judge(&letter(), 5).unwrap();
         let event = event(letter(), message, EventLabel::default(), Replay::default()).unwrap();
         assert_eq!(
-            (event.slot.index(), event.event_id.as_str(), event.replay.is_some()),
+            (
+                event.slot.index(),
+                event.event_id.as_str(),
+                event.replay.is_some()
+            ),
             (3, "e-1", true)
         );
         assert_eq!(event.row_id, event.position.row_id());

@@ -162,7 +162,7 @@ impl TableDeadLetters {
         let remove = prepare(format!("DELETE FROM \"{keyspace}\".\"{table}\" {at}")).await?;
         let pending = of_slot("source_time, source_stream, source_seq, status, replay_begun");
         let pending = prepare(format!("{pending} AND source_time >= {BEGINNING}")).await?;
-        let standing = "source_time, source_stream, source_seq, status, error_class, event_id, aggregate_id";
+        let standing = "source_time, source_stream, source_seq, status, error_class, event_id, aggregate_id, last_failed_at";
         let standing = prepare(format!("{} AND source_time >= {BEGINNING}", of_slot(standing))).await?;
         let whole = statement(format!(
             "{} AND source_time >= {BEGINNING}",

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Ledger, Micros, SlotLedger, second_of};
+use super::{Ledger, Micros, second_of};
 use crate::model::{RowId, SlotId, SourcePosition};
 
 /// Why a bound stays where it is.
@@ -79,9 +79,13 @@ mod tests {
     fn what_is_pinned_holds_the_bound_until_it_is_not() {
         let (mut ledger, slot) = open(&[], BOUND);
         let pin = Pin::Replay(position());
-        assert_eq!(ledger.pin(slot, Pin::Undecided, 0), Some(BOUND), "not below the bound");
+        assert_eq!(
+            ledger.pin(slot, Pin::Undecided, 0),
+            Some(BOUND),
+            "not below the bound"
+        );
         assert_eq!(ledger.pin(slot, pin, BOUND + SECOND), Some(BOUND + SECOND));
-        let mut bound = |ledger: &mut Ledger| {
+        let bound = |ledger: &mut Ledger| {
             let slot = ledger.slot_mut(slot).unwrap();
             slot.sweep(BOUND + 90 * SECOND);
             slot.bound()

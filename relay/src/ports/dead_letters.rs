@@ -84,6 +84,12 @@ pub trait DeadLetters: Send + Sync + 'static {
         std::future::ready(Ok(Vec::new()))
     }
 
+    /// Says that letters of the slot are asked for: whoever owns it will look.
+    fn request(&self, slot: SlotId) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        let _ = slot;
+        std::future::ready(Ok(()))
+    }
+
     /// No letter that the request was made for is asked for any more.
     fn carried_out(
         &self,
@@ -200,6 +206,10 @@ impl<D: DeadLetters> DeadLetters for std::sync::Arc<D> {
         self.as_ref().requests()
     }
 
+    fn request(&self, slot: SlotId) -> impl Future<Output = Result<(), DeadLetterError>> + Send {
+        self.as_ref().request(slot)
+    }
+
     fn carried_out(
         &self,
         request: &ReplayRequest,
@@ -260,6 +270,7 @@ pub struct Standing<'a> {
     /// See [`Reason::name`].
     pub class: Option<&'a str>,
     pub status: Option<&'a str>,
+    pub last_failed_at: Option<Micros>,
 }
 
 /// Somebody asks for the replay of letters of a slot.

@@ -132,6 +132,7 @@ mod tests {
                 aggregate_id: Some(aggregate),
                 class: Some(class),
                 status: Some(status),
+                last_failed_at: None,
             });
         }
         let number = |position: &SourcePosition| position.time.micros() as u64;

@@ -1,8 +1,6 @@
 //! `onAggregate: Hold`: the letters of an aggregate are sent one after the other, and what comes meanwhile becomes a letter
 //! behind them. Once none is left the lane lets the aggregate go.
 
-use std::time::Duration;
-
 use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -13,33 +11,10 @@ use crate::dead_letters::table::WAITING;
 use crate::model::{SlotId, SourcePosition};
 use crate::ports::{Clock, DeadLetterError, DeadLetters};
 
-/// How often all slots are looked at: for letters that somebody removed without saying so, and those of slots whose owner
-/// died in between.
-const PATROL_INTERVAL: Duration = Duration::from_secs(15);
-
-/// Looking at many letters takes its time: at most a tenth of all of it.
-const PATROL_PAUSE: u32 = 10;
-
 /// Looks at a slot before others get their turn: an aggregate whose events come as fast as its letters go has no end.
 const PASSES: usize = 100;
 
 impl<D: DeadLetters, C: Clock> Replayer<D, C> {
-    /// Looks at all slots. When to do so again.
-    pub(super) async fn patrol(&self, stop: &CancellationToken) -> Result<Duration, DeadLetterError> {
-        let began = self.clock.elapsed();
-        for slot in SlotId::all() {
-            if stop.is_cancelled() {
-                break;
-            }
-            if self.ledger.lock().reading().contains(slot) {
-                // One that is left is looked at again.
-                let _ = self.serve_held(slot, stop).await?;
-            }
-        }
-        let now = self.clock.elapsed();
-        Ok(now + PATROL_INTERVAL.max((now - began) * PATROL_PAUSE))
-    }
-
     /// Sends what may be sent of a slot, and lets go of the aggregates that have no letters left.
     pub(super) async fn serve_held(
         &self,

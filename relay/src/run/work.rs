@@ -456,6 +456,7 @@ where
             max_replays: settings.max_replays,
             holds: settings.on_aggregate == OnAggregate::Hold,
             exactly_once: self.exactly_once.is_some(),
+            automatic: settings.replay.clone(),
             metrics: self.outlook.shared_metrics(),
             board: self.outlook.board().clone(),
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crds::dead_letter::AutomaticReplay;
 use crds::relay_status::BreakerState;
 use crds::{RelayConfig, Sink};
 use parking_lot::Mutex;
@@ -185,6 +186,15 @@ impl Relay {
         self.replays_of(letters, max_replays, false)
     }
 
+    /// Also those that are due.
+    pub(crate) fn replays_when_due<D: DeadLetters>(
+        &self,
+        letters: Arc<D>,
+        automatic: AutomaticReplay,
+    ) -> JoinHandle<()> {
+        self.replayer(letters, 5, false, Some(automatic))
+    }
+
     /// The same, with `onAggregate: Hold` or without.
     pub(crate) fn replays_of<D: DeadLetters>(
         &self,
@@ -192,9 +202,20 @@ impl Relay {
         max_replays: u32,
         holds: bool,
     ) -> JoinHandle<()> {
+        self.replayer(letters, max_replays, holds, None)
+    }
+
+    fn replayer<D: DeadLetters>(
+        &self,
+        letters: Arc<D>,
+        max_replays: u32,
+        holds: bool,
+        automatic: Option<AutomaticReplay>,
+    ) -> JoinHandle<()> {
         let replayer = Replayer {
             holds,
             exactly_once: false,
+            automatic,
             letters,
             ledger: self.ledger.clone(),
             control: self.control.clone(),

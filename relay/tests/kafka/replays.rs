@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::RelayConfig;
-use crds::dead_letter::{DeadLetterTarget, OnAggregate};
+use crds::dead_letter::{AutomaticReplay, DeadLetterTarget, DeadLetterWhen, OnAggregate};
+use crds::relay_status::BreakerState;
 use relay::dead_letters::Targets;
 use relay::dead_letters::stored::Stored;
 use relay::dead_letters::table::TableDeadLetters;
 use relay::model::{SlotId, SourcePosition};
 use relay::ports::{DeadLetter, DeadLetterError, DeadLetters, Epoch, ReplayRequest, Standing};
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use crate::A_WHILE;
 use crate::cluster::Cluster;
@@ -213,7 +213,7 @@ async fn an_owner_that_dies_before_it_removes_a_letter_repeats_it_and_loses_noth
     let table = scene.open().await;
     let letters = table.stored(|_| true).await.unwrap();
     let places: Vec<_> = letters.iter().filter_map(Stored::place).collect();
-    table.ask(&places, Uuid::now_v1(&[0; 6])).await.unwrap();
+    table.ask(&places).await.unwrap();
     let dying = Arc::new(Dying {
         targets: scene.targets.clone(),
         delivered: Notify::new(),
@@ -352,26 +352,29 @@ async fn a_held_aggregate_gets_its_letters_in_order_under_load_and_goes_on_witho
 async fn a_hold_ends_when_the_letter_that_holds_is_discarded() {
     let scene = Scene::start_with("let-go", 5, OnAggregate::Hold).await;
     let relay = scene.relay();
-    let mut rows = crate::rows(0..20, AGGREGATES);
-    for number in [1, 7, 12] {
+    // A broker that knows nothing of a producer yet takes what comes after a batch that it refused.
+    relay.offer(crate::rows(0..5, AGGREGATES)).await;
+    relay.delivered(5).await;
+    let mut rows = crate::rows(0..25, AGGREGATES);
+    for number in [6, 12, 17] {
         rows[number].payload = Some(incompressible(number as u64, 5_000));
     }
-    relay.offer(rows).await;
-    relay.resolved(20).await;
-    scene.tables.hold(&[1, 6, 7, 11, 12, 16, 17], "waiting").await;
+    relay.offer(rows.split_off(5)).await;
+    relay.resolved(25).await;
+    scene.tables.hold(&[6, 11, 12, 16, 17, 21, 22], "waiting").await;
     let replays = relay.replays_of(scene.targets.clone(), 5, true);
     let all_of_one = ["--aggregate", "2", "--yes"];
-    for filter in [["--event-id", "1", "--yes"], all_of_one] {
+    for filter in [["--event-id", "6", "--yes"], all_of_one] {
         let output = scene.dead_letters("discard", &filter).await;
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     }
     none_is_held(&relay).await;
     scene.tables.hold(&[], "").await;
-    relay.offer(crate::rows(20..30, AGGREGATES)).await;
-    relay.resolved(30).await;
-    let discarded = [1, 7, 12, 17];
+    relay.offer(crate::rows(25..35, AGGREGATES)).await;
+    relay.resolved(35).await;
+    let discarded = [6, 12, 17, 22];
     let messages = scene.read().await;
-    messages.in_order_exactly(AGGREGATES, (0..30).filter(|number| !discarded.contains(number)));
+    messages.in_order_exactly(AGGREGATES, (0..35).filter(|number| !discarded.contains(number)));
     relay.stop().await;
     replays.await.unwrap();
 }
@@ -393,7 +396,7 @@ async fn the_next_owner_of_a_held_aggregate_goes_on_where_the_former_one_died() 
         .await
         .unwrap();
     let places: Vec<_> = letters.iter().filter_map(Stored::place).collect();
-    table.ask(&places, Uuid::now_v1(&[0; 6])).await.unwrap();
+    table.ask(&places).await.unwrap();
     let dying = Arc::new(Dying {
         targets: scene.targets.clone(),
         delivered: Notify::new(),
@@ -407,7 +410,7 @@ async fn the_next_owner_of_a_held_aggregate_goes_on_where_the_former_one_died() 
     let relay = scene.relay();
     let replays = relay.replays_of(scene.targets.clone(), 5, true);
     relay.offer(crate::rows(20..30, AGGREGATES)).await;
-    relay.resolved(30).await;
+    relay.resolved(10).await;
     none_is_held(&relay).await;
     scene.tables.hold(&[], "").await;
     let messages = scene.read().await;
@@ -417,6 +420,47 @@ async fn the_next_owner_of_a_held_aggregate_goes_on_where_the_former_one_died() 
         .map(|message| message.number)
         .collect();
     assert_eq!(of_it, [3, 3, 8, 13, 18, 23, 28], "the first came twice");
+    relay.stop().await;
+    replays.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_outage_gave_up_is_replayed_by_itself_once_the_circuit_is_closed() {
+    let mut scene = Scene::start("recovered", 5).await;
+    scene.config.dead_letter.when = DeadLetterWhen::Exhausted;
+    let relay = scene.relay();
+    relay.offer(crate::rows(0..5, AGGREGATES)).await;
+    relay.delivered(5).await;
+    scene.cluster.delete(&scene.topic).await;
+    let automatic = AutomaticReplay {
+        initial_backoff_seconds: 3,
+        ..AutomaticReplay::default()
+    };
+    let replays = relay.replays_when_due(scene.targets.clone(), automatic);
+    relay.offer(crate::rows(5..10, AGGREGATES)).await;
+    wait_until("the circuit to open", A_WHILE, || {
+        relay.view().breaker == BreakerState::Open
+    })
+    .await;
+    let limit = [("max.message.bytes", "3000")];
+    scene.cluster.topic(&scene.topic, 2, &limit).await;
+    let mut rows = crate::rows(10..30, AGGREGATES);
+    rows[5].payload = Some(incompressible(15, 5_000));
+    relay.offer(rows).await;
+    wait_until("the circuit to close", A_WHILE, || {
+        relay.view().breaker == BreakerState::Closed
+    })
+    .await;
+    scene.tables.hold(&[15], "waiting").await;
+    let messages = scene.read().await;
+    let expected: std::collections::BTreeSet<_> = (5..30).filter(|number| *number != 15).collect();
+    assert_eq!(messages.numbers(), expected);
+    let replayed = messages
+        .all()
+        .iter()
+        .filter(|message| message.header("replayed") == Some("1"));
+    assert!(replayed.count() > 0, "some were given up");
+    assert_eq!(messages.len(), 24, "none is there twice");
     relay.stop().await;
     replays.await.unwrap();
 }

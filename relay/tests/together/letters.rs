@@ -39,7 +39,7 @@ async fn poisoned<'a>(
     flow.configure(file);
     let relay = Relay::start(flow.config(), "1/1");
     tokio::task::block_in_place(|| relay.readyz(200, "ready"));
-    let load = flow.load_with(seconds, Some((40, 100_000))).await;
+    let load = flow.load_with(seconds, Some((40, 200_000))).await;
     sleep(Duration::from_secs(3)).await;
     wait_for(stack, name, |statuses| !statuses.is_empty()).await;
     alter(stack, name, "max.message.bytes", "1000000").await;
@@ -90,12 +90,23 @@ fn ended(mut child: Child) -> Option<i32> {
 async fn killed_before_letters_are_removed(stack: &Stack) {
     let (flow, relay, load) = poisoned(stack, "letters", "deadLetter: {maxReplays: 9}\n", 4).await;
     load.await.unwrap();
-    wait_for(stack, "letters", |statuses| statuses.iter().all(|status| status == "waiting")).await;
+    wait_for(stack, "letters", |statuses| {
+        statuses.iter().all(|status| status == "waiting")
+    })
+    .await;
     sleep(Duration::from_secs(2)).await;
     let before = statuses(stack, "letters").await.len();
-    let rule = Rule::error(ErrorName::Unavailable).statement("DELETE FROM \"outbox_relay\".\"dead_letters\"*IF epoch");
-    let rule = stack.sandbox().faults().add(rule).unwrap();
+    // Held for a moment, so that the command has prepared its statements before they fail.
+    relay.signal("STOP");
     let asked = replay(&flow, &[]);
+    wait_for(stack, "letters", |statuses| {
+        statuses.iter().any(|status| status == "replaying")
+    })
+    .await;
+    let rule = Rule::error(ErrorName::Unavailable)
+        .statement("DELETE FROM \"outbox_relay\".\"dead_letters\"*IF epoch");
+    let rule = stack.sandbox().faults().add(rule).unwrap();
+    relay.signal("CONT");
     let struck = || stack.sandbox().faults().get(rule).unwrap().hits;
     tokio::task::block_in_place(|| wait("committed replays", || struck() > 0));
     let left = statuses(stack, "letters").await;

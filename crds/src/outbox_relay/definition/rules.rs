@@ -255,6 +255,16 @@ pub(super) const RULES: &[Rule] = &[
         message: "deadLetter.onAggregate Hold needs deadLetter.target Table or Both: after a restart the table tells what is held",
     },
     Rule {
+        at: "deadLetter",
+        rule: "!has(self.replay) || !has(self.target) || self.target != 'Topic'",
+        message: "deadLetter.replay needs deadLetter.target Table or Both",
+    },
+    Rule {
+        at: "deadLetter.replay",
+        rule: "!has(self.maxBackoffSeconds) || !has(self.initialBackoffSeconds) || self.maxBackoffSeconds >= self.initialBackoffSeconds",
+        message: "deadLetter.replay.maxBackoffSeconds must be at least deadLetter.replay.initialBackoffSeconds",
+    },
+    Rule {
         at: "deadLetter.topic",
         rule: "self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'",
         message: "deadLetter.topic must be letters, digits, dots, underscores and dashes",

@@ -39,7 +39,8 @@ impl Owned {
             statement.set_is_idempotent(true);
             session.prepare(statement).await
         };
-        let row = "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
+        let row =
+            "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
         let at = format!("{row} IF epoch = ?");
         let values = COLUMNS[KEY..].join(" = ?, ");
         Ok(Self {
@@ -47,8 +48,14 @@ impl Owned {
             settle: prepare(format!("UPDATE {table} SET status = '{WAITING}' {at}")).await?,
             remove: prepare(format!("DELETE FROM {table} {at}")).await?,
             mark: prepare(format!("UPDATE {table} SET status = ? {at}")).await?,
-            send: prepare(format!("UPDATE {table} SET status = '{SENDING}', replay_begun = ? {at}")).await?,
-            ask: prepare(format!("UPDATE {table} SET status = '{REPLAYING}' {row} IF status = ?")).await?,
+            send: prepare(format!(
+                "UPDATE {table} SET status = '{SENDING}', replay_begun = ? {at}"
+            ))
+            .await?,
+            ask: prepare(format!(
+                "UPDATE {table} SET status = '{REPLAYING}' {row} IF status = ?"
+            ))
+            .await?,
             take: prepare(format!(
                 "UPDATE {table} SET epoch = ? WHERE identity = ? AND slot = ? IF epoch = ?"
             ))
@@ -172,7 +179,9 @@ impl TableDeadLetters {
         epoch: Epoch,
     ) -> Result<(), DeadLetterError> {
         let values = conditioned(self.key(slot, position), epoch);
-        let values = [Some(CqlValue::Text(status.to_owned()))].into_iter().chain(values);
+        let values = [Some(CqlValue::Text(status.to_owned()))]
+            .into_iter()
+            .chain(values);
         let answer = self.conditional(&self.owned().await?.mark, values.collect());
         answer.await.map(drop)
     }
@@ -204,7 +213,11 @@ impl TableDeadLetters {
                 seq.clone(),
                 status,
             ];
-            if self.conditional(&self.owned().await?.ask, values).await?.is_none() {
+            if self
+                .conditional(&self.owned().await?.ask, values)
+                .await?
+                .is_none()
+            {
                 return Ok(());
             }
         }

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use scylla::DeserializeRow;
 use scylla::client::pager::TypedRowStream;
 use scylla::statement::{Consistency, Statement};
-use scylla::value::CqlTimeuuid;
+use scylla::value::{CqlTimestamp, CqlTimeuuid};
 use uuid::Uuid;
 
 use super::{Key, NO_SLOT, REPLAYING, TableDeadLetters};
@@ -18,6 +18,9 @@ use crate::ports::{DeadLetterError, Epoch, ReplayRequest, Standing};
 
 const AT: &str =
     "WHERE identity = ? AND slot = ? AND source_time = ? AND source_stream = ? AND source_seq = ?";
+
+/// Of a request's UUID; what tells two requests apart is the time in it.
+const NODE: [u8; 6] = [0; 6];
 
 type StatusRow = (CqlTimeuuid, Vec<u8>, i32, Option<String>, Option<i64>);
 
@@ -31,6 +34,7 @@ struct StandingRow {
     error_class: Option<String>,
     event_id: Option<String>,
     aggregate_id: Option<String>,
+    last_failed_at: Option<CqlTimestamp>,
 }
 
 impl TableDeadLetters {
@@ -102,6 +106,7 @@ impl TableDeadLetters {
                 aggregate_id: row.aggregate_id.as_deref(),
                 class: row.error_class.as_deref(),
                 status: row.status.as_deref(),
+                last_failed_at: row.last_failed_at.map(|at| at.0.saturating_mul(1000)),
             });
         }
         Ok(())
@@ -163,7 +168,7 @@ impl TableDeadLetters {
     ///
     /// # Errors
     /// When it cannot be written; then the same may be asked again.
-    pub async fn ask(&self, letters: &[(SlotId, SourcePosition)], id: Uuid) -> Result<(), DeadLetterError> {
+    pub async fn ask(&self, letters: &[(SlotId, SourcePosition)]) -> Result<(), DeadLetterError> {
         for (slot, position) in letters {
             if self.transactional {
                 self.ask_owned(*slot, position).await?;
@@ -171,18 +176,16 @@ impl TableDeadLetters {
                 self.mark(*slot, position, REPLAYING, None).await?;
             }
         }
-        self.ask_to_look(letters.iter().map(|(slot, _)| *slot), id).await
+        self.ask_to_look(letters.iter().map(|(slot, _)| *slot)).await
     }
 
     /// Asks the owners of slots to look at the letters there.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn ask_to_look(
-        &self,
-        slots: impl IntoIterator<Item = SlotId>,
-        id: Uuid,
-    ) -> Result<(), DeadLetterError> {
+    pub async fn ask_to_look(&self, slots: impl IntoIterator<Item = SlotId>) -> Result<(), DeadLetterError> {
+        // Of version 1: the table's key column is a timeuuid, and two requests are never the same.
+        let id = Uuid::now_v1(&NODE);
         let slots: BTreeSet<_> = slots.into_iter().collect();
         let text = format!("UPDATE {} SET status = '{REPLAYING}' {AT}", self.name);
         for slot in slots {

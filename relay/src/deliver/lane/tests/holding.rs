@@ -110,6 +110,7 @@ fn a_letter_that_is_sent_again_passes_the_hold_and_what_comes_meanwhile_does_not
         .for_each(|held| model.lane.let_go(held));
     model.offer_all([0]);
     model.run(MINUTE);
+    model.turn();
     assert_eq!(model.letters.len(), 2, "there was another letter since");
     let held = model.lane.held(slot);
     assert!(!held.unsettled);
