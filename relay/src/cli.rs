@@ -248,15 +248,22 @@ pub struct StatusArgs {
     /// Where the relay listens.
     #[arg(long, default_value = "http://127.0.0.1:9090", value_name = "URL")]
     pub url: String,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Print the document itself.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a relay that is asked over the network wants.
+#[derive(Debug, clap::Args)]
+pub struct TrustArgs {
     /// Certificates (PEM) of the authorities that signed the relay's, with an https URL; the system's unless given.
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// File with the bearer token, where the relay asks for one.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Print the document itself.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -303,6 +310,8 @@ pub struct TraceArgs {
     /// Ask this relay, if the event waits, whether its circuit is open and what else it waits for.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// The result as a JSON document.
     #[arg(long)]
     pub json: bool,

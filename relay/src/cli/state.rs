@@ -60,6 +60,7 @@ async fn remove(config: &RelayConfig) -> anyhow::Result<String> {
         forget(&state, row).await?;
     }
     state.forget_incarnation().await?;
+    state.forget_audit().await?;
     for process in &processes {
         state.retire(process).await?;
     }

@@ -1,13 +1,12 @@
 //! `outbox-relay status`: what a running relay says of itself.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use crds::relay_status::{Audit, Health, RelayStatus};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 
-use super::{Exit, StatusArgs};
+use super::{Exit, StatusArgs, TrustArgs};
 use crate::secrets;
 
 /// A relay answers from memory; one that takes longer does not work.
@@ -16,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Exit code 1 if the relay cannot be reached or is not ready.
 pub async fn status(args: &StatusArgs) -> Exit {
     let url = format!("{}/status", args.url.trim_end_matches('/'));
-    let client = match client(args.ca_file.as_deref(), args.token_file.as_deref()) {
+    let client = match client(&args.trust) {
         Ok(client) => client,
         Err(error) => {
             eprintln!("{error}");
@@ -38,15 +37,15 @@ pub async fn status(args: &StatusArgs) -> Exit {
 }
 
 /// What the relay that listens there says of itself.
-pub(super) async fn ask(url: &str) -> Result<RelayStatus, String> {
+pub(super) async fn ask(url: &str, trust: &TrustArgs) -> Result<RelayStatus, String> {
     let url = format!("{}/status", url.trim_end_matches('/'));
-    fetch(&client(None, None)?, &url).await.map(|(_, status)| status)
+    fetch(&client(trust)?, &url).await.map(|(_, status)| status)
 }
 
 /// With the token on every request.
-fn client(ca_file: Option<&Path>, token_file: Option<&Path>) -> Result<reqwest::Client, String> {
+fn client(trust: &TrustArgs) -> Result<reqwest::Client, String> {
     let mut builder = reqwest::Client::builder().timeout(TIMEOUT);
-    if let Some(path) = ca_file {
+    if let Some(path) = &trust.ca_file {
         let authorities = secrets::certificates("--ca-file", path).map_err(|error| error.to_string())?;
         builder = builder.tls_built_in_root_certs(false);
         for authority in authorities {
@@ -55,7 +54,7 @@ fn client(ca_file: Option<&Path>, token_file: Option<&Path>) -> Result<reqwest::
             builder = builder.add_root_certificate(authority);
         }
     }
-    if let Some(path) = token_file {
+    if let Some(path) = &trust.token_file {
         let token = secrets::token("--token-file", path).map_err(|error| error.to_string())?;
         // A token has printable characters only, which a header takes.
         let mut value =

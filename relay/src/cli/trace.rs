@@ -87,7 +87,7 @@ async fn answer(args: &TraceArgs) -> anyhow::Result<Exit> {
         found.slot = slot_view(&evidence, slot, found.is_done()).await?;
     }
     if let (Some(url), false) = (&args.url, found.is_done()) {
-        found.relay = Some(super::status::ask(url).await);
+        found.relay = Some(super::status::ask(url, &args.trust).await);
     }
     let verdict = found.verdict();
     if args.json {

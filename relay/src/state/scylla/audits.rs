@@ -78,6 +78,21 @@ impl ScyllaState {
         }))
     }
 
+    /// Of another outbox it would say nothing. A table that is not there has none.
+    ///
+    /// # Errors
+    /// When it is not known whether it was deleted.
+    pub async fn forget_audit(&self) -> Result<(), StateError> {
+        if self.audit().await.unwrap_or_default().is_none() {
+            return Ok(());
+        }
+        let text = self.audits("DELETE FROM {ks}.audits WHERE identity = ?");
+        let deleted = self.session.query_unpaged(text, (&self.identity,)).await;
+        deleted
+            .map(drop)
+            .map_err(|error| failure(&error).into_error("forget the last audit"))
+    }
+
     fn audits(&self, text: &str) -> Statement {
         let mut statement = Statement::new(text.replace("{ks}", &format!("\"{}\"", self.keyspace)));
         statement.set_consistency(Consistency::Quorum);
