@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Context as _;
 use crds::sink::Guarantee;
-use crds::source::{Mode, OnChange};
+use crds::source::OnChange;
 use parking_lot::Mutex;
 
 use super::evidence::{Evidence, From, prepared};
@@ -43,20 +43,14 @@ async fn answer(args: &AuditArgs) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    let polled = config.source.mode == Mode::Polling;
-    let from = args
-        .source
-        .unwrap_or(if polled { From::Table } else { From::Log });
+    let from = From::of(args.source, &config);
     let mut evidence = Evidence::open(config, from).await?;
     let window = window(args, &evidence)?;
     let mut auditor = Auditor::open(&evidence, args.max_events as usize).await?;
     let report = auditor.run(&mut evidence, window).await?;
     let question = Question {
         identity: evidence.config.identity.clone(),
-        source: match from {
-            From::Log => "Log",
-            From::Table => "Table",
-        },
+        source: from.name(),
         from: window.from,
         to: window.to,
         guarantee: format!("{:?}", evidence.config.sink.guarantee),

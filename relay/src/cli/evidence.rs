@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use crds::RelayConfig;
+use crds::source::Mode;
 use scylla::client::session::Session;
 
 use crate::audit::Resolved;
@@ -36,6 +37,23 @@ pub enum From {
     /// The table itself.
     #[value(name = "Table")]
     Table,
+}
+
+impl From {
+    /// What was asked for; without that, what the relay reads.
+    pub(super) fn of(asked: Option<Self>, config: &RelayConfig) -> Self {
+        asked.unwrap_or(match config.source.mode {
+            Mode::Streaming => Self::Log,
+            Mode::Polling => Self::Table,
+        })
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Log => "Log",
+            Self::Table => "Table",
+        }
+    }
 }
 
 /// The source of one identity, opened.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::RelayConfig;
-use crds::source::Mode;
 
 use super::evidence::{Evidence, From, prepared};
 use super::{Exit, TraceArgs};
@@ -44,10 +43,7 @@ async fn answer(args: &TraceArgs) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    let polled = config.source.mode == Mode::Polling;
-    let from = args
-        .source
-        .unwrap_or(if polled { From::Table } else { From::Log });
+    let from = From::of(args.source, &config);
     let mut evidence = Evidence::open(config, from).await?;
     let now = evidence.now;
     // What was written while it is looked for is ahead of the time that was asked for.
@@ -67,7 +63,7 @@ async fn answer(args: &TraceArgs) -> anyhow::Result<Exit> {
     let mut found = Found {
         event_id: args.event_id.clone(),
         searched: Searched {
-            source: if from == From::Log { "Log" } else { "Table" },
+            source: from.name(),
             window,
             expired: evidence.retained().filter(|retained| begin < *retained),
             topics: Vec::new(),
