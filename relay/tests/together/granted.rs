@@ -8,7 +8,8 @@ use crate::stack::{Flow, Guarantee, Stack};
 
 const DOCUMENTED: &str = include_str!("../../../docs/permissions.md");
 
-/// The documented commands without their program and its broker, for user `stranger` and another topic and identity.
+/// The documented commands for the relay's user without their program and its broker, for user `stranger` and another topic
+/// and identity.
 fn commands(topic: &str) -> Vec<Vec<String>> {
     let joined = DOCUMENTED.replace("\\\n", " ");
     let commands = joined
@@ -20,6 +21,7 @@ fn commands(topic: &str) -> Vec<Vec<String>> {
             .replace("shop.orders", &format!("test.{topic}"))
     };
     commands
+        .filter(|command| command.contains("User:relay"))
         .map(|command| command.split_whitespace().map(ours).collect())
         .collect()
 }
