@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::replay::ReplayRequest;
+
 /// Dead letters are durable before the event counts as resolved; if they cannot be written, the circuit opens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
@@ -36,6 +38,10 @@ pub struct DeadLetter {
     /// the target Table or Both. Empty for the defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<AutomaticReplay>,
+    /// A replay that is carried out once, by a Job that runs `outbox-relay dead-letters replay`; what became of it is told in
+    /// status.replay. No relay restarts for it. Taking it out again changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_request: Option<ReplayRequest>,
 }
 
 /// How dead letters are replayed without anybody asking.
@@ -82,6 +88,7 @@ impl Default for DeadLetter {
             on_aggregate: OnAggregate::default(),
             max_replays: 5,
             replay: None,
+            replay_request: None,
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod problems;
 mod read;
 pub mod relay_config;
 pub mod relay_status;
+pub mod replay;
 pub mod retry;
 pub mod secrets;
 pub mod sink;

@@ -58,6 +58,8 @@ pub const NUMBERS: &[Number] = &[
     number("deadLetter.replay.initialBackoffSeconds", 1, DAY),
     number("deadLetter.replay.maxBackoffSeconds", 1, 7 * DAY),
     number("deadLetter.replay.lettersPerSecond", 1, 10_000),
+    number("deadLetter.replayRequest.olderThanSeconds", 0, 30 * DAY),
+    number("deadLetter.replayRequest.lettersPerSecond", 1, 10_000),
     // A lease must outlast a slow lightweight transaction (about a second) with a margin.
     number("state.leaseSeconds", 2, 300),
     number("state.checkpointIntervalMilliseconds", 10, 60_000),
@@ -128,6 +130,10 @@ pub const SIZES: &[Size] = &[
     size("sink.properties{}", 1000),
     size("deadLetter.table", 2 * NAME + 1),
     size("deadLetter.topic", 249),
+    size("deadLetter.replayRequest.id", 100),
+    size("deadLetter.replayRequest.eventId", 500),
+    size("deadLetter.replayRequest.eventType", 500),
+    size("deadLetter.replayRequest.aggregateId", 500),
     size("state.keyspace", NAME),
     size("log.level", 500),
     size("template.image", 500),
@@ -253,6 +259,11 @@ mod tests {
         defaults["source"]["reconcile"] = reconcile;
         let replay = serde_json::to_value(crate::dead_letter::AutomaticReplay::default()).unwrap();
         defaults["deadLetter"]["replay"] = replay;
+        let request = crate::replay::ReplayRequest {
+            older_than_seconds: Some(0),
+            ..Default::default()
+        };
+        defaults["deadLetter"]["replayRequest"] = serde_json::to_value(request).unwrap();
         let mut numbers = Vec::new();
         collect_numbers(&defaults, String::new(), &mut numbers);
         let mut ranged: Vec<_> = NUMBERS.iter().map(|number| number.path.to_owned()).collect();

@@ -72,7 +72,7 @@ fn load_manifest(tree: Value, secrets_dir: &Path) -> Result<RelayConfig, Problem
     problems.extend(in_spec.below("spec"));
     problems
         .into_result()
-        .map(|()| crate::outbox_relay::with_secret_files(config, secrets_dir))
+        .map(|()| crate::outbox_relay::as_file(config, secrets_dir))
 }
 
 /// A manifest without a specification lacks everything that is required, and says so.

@@ -128,6 +128,11 @@ pub(crate) fn is_identity(text: &str) -> bool {
         && text.bytes().all(is_topic_byte)
 }
 
+/// What names a request: visible characters of ASCII.
+pub(crate) fn is_request_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

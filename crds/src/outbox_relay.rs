@@ -100,7 +100,7 @@ impl OutboxRelaySpec {
         problems
             .below("spec")
             .into_result()
-            .map(|()| with_secret_files(config, secrets_dir))
+            .map(|()| as_file(config, secrets_dir))
     }
 
     /// The Secrets that the resource names, each with the keys that are used.
@@ -248,8 +248,10 @@ fn of_tls<'a>([ca, certificate]: [&'static str; 2], tls: Option<&'a Tls>) -> Vec
     ca.into_iter().chain(of_certificate(certificate, shown)).collect()
 }
 
-/// Names the files of mounted Secrets where a configuration names Secrets.
-pub(crate) fn with_secret_files(mut config: RelayConfig, dir: &Path) -> RelayConfig {
+/// What relays run with: the files of mounted Secrets where the resource names Secrets, and nothing of what the operator
+/// does by itself, which would restart them.
+pub(crate) fn as_file(mut config: RelayConfig, dir: &Path) -> RelayConfig {
+    config.dead_letter.replay_request = None;
     let RelayConfig {
         source, sink, http, ..
     } = &mut config;

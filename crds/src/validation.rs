@@ -1,6 +1,7 @@
 //! One validation for the relay, the command line and the operator. It sees what a configuration alone can show; what
 //! takes a look at the table or the brokers is the relay's `check`.
 
+mod replay_request;
 mod secrets;
 mod sink;
 mod source;
@@ -44,6 +45,9 @@ pub(crate) fn check(config: &RelayConfig, form: Form, problems: &mut Problems) {
     sink::check(&config.sink, form, problems);
     retry(config, problems);
     dead_letter(config, problems);
+    if let Some(request) = &config.dead_letter.replay_request {
+        replay_request::check(request, form, problems);
+    }
     journal(config, problems);
     state(config, problems);
     http(&config.http, form, problems);

@@ -19,7 +19,7 @@ pub enum Kind {
     ServiceMonitor,
     /// One share.
     Deployment,
-    /// Deletes the state of a resource that is deleted.
+    /// Deletes the state of a resource that is deleted, or carries out a replay.
     Job,
 }
 

@@ -3,6 +3,8 @@
 
 mod children;
 mod deletion;
+mod jobs;
+mod replay;
 mod shares;
 
 use crate::apply::{Applier, Owner};
@@ -15,7 +17,7 @@ use crate::watches::{Triggers, World};
 use crate::{backoff, events, names};
 use children::Made;
 use crds::outbox_relay::OutboxRelay;
-use crds::outbox_relay::status::{OutboxRelayStatus, condition};
+use crds::outbox_relay::status::{OutboxRelayStatus, ReplayPhase, condition};
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, ValidationDirective};
@@ -131,6 +133,8 @@ struct Memory {
     written: Option<(Instant, OutboxRelayStatus)>,
     /// Whether a ServiceMonitor that is not wanted was looked for.
     unmonitored: bool,
+    /// The Job of a replay whose result is told, and which is not kept any longer than its log may be wanted.
+    let_go: Option<String>,
     /// Whether somebody else has the name of a child: then all names are looked at before anything is made.
     contested: bool,
 }
@@ -143,6 +147,7 @@ impl Default for Memory {
             unreported: false,
             written: None,
             unmonitored: false,
+            let_go: None,
             contested: false,
         }
     }
@@ -254,19 +259,23 @@ impl Operator {
 
     /// One pass; how long until the next one if nothing happens.
     async fn pass(&self, relay: &OutboxRelay) -> Result<Duration, PassError> {
-        let made = if relay.metadata.deletion_timestamp.is_some() {
+        let previous = self.remember(relay, |memory| memory.written.clone().map(|(_, status)| status));
+        let previous = previous.or_else(|| relay.status.clone()).unwrap_or_default();
+        let known = previous.replay.as_ref();
+        let (made, replay) = if relay.metadata.deletion_timestamp.is_some() {
+            let replay = self.give_up_replay(relay, known).await?;
             match self.end(relay).await? {
-                Some(outcome) => Made::nothing(outcome),
+                Some(outcome) => (Made::nothing(outcome), replay),
                 // Kubernetes removes the children; the relays drain as they are stopped.
                 None => return Ok(self.settings.look_every),
             }
         } else {
             self.keep_finalizer(relay).await?;
-            self.make_children(relay).await
+            let made = self.make_children(relay).await;
+            let replay = self.replay(relay, known, &made.outcome).await;
+            (made, replay)
         };
         let shares = self.look_at_shares(relay, &made.shares).await;
-        let previous = self.remember(relay, |memory| memory.written.clone().map(|(_, status)| status));
-        let previous = previous.or_else(|| relay.status.clone()).unwrap_or_default();
         let status = roll_up(&View {
             generation: relay.metadata.generation,
             paused: relay.spec.paused,
@@ -277,12 +286,15 @@ impl Operator {
             selector: &names::selector_text(&relay.name_any(), relay.spec.placement),
             outcome: &made.outcome,
             shares: &shares,
+            replay: replay.as_ref(),
             previous: &previous,
             now: Timestamp::now(),
         });
         let unwritten = self.report(relay, &previous, &status, &shares).await?;
         match made.outcome {
             Outcome::Failed(error) => Err(PassError::Child(error)),
+            // Nobody watches its Job.
+            Outcome::Applied(_) if goes_on(&status) => Ok(LOOK_WHILE_NOT_READY.min(self.settings.look_every)),
             // Of pods that do not run yet a watch will tell; a thousand resources that start must not be looked at for it.
             Outcome::Applied(_) if is_ready(&status) || nobody_to_ask(&shares) => {
                 let again = self.settings.look_every;
@@ -387,6 +399,16 @@ fn nobody_to_ask(shares: &[ShareView]) -> bool {
     shares
         .iter()
         .all(|share| matches!(share.relay, RelayView::Absent(_)))
+}
+
+/// A replay is under way, and nothing else has to happen first.
+fn goes_on(status: &OutboxRelayStatus) -> bool {
+    let replay = status.replay.as_ref();
+    replay.is_some_and(|replay| match replay.phase {
+        ReplayPhase::Pending => replay.message.is_none(),
+        ReplayPhase::Running => true,
+        ReplayPhase::Succeeded | ReplayPhase::Failed => false,
+    })
 }
 
 fn is_ready(status: &OutboxRelayStatus) -> bool {

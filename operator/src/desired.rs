@@ -2,12 +2,14 @@
 //! All children are built before one is applied.
 
 mod deletion;
+mod replay;
 mod share;
 
 use crate::child::{Child, Kind};
 use crate::names;
 use crds::outbox_relay::OutboxRelay;
 use crds::pods::{Placement, ServiceMonitor};
+use crds::replay::ReplayRequest;
 use crds::{RelayConfig, Timestamp};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
@@ -128,6 +130,26 @@ pub fn deletion(
     let file = serde_yaml::to_string(config)?;
     let make = Make::new(relay, &file, references, settings);
     Ok(vec![make.config_map(&file), make.service_account(), make.job()])
+}
+
+/// What carries out a replay: the last one is the Job, of this name, the others are what it needs.
+///
+/// # Errors
+/// See [`NotWritable`].
+pub fn replay(
+    relay: &OutboxRelay,
+    config: &RelayConfig,
+    references: &References,
+    settings: &Settings,
+    (request, job): (&ReplayRequest, String),
+) -> Result<Vec<Child>, NotWritable> {
+    let file = serde_yaml::to_string(config)?;
+    let make = Make::new(relay, &file, references, settings);
+    Ok(vec![
+        make.config_map(&file),
+        make.service_account(),
+        make.replay_job(request, job),
+    ])
 }
 
 /// Whether the resource asks for a ServiceMonitor.

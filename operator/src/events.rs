@@ -6,7 +6,7 @@ use crate::apply::namespace_ends;
 use crate::names::{MANAGER, checksum};
 use crate::status::{MAX_SHARES, RelayView, ShareView};
 use crds::outbox_relay::OutboxRelay;
-use crds::outbox_relay::status::{OutboxRelayStatus, condition};
+use crds::outbox_relay::status::{OutboxRelayStatus, ReplayPhase, ReplayStatus, condition};
 use crds::relay_status::{DataEvent, DataEventKind};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -45,7 +45,44 @@ pub fn due(previous: &OutboxRelayStatus, new: &OutboxRelayStatus, shares: &[Shar
     for type_ in [condition::READY, condition::STALLED] {
         due.extend(of_condition(type_, previous, new));
     }
+    due.extend(of_replay(previous.replay.as_ref(), new.replay.as_ref()));
     due
+}
+
+fn of_replay(previous: Option<&ReplayStatus>, new: Option<&ReplayStatus>) -> Option<Due> {
+    let new = new?;
+    if previous.is_some_and(|before| (&before.id, before.phase) == (&new.id, new.phase)) {
+        return None;
+    }
+    let reason = match new.phase {
+        ReplayPhase::Pending => return None,
+        ReplayPhase::Running => "ReplayStarted",
+        ReplayPhase::Succeeded => "ReplaySucceeded",
+        ReplayPhase::Failed => "ReplayFailed",
+    };
+    let mut text = format!("replay {}", new.id);
+    if let (Some(letters), Some(replayed)) = (new.letters, new.replayed) {
+        text += &format!(": {replayed} of {letters} dead letters replayed");
+    }
+    for (count, what) in [
+        (new.failed, "failed again"),
+        (new.waiting, "still asked for"),
+        (new.refused, "refused"),
+    ] {
+        if let Some(count) = count.filter(|count| *count > 0) {
+            text += &format!(", {count} {what}");
+        }
+    }
+    if let Some(message) = &new.message {
+        text += &format!(": {message}");
+    }
+    let began = new.started_at.as_ref().map(|time| time.0);
+    Some(Due {
+        key: format!("replay/{}/{began:?}/{reason}", new.id),
+        warning: new.phase == ReplayPhase::Failed,
+        reason: reason.to_owned(),
+        note: note(&text),
+    })
 }
 
 fn of_data(share: &str, process: &str, event: &DataEvent) -> Option<Due> {

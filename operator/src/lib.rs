@@ -18,6 +18,7 @@ pub mod names;
 pub mod observe;
 pub mod plan;
 pub mod references;
+pub mod replay;
 pub mod status;
 pub mod validate;
 pub mod watches;

@@ -29,6 +29,9 @@ pub const SECRETS_CHECKSUM: &str = "outboxrelay.dev/secrets-checksum";
 /// Annotation that a user sets on an OutboxRelay to restart its relays, one share after another.
 pub const RESTARTED_AT: &str = "outboxrelay.dev/restartedAt";
 
+/// Annotation of the Job of a replay: the id of its request.
+pub const REPLAY_ID: &str = "outboxrelay.dev/replay-id";
+
 /// Finalizer of resources whose state is deleted with them.
 pub const FINALIZER: &str = "outboxrelay.dev/state";
 
@@ -46,6 +49,17 @@ const SUFFIX: &str = "-relay";
 /// Name of the children that all shares have in common, and of the ConfigMap of sidecars.
 pub fn shared(relay: &str) -> String {
     format!("{relay}{SUFFIX}")
+}
+
+/// Name of the Job of a replay. Of a long name the beginning: the name of a Job has 63 characters at most. It differs between
+/// resources of one name, one after another, so that the former one's Job is not in the way.
+pub fn replay(relay: &str, uid: &str, id: &str) -> String {
+    const MIDDLE: &str = "-replay-";
+    const HASH: usize = 10;
+    let sum = checksum(format!("{uid}/{relay}/{id}").as_bytes());
+    let begin: String = relay.chars().take(63 - MIDDLE.len() - HASH).collect();
+    let begin = begin.trim_end_matches('-');
+    format!("{begin}{MIDDLE}{}", sum.get(..HASH).unwrap_or(&sum))
 }
 
 /// The name of the relays' Service, which their certificate has: whoever asks a pod knows its address only.
@@ -118,6 +132,17 @@ pub fn pod_labels(relay: &str) -> serde_json::Map<String, Value> {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), json!(value)))
     .collect()
+}
+
+/// Labels of the pods of Jobs. Without the label of relays: they are none, and answer no questions.
+pub fn job_labels(relay: &str, component: &str) -> Value {
+    json!({
+        "app.kubernetes.io/name": "outbox-relay-job",
+        "app.kubernetes.io/instance": relay,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "outbox-relay",
+        "app.kubernetes.io/managed-by": MANAGER,
+    })
 }
 
 /// SHA-256 in hexadecimal.

@@ -7,7 +7,7 @@ mod write;
 pub use write::{Write, when_to_write};
 
 use crate::plan::Waiting;
-use crds::outbox_relay::status::{OutboxRelayStatus, ShareStatus};
+use crds::outbox_relay::status::{OutboxRelayStatus, ReplayStatus, ShareStatus};
 use crds::pods::Placement;
 use crds::relay_status::{BreakerState, Phase, RelayStatus, Totals};
 use k8s_openapi::jiff::Timestamp;
@@ -109,6 +109,8 @@ pub struct View<'a> {
     pub outcome: &'a Outcome,
     /// The shares that exist or are wanted.
     pub shares: &'a [ShareView],
+    /// The replay that was asked for last.
+    pub replay: Option<&'a ReplayStatus>,
     /// The status as it was.
     pub previous: &'a OutboxRelayStatus,
     /// For the times at which conditions change.
@@ -147,6 +149,7 @@ pub fn roll_up(view: &View<'_>) -> OutboxRelayStatus {
         dead_letters_pending: says()
             .map(|status| status.dead_letters_pending)
             .reduce(|a, b| a + b),
+        replay: view.replay.cloned(),
         share_statuses: view
             .shares
             .iter()

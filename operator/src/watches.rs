@@ -4,7 +4,7 @@
 mod cache;
 mod pods;
 
-pub use pods::{NOT_YET, RelayPod, last_words_of};
+pub use pods::{NOT_YET, RelayPod, last_words_of, waits_for};
 
 use crate::apply::{Owner, SeenObject, controller_of};
 use crate::child::Kind;

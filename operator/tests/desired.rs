@@ -7,7 +7,8 @@
 )]
 
 use crds::outbox_relay::OutboxRelay;
-use operator::desired::{Children, References, Settings, children};
+use kube::ResourceExt;
+use operator::desired::{Children, References, Settings, children, replay};
 use operator::validate::validate;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -34,17 +35,24 @@ fn read(path: &Path) -> Case {
     serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn children_of(case: &Case) -> Children {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         image: "registry.example.org/outbox-relay:1".to_owned(),
         port: 9090,
         look_every: std::time::Duration::from_secs(10),
-    };
-    let references = References {
+    }
+}
+
+fn references_of(case: &Case) -> References {
+    References {
         secrets_changed: None,
         secrets: case.secrets.clone(),
         service_monitors: case.service_monitors,
-    };
+    }
+}
+
+fn children_of(case: &Case) -> Children {
+    let (settings, references) = (settings(), references_of(case));
     let config = validate(&case.relay, settings.port).unwrap_or_else(|problems| panic!("{problems}"));
     children(&case.relay, &config, &references, &settings).unwrap()
 }
@@ -67,20 +75,46 @@ fn every_case_becomes_the_children_that_stand_beside_it() {
             .iter()
             .map(|child| serde_yaml::to_string(&child.object).unwrap())
             .collect();
-        let text = documents.join("---\n");
-        let out = folder().join(format!("{name}.out.yaml"));
-        if std::env::var_os("UPDATE_GENERATED").is_some() {
-            fs::write(&out, &text).unwrap();
-        }
-        let committed = fs::read_to_string(&out).unwrap_or_default();
-        assert!(
-            committed == text,
-            "{} is not what {name} becomes; now it would be:\n{text}",
-            out.display()
-        );
+        is_committed(&format!("{name}.out.yaml"), &documents.join("---\n"));
         cases += 1;
     }
     assert!(cases >= 4, "only {cases} cases were found");
+}
+
+fn is_committed(file: &str, text: &str) {
+    let out = folder().join(file);
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
+        fs::write(&out, text).unwrap();
+    }
+    let committed = fs::read_to_string(&out).unwrap_or_default();
+    assert!(
+        committed == text,
+        "{} is not what its case becomes; now it would be:\n{text}",
+        out.display()
+    );
+}
+
+#[test]
+fn a_replay_is_a_job_that_runs_with_what_the_relays_run_with() {
+    let case = case("replay");
+    let (settings, references) = (settings(), references_of(&case));
+    let config = validate(&case.relay, settings.port).unwrap();
+    let request = case.relay.spec.dead_letter.replay_request.as_ref().unwrap();
+    let of = |id: &str, uid: &str| operator::names::replay(&case.relay.name_any(), uid, id);
+    let name = of(&request.id, "a");
+    assert!(
+        name.len() <= 63 && name != of("other", "a") && name != of(&request.id, "b"),
+        "{name}"
+    );
+    let children = replay(&case.relay, &config, &references, &settings, (request, name)).unwrap();
+    let [config, account, job] = children.as_slice() else {
+        panic!("{children:?}")
+    };
+    is_committed("replay.job.yaml", &serde_yaml::to_string(&job.object).unwrap());
+    let shared = &children_of(&case).shared;
+    assert!(shared.contains(config) && shared.contains(account));
+    let file = config.object["data"]["relay.yaml"].as_str().unwrap();
+    assert!(!file.contains("replayRequest"), "{file}");
 }
 
 /// Whatever the case, these hold.
@@ -132,6 +166,14 @@ fn only_what_a_relay_runs_with_restarts_it() {
             "scraping",
             true,
             changed(|case| case.relay.spec.monitoring.interval_seconds = 99),
+        ),
+        (
+            "a replay",
+            true,
+            changed(|case| {
+                let request = case.relay.spec.dead_letter.replay_request.get_or_insert_default();
+                (request.id, request.older_than_seconds) = ("1".to_owned(), Some(0));
+            }),
         ),
         (
             "retries",

@@ -230,6 +230,9 @@ pub struct ReplayArgs {
     /// The result as a JSON document.
     #[arg(long)]
     pub json: bool,
+    /// Also write the counts to this file, as JSON of at most 4096 bytes: /dev/termination-log hands them to Kubernetes.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub result_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

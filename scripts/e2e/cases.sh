@@ -7,7 +7,7 @@
 set -Eeuo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
-CASES=(install scale pod_deleted operator_killed relay_killed secret policy outage upgrade uninstall manifests sidecar)
+CASES=(install replay audit scale pod_deleted operator_killed relay_killed secret policy outage upgrade uninstall manifests sidecar)
 
 main() {
   local name started
@@ -33,6 +33,47 @@ case_install() {
   load 10
   verified 0
 }
+
+# Letters that the topic refused, replayed because the resource asks for it, once, without a restart of any relay; then by
+# the sample's CronJob.
+case_replay() {
+  local before file=$LOGS/replay-cronjob.yaml
+  before=$(relay_processes)
+  leave_letters
+  shop patch obr/orders --type json -p '[{"op": "add", "path": "/spec/deadLetter/replayRequest", "value": {"id": "e2e-1", "class": "Message"}}]' >/dev/null
+  eventually "the replay has succeeded" replay_is e2e-1 Succeeded
+  [[ $(field '{.status.replay.replayed} {.status.replay.letters}') == "$LETTERS $LETTERS" ]] || fail "of $LETTERS letters: $(field '{.status.replay}')"
+  say "$(field '{.status.replay}')"
+  eventually "there is a Kubernetes event of it" has_event ReplaySucceeded
+  letters_are_gone
+  leave_letters
+  sed -e "s|outbox-relay:$VERSION|$RELAY_IMAGE|; s|default.orders|shop.orders|; s|scylla.scylla.svc|scylla|; s|kafka.kafka.svc|kafka|; s|- 1h|- 0s|" \
+    "$ROOT/deploy/samples/replay-cronjob.yaml" >"$file"
+  shop apply -f "$file" >/dev/null
+  completes orders-replay
+  letters_are_gone
+  [[ $(relay_processes) == "$before" ]] || fail "relays were disturbed: $before became $(relay_processes)"
+}
+
+# The sample's audit, of all that was written so far.
+case_audit() {
+  sed -e "s|outbox-relay:$VERSION|$RELAY_IMAGE|; s|namespace: default|namespace: shop|; s|--from=-80m, --to=-15m|--from=-1h, --to=-5s|" \
+    "$ROOT/deploy/samples/audit.yaml" | shop apply -f - >/dev/null
+  sleep 5
+  completes orders-audit
+  shop logs job/orders-audit-now >"$LOGS/audit.txt"
+  eventually "DeliveryAudited is True" condition_is DeliveryAudited True
+  say "$(field '{.status.conditions[?(@.type=="DeliveryAudited")].message}')"
+}
+
+# What a CronJob would do, now.
+completes() {
+  shop create job "$1-now" --from="cronjob/$1" >/dev/null
+  eventually "the Job of $1 has ended" has_ended "$1-now"
+  [[ $(shop get job "$1-now" -o 'jsonpath={.status.succeeded}') == 1 ]] || { shop logs "job/$1-now" && fail "the Job of $1 failed"; }
+}
+
+has_ended() { [[ $(shop get job "$1" -o 'jsonpath={.status.succeeded}{.status.failed}') ]]; }
 
 case_scale() {
   load 50

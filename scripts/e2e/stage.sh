@@ -25,6 +25,8 @@ RATE=50
 PATIENCE=${PATIENCE:-90}
 # Repeats that earlier cases were allowed and made: the verifier always looks at everything.
 REPEATED=${REPEATED:-0}
+# The same of messages marked as replayed.
+REPLAYED=${REPLAYED:-0}
 LOAD=
 
 PATH=$(home_of control-plane):$(home_of helm):$PATH
@@ -80,11 +82,36 @@ verified() {
   LOAD=
   local report=$LOGS/report.txt
   shop exec deploy/driver -c driver -- /usr/local/bin/orders verify --topic order-events --journal /data/journal.jsonl \
-    --dead-letter-table outbox_relay.dead_letters --duplicate-bound $((REPEATED + $1)) "${@:2}" >"$report" 2>&1 ||
+    --dead-letter-table outbox_relay.dead_letters --duplicate-bound $((REPEATED + $1)) --replayed-bound "$REPLAYED" "${@:2}" >"$report" 2>&1 ||
     { cat "$report" && fail "the verifier found fault"; }
   REPEATED=$(awk '$1 == "duplicated" { print $2 }' "$report")
   awk '$1 ~ /^(committed|delivered|dead-lettered|lost|duplicated|reordered|late|foreign)$/ { printf "%s%s %s", n++ ? ", " : "  ", $1, $2 }
     END { print "" }' "$report"
+}
+
+# The size of a message that the topic takes; larger ones become dead letters.
+topic_takes() {
+  shop exec deploy/kafka -- /java/bin/java -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp '/kafka/*' kafka.admin.ConfigCommand \
+    --bootstrap-server kafka:9092 --alter --entity-type topics --entity-name order-events --add-config "max.message.bytes=$1" \
+    >"$LOGS/topic.txt" 2>&1
+  say "the topic takes messages of $1 bytes"
+}
+
+# Leaves dead letters whose cause is mended; LETTERS is how many.
+leave_letters() {
+  topic_takes 16384
+  load 10 --large-every 25 --large-bytes 100000
+  verified 0 --dead-letters 10..30
+  LETTERS=$(awk '$1 == "dead-lettered" { print $2 }' "$LOGS/report.txt")
+  topic_takes 1048588
+}
+
+# All of them were sent.
+letters_are_gone() {
+  REPLAYED=$((REPLAYED + LETTERS))
+  eventually "no dead letter is left" condition_is DeadLettersEmpty True
+  load 2
+  verified 0
 }
 
 # -- what the cluster says --------------------------------------------------------------------------------------------
@@ -93,6 +120,7 @@ field() { shop get obr orders -o "jsonpath=$1"; }
 condition() { field "{.status.conditions[?(@.type==\"$1\")].status}"; }
 exists() { shop get "$@" >/dev/null 2>&1; }
 condition_is() { [[ $(condition "$1") == "$2" ]]; }
+replay_is() { [[ $(field '{.status.replay.id} {.status.replay.phase}') == "$1 $2" ]]; }
 shares_are() { [[ $(field '{.status.shares} {.status.readyShares}' 2>/dev/null) == "$1 $1" ]]; }
 
 # Nothing is under way and all is well, for the newest specification.

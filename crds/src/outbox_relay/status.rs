@@ -1,7 +1,7 @@
 //! What the operator reports of a resource.
 
 use crate::relay_status::{BreakerState, Phase, Totals};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +63,69 @@ pub struct OutboxRelayStatus {
     /// Dead letters that wait for a decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letters_pending: Option<u64>,
+    /// The request of deadLetter.replayRequest that was taken up last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayStatus>,
     /// One entry per share, or per sidecar; at most 64.
     pub share_statuses: Vec<ShareStatus>,
+}
+
+/// What became of a replay that was asked for.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplayStatus {
+    /// Id of the request.
+    pub id: String,
+    /// How far it is.
+    pub phase: ReplayPhase,
+    /// The Job that carries it out; it is removed an hour after its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// When the Job was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
+    /// Dead letters that were asked for. This and the other counts are there once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub letters: Option<u64>,
+    /// Of these, letters that were delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<u64>,
+    /// Of these, letters that failed again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u64>,
+    /// Of these, letters that no relay has carried out; they stay asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u64>,
+    /// Letters that the filter names and that cannot be sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
+    /// What it waits for, or why not all letters were delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How far a replay is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum ReplayPhase {
+    /// It has no Job yet.
+    #[default]
+    Pending,
+    /// Its Job runs.
+    Running,
+    /// All letters that the request names were delivered; also if there was none.
+    Succeeded,
+    /// Not all of them were, or it could not be carried out.
+    Failed,
+}
+
+impl ReplayPhase {
+    /// Whether nothing more happens.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
 }
 
 /// What was seen of one share.

@@ -34,6 +34,8 @@ const FIELDS: &[&str] = &[
     "maxAttempts",
     "deadLetter",
     "target",
+    "replayRequest",
+    "class",
     "shares",
     "http",
     "listen",

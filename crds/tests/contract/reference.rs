@@ -154,7 +154,10 @@ fn table<'a>(text: &mut String, part: &str, fields: impl Iterator<Item = (&'a St
 fn only(path: &str) -> &'static str {
     if FILE_ONLY.contains(&path) || matches!(path, "apiVersion" | "log") {
         " *file only*"
-    } else if path.ends_with("SecretRef") || RESOURCE_ONLY.contains(&path) {
+    } else if path.ends_with("SecretRef")
+        || RESOURCE_ONLY.contains(&path)
+        || path == "deadLetter.replayRequest"
+    {
         " *resource only*"
     } else {
         ""

@@ -134,7 +134,7 @@ impl Operator {
             new.extend(self.apply(owner, &share.child).await?);
             applied.extend((share.replicas > 0).then(|| share.label.clone()));
         }
-        if plan.waiting.is_none() {
+        if plan.waiting.is_none() && !self.is_replaying(relay) {
             self.remove_orphans(relay, owner, wanted, has_sidecars).await?;
         }
         Ok((plan.waiting, applied))

@@ -2,7 +2,7 @@
 //! is removed. What keeps it from ending is told, and `deletionPolicy: Retain` ends it at any time.
 
 use super::children::{not_writable, outcome_of};
-use super::{Identity, Operator, PassError};
+use super::{Identity, Operator, PassError, jobs};
 use crate::apply::{ApplyError, Owner};
 use crate::child::Kind;
 use crate::desired::deletion;
@@ -11,9 +11,8 @@ use crate::status::Outcome;
 use crds::outbox_relay::OutboxRelay;
 use crds::pods::DeletionPolicy;
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use std::time::Duration;
 use tracing::warn;
@@ -122,7 +121,7 @@ impl Operator {
     }
 
     async fn run_job(&self, relay: &OutboxRelay, owner: Owner<'_>) -> Result<Progress, End> {
-        let jobs: Api<Job> = Api::namespaced(self.client.clone(), owner.namespace);
+        let jobs = self.jobs(owner);
         let name = names::shared(owner.name);
         let found = jobs.get_opt(&name).await.map_err(|error| End::failed(&error))?;
         if let Some(job) = found {
@@ -142,7 +141,7 @@ impl Operator {
         Ok(Progress::Running)
     }
 
-    async fn look_at_job(&self, owner: Owner<'_>, jobs: &Api<Job>, job: &Job) -> Result<Progress, End> {
+    async fn look_at_job(&self, owner: Owner<'_>, api: &Api<Job>, job: &Job) -> Result<Progress, End> {
         let name = job.name_any();
         let ours = crate::apply::controller_of(&job.metadata).is_some_and(|by| by.uid == owner.uid);
         if !ours {
@@ -154,17 +153,11 @@ impl Operator {
         if job.metadata.deletion_timestamp.is_some() {
             return Ok(Progress::Running);
         }
-        let conditions = || {
-            job.status
-                .iter()
-                .flat_map(|status| status.conditions.iter().flatten())
-        };
-        let is = |type_: &str| conditions().find(|one| one.type_ == type_ && one.status == "True");
-        if is("Complete").is_some() {
-            self.remove_job(owner, jobs, &name).await?;
+        if jobs::condition(job, "Complete").is_some() {
+            self.remove_job(owner, api, &name).await?;
             return Ok(Progress::Done);
         }
-        let Some(failed) = is("Failed") else {
+        let Some(failed) = jobs::condition(job, "Failed") else {
             return Ok(Progress::Running);
         };
         let why = self.last_words(owner, &name, failed).await?;
@@ -173,7 +166,7 @@ impl Operator {
             Timestamp::now().duration_since(since).as_secs() >= AGAIN_AFTER.as_secs() as i64
         });
         if is_old {
-            self.remove_job(owner, jobs, &name).await?;
+            self.remove_job(owner, api, &name).await?;
         }
         Ok(Progress::Failed(why))
     }
@@ -189,18 +182,13 @@ impl Operator {
 
     /// What the newest pod of a failed Job said last, or else what Kubernetes says.
     async fn last_words(&self, owner: Owner<'_>, job: &str, failed: &JobCondition) -> Result<String, End> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), owner.namespace);
-        let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-        let mut pods = pods
-            .list(&of_job)
+        let pods = self
+            .pods_of_job(owner, job)
             .await
-            .map_err(|error| End::failed(&error))?
-            .items;
-        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
-        let said = pods.iter().rev().find_map(crate::watches::last_words_of);
-        let otherwise = || failed.message.clone().or_else(|| failed.reason.clone());
+            .map_err(|error| End::failed(&error))?;
+        let said = pods.iter().find_map(crate::watches::last_words_of);
         Ok(said
-            .or_else(otherwise)
+            .or_else(|| jobs::reason(failed))
             .unwrap_or_else(|| "for no known reason".to_owned()))
     }
 

@@ -18,14 +18,7 @@ impl Make<'_> {
         let container = self.container(&["state", "delete", "--yes", "--file", &file]);
         let mut pod = self.pod(&container);
         pod["restartPolicy"] = json!("Never");
-        // Without the label of relays: it is none, and answers no questions.
-        let labels = json!({
-            "app.kubernetes.io/name": "outbox-relay-job",
-            "app.kubernetes.io/instance": self.name,
-            "app.kubernetes.io/component": "state-deletion",
-            "app.kubernetes.io/part-of": "outbox-relay",
-            "app.kubernetes.io/managed-by": names::MANAGER,
-        });
+        let labels = names::job_labels(&self.name, "state-deletion");
         let spec = json!({
             "backoffLimit": RETRIES,
             "activeDeadlineSeconds": DEADLINE_SECONDS,

@@ -127,6 +127,7 @@ fn view<'a>(
         selector: "s",
         outcome,
         shares,
+        replay: None,
         previous,
         now: Timestamp::from_second(1000).unwrap(),
     }
@@ -425,6 +426,7 @@ fn numbers_are_sums_or_the_worst_and_a_silent_share_keeps_what_was_told_of_it() 
         selector: "s",
         outcome: &outcome,
         shares: &shares,
+        replay: None,
         previous: &second,
         now: Timestamp::from_second(2000).unwrap(),
     });

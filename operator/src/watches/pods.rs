@@ -122,6 +122,12 @@ fn why_not_running(status: &PodStatus) -> String {
     }
 }
 
+/// What a pod waits for that has not ended, if it says so.
+pub fn waits_for(pod: &Pod) -> Option<String> {
+    let why = why_not_running(pod.status.as_ref().filter(|_| !has_ended(pod))?);
+    (why != NOT_YET).then_some(why)
+}
+
 /// The last line that a pod wrote whose container has ended.
 pub fn last_words_of(pod: &Pod) -> Option<String> {
     let containers = pod.status.as_ref()?.container_statuses.as_ref()?;

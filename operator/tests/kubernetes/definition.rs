@@ -101,6 +101,43 @@ pub(crate) async fn secrets_that_are_half_named_are_refused() {
     }
 }
 
+pub(crate) async fn replays_that_cannot_be_are_refused() {
+    let place = Place::new("refused-replays").await;
+    for (dead_letter, expected) in [
+        (
+            json!({"target": "Topic", "topic": "dead", "replay": {}}),
+            "deadLetter.replay needs deadLetter.target Table or Both",
+        ),
+        (
+            json!({"replay": {"initialBackoffSeconds": 120, "maxBackoffSeconds": 60}}),
+            "deadLetter.replay.maxBackoffSeconds must be at least deadLetter.replay.initialBackoffSeconds",
+        ),
+        (
+            json!({"replayRequest": {"class": "Message"}}),
+            "spec.deadLetter.replayRequest.id: Required value",
+        ),
+        (
+            json!({"replayRequest": {"id": "at noon", "class": "Message"}}),
+            "spec.deadLetter.replayRequest.id",
+        ),
+        (
+            json!({"replayRequest": {"id": "1"}}),
+            "deadLetter.replayRequest needs a filter: eventId, eventType, aggregateId, class, or olderThanSeconds",
+        ),
+        (
+            json!({"replayRequest": {"id": "1", "eventType": ""}}),
+            "should be at least 1 chars long",
+        ),
+        (
+            json!({"replayRequest": {"id": "1", "class": "message"}}),
+            "supported values: \"Message\"",
+        ),
+    ] {
+        let message = refusal(&place, &json!({"spec": {"deadLetter": dead_letter}})).await;
+        assert!(message.contains(expected), "{dead_letter}: {message}");
+    }
+}
+
 pub(crate) async fn what_is_wrong_is_refused_with_what_would_be_right() {
     let place = Place::new("refused").await;
     for (spec, expected) in [

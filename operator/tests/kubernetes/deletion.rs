@@ -1,9 +1,10 @@
 //! The end of resources: state stays unless it is to go, and what keeps it from going is told.
 
 use crate::cluster::{Place, condition, minimal, names_of, until};
+use crate::jobs::ending_pods_until;
 use crate::played::Relays;
 use crate::running::{operator, operator_with};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -19,25 +20,6 @@ async fn until_job(place: &Place) -> Value {
         !job.is_null() && job["metadata"]["deletionTimestamp"].is_null()
     })
     .await
-}
-
-/// Says how the Job's pod ended, as a kubelet would.
-async fn end_pods_of_job(place: &Place, exit_code: i64, said: &str) {
-    let pods = place.api("v1", "Pod");
-    let of_job = ListParams::default().labels("batch.kubernetes.io/job-name=orders-relay");
-    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
-    let status = json!({"status": {"phase": phase, "containerStatuses": [{
-        "name": "relay", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
-        "state": {"terminated": {"exitCode": exit_code, "message": said}},
-    }]}});
-    for pod in pods.list(&of_job).await.unwrap().items {
-        let ended = pod.data["status"]["phase"] == phase;
-        if !ended {
-            let name = pod.metadata.name.unwrap();
-            let patch = Patch::Merge(&status);
-            let _ = pods.patch_status(&name, &PatchParams::default(), &patch).await;
-        }
-    }
 }
 
 async fn until_gone(place: &Place) {
@@ -125,15 +107,7 @@ pub(crate) async fn state_goes_by_a_job_after_the_relays_have_stopped() {
         job["spec"]["template"]["metadata"]["labels"]["outboxrelay.dev/relay"].is_null(),
         "its pods are no relays"
     );
-    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
-    while place.relays().get_opt("orders").await.unwrap().is_some() {
-        end_pods_of_job(&place, 0, "deleted").await;
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the resource is still there"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    ending_pods_until(&place, "orders-relay", (0, "deleted"), Value::is_null).await;
 }
 
 pub(crate) async fn a_job_that_fails_is_told_of_and_there_is_a_way_out() {
@@ -144,21 +118,9 @@ pub(crate) async fn a_job_that_fails_is_told_of_and_there_is_a_way_out() {
     place.until_ready("orders").await;
     delete(&place).await;
     until_job(&place).await;
-    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE * 2;
-    let stalled = loop {
-        end_pods_of_job(
-            &place,
-            1,
-            "a log line\nsource.contactPoints: no session to scylla:9042\n",
-        )
-        .await;
-        let relay = serde_json::to_value(place.relays().get("orders").await.unwrap()).unwrap();
-        if condition(&relay, "Stalled") == ("True", "StateNotDeleted") {
-            break relay;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{}", relay["status"]);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
+    let said = "a log line\nsource.contactPoints: no session to scylla:9042\n";
+    let not_deleted = |relay: &Value| condition(relay, "Stalled") == ("True", "StateNotDeleted");
+    let stalled = ending_pods_until(&place, "orders-relay", (1, said), not_deleted).await;
     let text = stalled["status"].to_string();
     for part in ["no session to scylla:9042", "Set spec.deletionPolicy to Retain"] {
         assert!(text.contains(part), "{part}: {text}");

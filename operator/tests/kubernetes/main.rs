@@ -20,9 +20,11 @@ mod children;
 mod cluster;
 mod definition;
 mod deletion;
+mod jobs;
 mod outages;
 mod played;
 mod quiet;
+mod replay;
 mod running;
 mod sidecar;
 mod truth;
@@ -65,6 +67,11 @@ fn main() {
             state_goes_by_a_job_after_the_relays_have_stopped
             a_namespace_that_is_deleted_is_not_held_up
             only_a_resource_whose_state_is_to_go_has_a_finalizer;
+        replay:
+            a_request_is_carried_out_once_and_told_whoever_leads
+            a_request_waits_while_paused_and_a_job_that_is_deleted_is_not_made_again
+            beside_sidecars_a_job_has_what_it_needs_and_leaves_nothing
+            a_resource_that_goes_with_its_state_takes_its_replay_along;
         upgrade: resources_of_every_older_definition_go_on_with_the_present_one;
         sidecar:
             from_one_placement_to_the_other_the_former_drains_first
@@ -85,6 +92,7 @@ fn main() {
             every_sample_is_accepted
             envelopes_that_do_not_fit_together_are_refused
             secrets_that_are_half_named_are_refused
+            replays_that_cannot_be_are_refused
             what_is_wrong_is_refused_with_what_would_be_right
             names_that_fit_no_service_and_what_is_missing_are_refused
             what_is_the_key_of_progress_cannot_change;

@@ -9,7 +9,7 @@ use kube::api::{DynamicObject, ListParams};
 use serde_json::json;
 use std::time::Duration;
 
-async fn events(place: &Place, reason: &str) -> Vec<DynamicObject> {
+pub(crate) async fn events(place: &Place, reason: &str) -> Vec<DynamicObject> {
     let all = place
         .api("events.k8s.io/v1", "Event")
         .list(&ListParams::default())

@@ -1,6 +1,8 @@
 //! `outbox-relay dead-letters replay`: asks for letters to be sent again, no more at a time than is wanted, and watches
 //! what becomes of them. The owners of their slots do the work.
 
+mod result_file;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -83,15 +85,14 @@ pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
     };
     let failed = outcome.failed;
     let left = outcome.asked.len();
+    let document = json!({
+        "dryRun": args.dry_run, "letters": asked, "replayed": outcome.delivered, "failed": failed,
+        "refused": refused.iter().map(named).collect::<Vec<_>>(), "waiting": left,
+    });
+    if let Some(path) = &args.result_file {
+        result_file::write(path, &document)?;
+    }
     if args.json {
-        let refused = refused
-            .iter()
-            .map(|(event_id, refusal)| json!({ "eventId": event_id, "reason": refusal.to_string() }));
-        let refused: Vec<_> = refused.collect();
-        let document = json!({
-            "dryRun": args.dry_run, "letters": asked, "replayed": outcome.delivered, "failed": failed,
-            "refused": refused, "waiting": left,
-        });
         println!("{document:#}");
     } else if args.dry_run {
         println!(
@@ -115,6 +116,10 @@ pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
     }
     let all = refused.is_empty() && failed.is_empty() && (args.dry_run || outcome.delivered == asked);
     Ok(if all { Exit::Fine } else { Exit::Failed })
+}
+
+fn named((event_id, refusal): &(String, Refusal)) -> serde_json::Value {
+    json!({ "eventId": event_id, "reason": refusal.to_string() })
 }
 
 /// The letters that can be sent, in the order of the log: as the owner of a slot sends what is asked for in that order, an

@@ -15,6 +15,7 @@ pub(super) const REQUIRED: &[(&str, &[&str])] = &[
     ("sink.sasl.oauthBearer", &["tokenEndpoint"]),
     ("sink.sasl.oauthBearer.caSecretRef", &["name", "key"]),
     ("sink.headers[]", &["name"]),
+    ("deadLetter.replayRequest", &["id"]),
     ("http.tls", &["certificateSecretRef", "caSecretRef"]),
     ("http.tls.certificateSecretRef", &["name"]),
     ("http.tls.caSecretRef", &["name", "key"]),
@@ -46,6 +47,9 @@ pub(super) const NOT_EMPTY: &[&str] = &[
     "sink.headers[].name",
     "sink.cloudEvents.source",
     "sink.cloudEvents.dataContentType",
+    "deadLetter.replayRequest.eventId",
+    "deadLetter.replayRequest.eventType",
+    "deadLetter.replayRequest.aggregateId",
     "http.tls.certificateSecretRef.name",
     "http.tls.certificateSecretRef.certificateKey",
     "http.tls.certificateSecretRef.privateKeyKey",
@@ -265,6 +269,16 @@ pub(super) const RULES: &[Rule] = &[
         message: "deadLetter.replay.maxBackoffSeconds must be at least deadLetter.replay.initialBackoffSeconds",
     },
     Rule {
+        at: "deadLetter.replayRequest",
+        rule: "has(self.eventId) || has(self.eventType) || has(self.aggregateId) || has(self.class) || has(self.olderThanSeconds)",
+        message: "deadLetter.replayRequest needs a filter: eventId, eventType, aggregateId, class, or olderThanSeconds, of which 0 takes all letters",
+    },
+    Rule {
+        at: "deadLetter.replayRequest",
+        rule: "self == oldSelf || self.id != oldSelf.id",
+        message: "deadLetter.replayRequest.id must be another one when the request changes: an id is carried out once",
+    },
+    Rule {
         at: "deadLetter.topic",
         rule: "self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'",
         message: "deadLetter.topic must be letters, digits, dots, underscores and dashes",
@@ -308,6 +322,7 @@ pub(super) const PATTERNS: &[(&str, &str)] = &[
     ("sink.cloudEvents.dataContentType", "^[!-~]+/[ -~]+$"),
     ("sink.sasl.oauthBearer.tokenEndpoint", "^https://[!-?A-~]+$"),
     ("sink.sasl.oauthBearer.scope", "^[ !#-\\[\\]-~]+$"),
+    ("deadLetter.replayRequest.id", "^[!-~]+$"),
     ("deadLetter.table", "^([a-zA-Z0-9_]+[.])?[a-zA-Z0-9_]+$"),
     ("template.resources.requests{}", QUANTITY_PATTERN),
     ("template.resources.limits{}", QUANTITY_PATTERN),
@@ -379,6 +394,8 @@ pub(super) const STATUS_SIZES: &[(&str, u64)] = &[
     ("conditions", 16),
     ("shareStatuses", 64),
     ("shareStatuses[].message", 1000),
+    ("replay.id", 100),
+    ("replay.message", 1000),
 ];
 
 #[cfg(test)]
