@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod dead_letters;
 pub mod evidence;
 mod file;
+mod progress;
 pub mod replay;
 pub mod reset;
 pub mod run;
@@ -45,7 +46,7 @@ pub enum Command {
     /// What the relay keeps of its progress.
     #[command(subcommand)]
     State(StateCommand),
-    /// Look at dead letters of the table, have them sent again, discard them.
+    /// Look at dead letters, have them sent again, discard them.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
     /// Print what a running relay says of itself.
@@ -156,12 +157,12 @@ pub struct StateDeleteArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum DeadLettersCommand {
-    /// One line per dead letter of the table, the oldest first.
+    /// One line per dead letter, the oldest first.
     List(ListArgs),
     /// Everything that is known of the dead letters of one event, as JSON.
     Show(ShowArgs),
     /// Ask the relays of the identity to send dead letters again, and watch until they have: in order per aggregate, each
-    /// removed once it was acknowledged.
+    /// removed once it was acknowledged. With deadLetter.target Topic the command itself sends them, in transactions.
     Replay(ReplayArgs),
     /// Remove dead letters that nobody needs any more. They are gone for good.
     Discard(DiscardArgs),
@@ -218,13 +219,14 @@ pub struct ReplayArgs {
     /// Only so many of them, the newest.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub newest: Option<u32>,
-    /// Ask for so many a second at most, as in 50/s. Without it for a thousand at a time.
+    /// Ask for so many a second at most, as in 50/s, or send so many. Without it ask for a thousand at a time.
     #[arg(long, value_name = "N/s", value_parser = replay::parse_rate)]
     pub rate: Option<u32>,
     /// Only tell what would be sent, and what would not.
     #[arg(long)]
     pub dry_run: bool,
-    /// End if no relay has done anything for so long, as in 60s. What is asked for stays asked for.
+    /// End if no relay has done anything for so long, as in 60s. What is asked for stays asked for. Of no effect with
+    /// deadLetter.target Topic.
     #[arg(long, value_name = "AGE", default_value = "60s", value_parser = crate::dead_letters::stored::parse_age)]
     pub patience: std::time::Duration,
     /// The result as a JSON document.

@@ -1,23 +1,27 @@
-//! `outbox-relay dead-letters`: what lies in the table for dead letters, and taking out what nobody needs any more.
+//! `outbox-relay dead-letters`: what lies in the table or the topic for dead letters, and taking out what nobody needs any
+//! more.
+
+pub(super) mod topic;
 
 use anyhow::Context as _;
 use crds::RelayConfig;
 use crds::dead_letter::OnAggregate;
 
-use super::{DeadLettersCommand, Exit, FileArgs, FilterArgs};
+use super::progress::Progress;
+use super::{DeadLettersCommand, DiscardArgs, Exit, FilterArgs, ListArgs, ShowArgs};
 use crate::cdc_log::session::connect;
 use crate::clock::SystemClock;
 use crate::dead_letters::stored::{Filter, Stored};
 use crate::dead_letters::table::TableDeadLetters;
 use crate::ports::Clock;
 
-/// Exit code 1 if the table cannot be read, or nothing is there that was asked for by its id; 2 if there is no table.
+/// Exit code 1 if table or topic cannot be read, or nothing is there that was asked for by its id; 2 if nothing was tried.
 pub async fn dead_letters(command: &DeadLettersCommand) -> Exit {
     let done = match command {
-        DeadLettersCommand::List(args) => list(&args.config, &args.filter, args.newest, args.json).await,
-        DeadLettersCommand::Show(args) => show(&args.config, &args.event_id).await,
+        DeadLettersCommand::List(args) => list(args).await,
+        DeadLettersCommand::Show(args) => show(args).await,
         DeadLettersCommand::Replay(args) => super::replay::replay(args).await,
-        DeadLettersCommand::Discard(args) => discard(&args.config, &args.filter, args.yes).await,
+        DeadLettersCommand::Discard(args) => discard(args).await,
     };
     done.unwrap_or_else(|error| {
         eprintln!("{error:#}");
@@ -25,43 +29,46 @@ pub async fn dead_letters(command: &DeadLettersCommand) -> Exit {
     })
 }
 
-async fn list(
-    file: &FileArgs,
-    filter: &FilterArgs,
-    newest: Option<usize>,
-    json: bool,
-) -> anyhow::Result<Exit> {
-    let table = match open(file).await? {
-        Ok(table) => table,
+async fn list(args: &ListArgs) -> anyhow::Result<Exit> {
+    let config = match super::file::load(&args.config) {
+        Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    let mut letters = found(&table, &filter.filter()).await?;
-    if let Some(newest) = newest {
+    if let Some(topic) = only_topic(&config) {
+        return topic::list(args, &config, topic).await;
+    }
+    let table = open(&config).await?;
+    let mut letters = found(&table, &args.filter.filter()).await?;
+    if let Some(newest) = args.newest {
         letters.drain(..letters.len().saturating_sub(newest));
     }
     for letter in &letters {
-        if json {
+        if args.json {
             println!("{}", letter.json());
         } else {
             println!("{}", letter.line());
         }
     }
-    if !json {
+    if !args.json {
         println!("{} dead letters", letters.len());
     }
     Ok(Exit::Fine)
 }
 
-async fn show(file: &FileArgs, event_id: &str) -> anyhow::Result<Exit> {
-    let table = match open(file).await? {
-        Ok(table) => table,
+async fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
+    let config = match super::file::load(&args.config) {
+        Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
+    let event_id = &args.event_id;
+    if let Some(topic) = only_topic(&config) {
+        return topic::show(event_id, &config, topic).await;
+    }
     let filter = Filter {
-        event_id: Some(event_id.to_owned()),
+        event_id: Some(event_id.clone()),
         ..Filter::default()
     };
-    let letters = found(&table, &filter).await?;
+    let letters = found(&open(&config).await?, &filter).await?;
     for letter in &letters {
         println!("{:#}", letter.json());
     }
@@ -72,36 +79,39 @@ async fn show(file: &FileArgs, event_id: &str) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-async fn discard(file: &FileArgs, filter: &FilterArgs, yes: bool) -> anyhow::Result<Exit> {
-    let filter = filter.filter();
+async fn discard(args: &DiscardArgs) -> anyhow::Result<Exit> {
+    let filter = args.filter.filter();
     if filter.is_empty() {
         eprintln!(
             "discard takes what a filter names; accepted: --event-id, --event-type, --aggregate, --class or --older-than"
         );
         return Ok(Exit::Usage);
     }
-    let config = match super::file::load(file) {
+    let config = match super::file::load(&args.config) {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    let table = match open_configured(&config).await? {
-        Ok(table) => table,
-        Err(exit) => return Ok(exit),
-    };
+    if let Some(topic) = only_topic(&config) {
+        return topic::discard(args, &config, topic).await;
+    }
+    let table = open(&config).await?;
     let letters = found(&table, &filter).await?;
     // Whoever owns their slots decides what becomes of them, within seconds.
     let (pending, letters): (Vec<_>, Vec<_>) = letters.into_iter().partition(Stored::is_undecided);
-    for letter in &letters {
-        if yes {
+    let progress = Progress::new(letters.len(), !args.yes);
+    for (done, letter) in letters.iter().enumerate() {
+        if args.yes {
             table.discard(letter).await?;
         }
-        println!("{}", letter.line());
+        progress.line(&letter.line());
+        progress.at(done + 1, 0);
     }
-    if yes && config.dead_letter.on_aggregate == OnAggregate::Hold {
+    drop(progress);
+    if args.yes && config.dead_letter.on_aggregate == OnAggregate::Hold {
         let slots = letters.iter().filter_map(Stored::place).map(|(slot, _)| slot);
         table.ask_to_look(slots).await?;
     }
-    let done = if yes {
+    let done = if args.yes {
         "discarded"
     } else {
         "would be discarded; do it with --yes"
@@ -113,20 +123,15 @@ async fn discard(file: &FileArgs, filter: &FilterArgs, yes: bool) -> anyhow::Res
     Ok(Exit::Fine)
 }
 
-async fn open(file: &FileArgs) -> anyhow::Result<Result<TableDeadLetters, Exit>> {
-    match super::file::load(file) {
-        Ok(config) => open_configured(&config).await,
-        Err(exit) => Ok(Err(exit)),
-    }
+/// The topic, if there is no table: with both, the table tells what is decided.
+pub(super) fn only_topic(config: &RelayConfig) -> Option<&str> {
+    let letters = &config.dead_letter;
+    letters.topic.as_deref().filter(|_| !letters.to_table())
 }
 
-pub(super) async fn open_configured(config: &RelayConfig) -> anyhow::Result<Result<TableDeadLetters, Exit>> {
-    if !config.dead_letter.to_table() {
-        eprintln!("deadLetter.target: Topic; accepted: Table or Both, a topic is read with any Kafka client");
-        return Ok(Err(Exit::Usage));
-    }
+pub(super) async fn open(config: &RelayConfig) -> anyhow::Result<TableDeadLetters> {
     let session = connect(&config.source).await?;
-    Ok(Ok(TableDeadLetters::open(session, config).await?))
+    Ok(TableDeadLetters::open(session, config).await?)
 }
 
 /// The oldest first.

@@ -2,6 +2,7 @@
 //! what becomes of them. The owners of their slots do the work.
 
 mod result_file;
+mod topic;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -10,7 +11,8 @@ use crds::dead_letter::OnAggregate;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::dead_letters::{found, open_configured};
+use super::dead_letters::{found, only_topic, open};
+use super::progress::Progress;
 use super::{Exit, ReplayArgs};
 use crate::dead_letters::replay::{Refusal, judge};
 use crate::dead_letters::stored::Stored;
@@ -41,6 +43,19 @@ struct Outcome {
     asked: BTreeMap<Place, String>,
 }
 
+/// What is said at the end.
+#[derive(Debug, Default)]
+struct Told {
+    /// Those that could be sent.
+    asked: usize,
+    delivered: usize,
+    failed: Vec<String>,
+    refused: Vec<(String, Refusal)>,
+    /// Those of them that could be sent, but for one before them.
+    stopped: usize,
+    waiting: usize,
+}
+
 pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
     let config = match super::file::load(&args.config) {
         Ok(config) => config,
@@ -53,10 +68,10 @@ pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
         );
         return Ok(Exit::Usage);
     }
-    let table = match open_configured(&config).await? {
-        Ok(table) => table,
-        Err(exit) => return Ok(exit),
-    };
+    if let Some(letters) = only_topic(&config) {
+        return topic::replay(args, &config, letters).await;
+    }
+    let table = open(&config).await?;
     let mut letters = found(&table, &args.filter.filter()).await?;
     if let Some(newest) = args.newest {
         letters.drain(..letters.len().saturating_sub(newest as usize));
@@ -69,53 +84,65 @@ pub(super) async fn replay(args: &ReplayArgs) -> anyhow::Result<Exit> {
     if config.dead_letter.on_aggregate == OnAggregate::Hold {
         plan.refuse_those_behind(&table).await?;
     }
-    for (event_id, refusal) in &plan.refused {
-        eprintln!("{event_id}: {refusal}");
-    }
-    let (asked, refused) = (plan.letters.len(), plan.refused);
-    let outcome = if args.dry_run {
+    tell_refused(&plan.refused);
+    let mut told = Told {
+        asked: plan.letters.len(),
+        refused: plan.refused,
+        ..Told::default()
+    };
+    if args.dry_run {
         if !args.json {
             plan.letters
                 .iter()
                 .for_each(|(_, event_id)| println!("{event_id}"));
         }
-        Outcome::default()
     } else {
-        carry_out(&table, plan.letters, args).await?
-    };
-    let failed = outcome.failed;
-    let left = outcome.asked.len();
-    let document = json!({
-        "dryRun": args.dry_run, "letters": asked, "replayed": outcome.delivered, "failed": failed,
-        "refused": refused.iter().map(named).collect::<Vec<_>>(), "waiting": left,
-    });
-    if let Some(path) = &args.result_file {
-        result_file::write(path, &document)?;
+        let outcome = carry_out(&table, plan.letters, args).await?;
+        told.delivered = outcome.delivered;
+        told.failed = outcome.failed;
+        told.waiting = outcome.asked.len();
     }
-    if args.json {
-        println!("{document:#}");
-    } else if args.dry_run {
-        println!(
-            "{asked} dead letters would be replayed, {} would not",
-            refused.len()
-        );
-    } else {
-        println!(
-            "{} of {asked} dead letters replayed, {} failed again, {left} still asked for, {} refused",
-            outcome.delivered,
-            failed.len(),
-            refused.len()
-        );
-    }
-    if left > 0 {
+    let exit = told.conclude(args, "still asked for")?;
+    if told.waiting > 0 {
         eprintln!(
             "no relay of identity {} has carried out the rest: what is asked for stays so until one does, or until it is \
              discarded",
             config.identity
         );
     }
-    let all = refused.is_empty() && failed.is_empty() && (args.dry_run || outcome.delivered == asked);
-    Ok(if all { Exit::Fine } else { Exit::Failed })
+    Ok(exit)
+}
+
+fn tell_refused(refused: &[(String, Refusal)]) {
+    for (event_id, refusal) in refused {
+        eprintln!("{event_id}: {refusal}");
+    }
+}
+
+impl Told {
+    /// Says it. `waiting`: what those are that were neither delivered nor failed.
+    fn conclude(&self, args: &ReplayArgs, waiting: &str) -> anyhow::Result<Exit> {
+        let (asked, delivered, left) = (self.asked, self.delivered, self.waiting);
+        let (failed, refused) = (self.failed.len(), self.refused.len());
+        let document = json!({
+            "dryRun": args.dry_run, "letters": asked, "replayed": delivered, "failed": self.failed,
+            "refused": self.refused.iter().map(named).collect::<Vec<_>>(), "waiting": left,
+        });
+        if let Some(path) = &args.result_file {
+            result_file::write(path, &document)?;
+        }
+        if args.json {
+            println!("{document:#}");
+        } else if args.dry_run {
+            println!("{asked} dead letters would be replayed, {refused} would not");
+        } else {
+            println!(
+                "{delivered} of {asked} dead letters replayed, {failed} failed again, {left} {waiting}, {refused} refused"
+            );
+        }
+        let all = refused == 0 && failed == 0 && (args.dry_run || delivered == asked);
+        Ok(if all { Exit::Fine } else { Exit::Failed })
+    }
 }
 
 fn named((event_id, refusal): &(String, Refusal)) -> serde_json::Value {
@@ -177,6 +204,7 @@ async fn carry_out(
 ) -> anyhow::Result<Outcome> {
     let all = letters.len();
     let (mut outcome, mut told) = (Outcome::default(), None);
+    let progress = Progress::new(all, args.json);
     let mut moved_at = Instant::now();
     loop {
         let room = WINDOW - outcome.asked.len().min(WINDOW);
@@ -197,7 +225,10 @@ async fn carry_out(
         let now = (outcome.delivered, outcome.failed.len());
         if told.replace(now) != Some(now) {
             moved_at = Instant::now();
-            eprintln!("{} of {all} replayed, {} failed again", now.0, now.1);
+            progress.at(now.0 + now.1, now.1);
+            if !progress.is_shown() {
+                eprintln!("{} of {all} replayed, {} failed again", now.0, now.1);
+            }
         }
         if moved_at.elapsed() >= args.patience {
             return Ok(outcome);

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::table::outcome_name;
+use crate::decode::timestamp;
 use crate::encode::Message;
+use crate::model::Micros;
 use crate::ports::DeadLetter;
 
-/// Headers of a dead letter, beside those of the message itself.
+/// Headers of a dead letter, behind those of the message itself.
 pub mod headers {
-    /// What the last attempt said.
+    /// What the last attempt said. The first of them.
     pub const ERROR: &str = "dead-letter-error";
     /// `message`, `configuration`, `transient`, `held` or `reconciled`.
     pub const CLASS: &str = "dead-letter-class";
@@ -22,6 +24,10 @@ pub mod headers {
     pub const TOPIC: &str = "dead-letter-topic";
     /// Its slot.
     pub const SLOT: &str = "dead-letter-slot";
+    /// When an attempt failed first, as in `2026-01-31T12:00:00.000Z`.
+    pub const FIRST_FAILED_AT: &str = "dead-letter-first-failed-at";
+    /// When it was given up.
+    pub const LAST_FAILED_AT: &str = "dead-letter-last-failed-at";
     /// Bytes of a payload that the topic does not take; the dead-letter table has it.
     pub const PAYLOAD_OMITTED: &str = "dead-letter-payload-omitted";
 }
@@ -36,6 +42,8 @@ pub fn message(letter: &DeadLetter, topic: &Arc<str>, bare: bool) -> Message {
         (headers::FAILURES, letter.failures.to_string()),
         (headers::TOPIC, meant.topic.to_string()),
         (headers::SLOT, letter.slot.to_string()),
+        (headers::FIRST_FAILED_AT, time(letter.first_failed_at)),
+        (headers::LAST_FAILED_AT, time(letter.last_failed_at)),
     ];
     let own = own
         .into_iter()
@@ -52,4 +60,8 @@ pub fn message(letter: &DeadLetter, topic: &Arc<str>, bare: bool) -> Message {
             .push((headers::PAYLOAD_OMITTED.into(), length.into()));
     }
     message
+}
+
+fn time(at: Micros) -> String {
+    timestamp(at.div_euclid(1000))
 }

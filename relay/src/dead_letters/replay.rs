@@ -25,6 +25,15 @@ pub enum Refusal {
     #[error("it has no payload to publish; have its event written anew, then discard this")]
     NoPayload,
     #[error(
+        "its payload of {bytes} bytes was too large for the dead-letter topic and was left out there; have its event written \
+         anew, then discard this"
+    )]
+    PayloadOmitted { bytes: u64 },
+    #[error("there is no topic {topic}, for which it was meant; create it, or discard this")]
+    NoTopic { topic: String },
+    #[error("an earlier letter of its aggregate, that of event {event_id}, failed again")]
+    Stopped { event_id: String },
+    #[error(
         "an earlier letter of its aggregate stands before it, that of event {event_id} (deadLetter.onAggregate: Hold); \
          replay that one with it, as --aggregate does, or discard it first"
     )]
@@ -96,6 +105,12 @@ pub fn replays_of(letter: &Stored) -> u32 {
     let count = headers.filter(|(name, _)| name == REPLAYED);
     let count = count.map(|(_, value)| (Arc::from(REPLAYED), Bytes::from(value.clone())));
     replays(&count.collect::<Vec<_>>())
+}
+
+/// Notes in a letter's headers how often it was replayed.
+pub(super) fn set_replays(headers: &mut Vec<(String, Vec<u8>)>, replays: u32) {
+    headers.retain(|(name, _)| name != REPLAYED);
+    headers.push((REPLAYED.to_owned(), replays.to_string().into_bytes()));
 }
 
 /// How often a message with these headers was replayed.

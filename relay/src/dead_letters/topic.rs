@@ -1,5 +1,11 @@
 //! Dead letters in a Kafka topic, by a producer of their own.
 
+pub mod deciding;
+pub mod fold;
+pub mod reading;
+pub mod record;
+pub mod replaying;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -99,7 +99,7 @@ fn fix(code: Code) -> Option<&'static str> {
         Code::TopicAuthorizationFailed => "sink.topic: allow the relay's user Describe and Write on it",
         Code::ClusterAuthorizationFailed => "allow the relay's user IdempotentWrite on the cluster",
         Code::TransactionalIdAuthorizationFailed => {
-            "sink.guarantee: allow the relay's user Describe and Write on transactional ids that begin with the identity"
+            "allow the relay's user Describe and Write on the transactional ids that docs/permissions.md names"
         }
         Code::Authentication
         | Code::SaslAuthenticationFailed

@@ -113,6 +113,20 @@ pub struct SourcePosition {
 pub struct RowId(pub u64);
 
 impl SourcePosition {
+    /// What [`Self`]'s Display writes, as in the header `source-position`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let (stream, time, number) = (parts.next()?, parts.next()?, parts.next()?);
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(stream, &mut bytes).ok()?;
+        let position = Self {
+            stream: StreamId(bytes),
+            time: CdcTime(time.parse().ok()?),
+            batch_seq_no: number.parse().ok()?,
+        };
+        parts.next().is_none().then_some(position)
+    }
+
     /// Stable across versions and platforms: checkpoints persist it.
     pub fn row_id(&self) -> RowId {
         let stream = u128::from_be_bytes(self.stream.0);

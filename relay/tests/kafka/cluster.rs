@@ -3,6 +3,7 @@
 //! A start takes seconds, so tests share a broker and keep to topics of their own. A test that makes its broker fail
 //! has one to itself.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +12,9 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
@@ -119,12 +123,37 @@ impl Cluster {
         deleted.into_iter().next().unwrap().unwrap();
     }
 
-    /// All that a topic holds now.
+    /// All that a topic holds now, for whoever reads what is committed.
     pub(crate) async fn read(&self, topic: &str) -> Messages {
         let (config, topic) = (self.config(), topic.to_owned());
         tokio::task::spawn_blocking(move || read(&config, &topic))
             .await
             .unwrap()
+    }
+
+    /// Writes messages in a transaction that nobody ends: as a process that dies in the middle of it leaves it.
+    pub(crate) async fn leave_open(&self, id: &str, messages: &[relay::encode::Message]) {
+        let (mut config, messages) = (self.config(), messages.to_vec());
+        config.set("transactional.id", id);
+        let write = move || {
+            let producer: BaseProducer = config.create().unwrap();
+            producer.init_transactions(TIMEOUT).unwrap();
+            producer.begin_transaction().unwrap();
+            for message in &messages {
+                let mut headers = OwnedHeaders::new();
+                for (name, value) in &message.headers {
+                    let value = Some(&value[..]);
+                    headers = headers.insert(Header { key: name, value });
+                }
+                let mut record = BaseRecord::<[u8], [u8]>::to(&message.topic).headers(headers);
+                (record.key, record.payload) = (message.key.as_deref(), message.payload.as_deref());
+                producer.send(record).map_err(|(error, _)| error).unwrap();
+            }
+            producer.flush(TIMEOUT).unwrap();
+            // Closing it would abort the transaction.
+            std::mem::forget(producer);
+        };
+        tokio::task::spawn_blocking(write).await.unwrap();
     }
 
     pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -175,23 +204,30 @@ async fn shared_broker(name: &str, options: &'static [&'static str]) -> Broker {
     start(folder, options).await
 }
 
+/// What is committed. Transactions leave gaps, so the end is where the broker says.
 fn read(config: &ClientConfig, topic: &str) -> Messages {
-    let consumer: BaseConsumer = config.create().unwrap();
+    let consumer: BaseConsumer = config
+        .clone()
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).unwrap();
     let mut assignment = TopicPartitionList::new();
-    let mut expected = 0;
+    let mut open = BTreeSet::new();
     for partition in metadata.topics()[0].partitions() {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), TIMEOUT).unwrap();
-        expected += high - low;
+        open.insert(partition.id());
         assignment
             .add_partition_offset(topic, partition.id(), Offset::Beginning)
             .unwrap();
     }
     consumer.assign(&assignment).unwrap();
     let mut messages = Messages::default();
-    while (messages.len() as i64) < expected {
-        let message = consumer.poll(TIMEOUT).expect("more messages").unwrap();
-        messages.push(&message);
+    while !open.is_empty() {
+        match consumer.poll(TIMEOUT).expect("more messages, or the end") {
+            Ok(message) => messages.push(&message),
+            Err(KafkaError::PartitionEOF(partition)) => drop(open.remove(&partition)),
+            Err(error) => panic!("{error}"),
+        }
     }
     messages
 }

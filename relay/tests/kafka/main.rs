@@ -16,6 +16,7 @@ mod security;
 mod sizes;
 mod start;
 mod tokens;
+mod topic_letters;
 mod transactions;
 
 use std::collections::BTreeSet;

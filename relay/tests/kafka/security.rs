@@ -47,7 +47,7 @@ impl Secure {
         })
     }
 
-    fn sasl(&self, mechanism: SaslMechanism, user: &str, password: &str) -> Option<Sasl> {
+    pub(crate) fn sasl(&self, mechanism: SaslMechanism, user: &str, password: &str) -> Option<Sasl> {
         let file = self.secrets.path().join(password);
         std::fs::write(&file, password).unwrap();
         Some(Sasl {

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crds::sink::message_headers as names;
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -17,7 +18,9 @@ use super::settings::TRANSACTION_TIMEOUT;
 use super::signals::Context;
 use super::{KafkaBroker, blocking, internal, not_created};
 use crate::audit::Seen;
+use crate::dead_letters::topic::record::decision_headers::DECISION;
 use crate::deliver::classify::delivery_error;
+use crate::encode::Message;
 use crate::model::Micros;
 use crate::ports::{Broker, DeliveryError};
 
@@ -129,12 +132,40 @@ impl TopicReader {
         &self,
         topic: &str,
         ranges: Vec<Range>,
-        mut state: T,
+        state: T,
         mut visitor: impl FnMut(&mut T, Seen<'_>) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<T, DeliveryError> {
+        let visit = move |state: &mut T, record: &BorrowedMessage<'_>| visitor(state, seen(record));
+        self.visit_records(topic, ranges, state, visit).await
+    }
+
+    /// The same, whole: partition, offset and message.
+    ///
+    /// # Errors
+    /// As [`Self::visit`].
+    pub async fn visit_messages<T: Send + 'static>(
+        &self,
+        topic: &str,
+        ranges: Vec<Range>,
+        state: T,
+        mut visitor: impl FnMut(&mut T, i32, i64, Message) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<T, DeliveryError> {
+        let visit = move |state: &mut T, record: &BorrowedMessage<'_>| {
+            visitor(state, record.partition(), record.offset(), message(record))
+        };
+        self.visit_records(topic, ranges, state, visit).await
+    }
+
+    async fn visit_records<T: Send + 'static>(
+        &self,
+        topic: &str,
+        ranges: Vec<Range>,
+        mut state: T,
+        mut visitor: impl FnMut(&mut T, &BorrowedMessage<'_>) -> ControlFlow<()> + Send + 'static,
     ) -> Result<T, DeliveryError> {
         let (reader, topic) = (self.clone(), topic.to_owned());
         let visited = blocking(move || {
-            let visit = |seen: Seen<'_>| visitor(&mut state, seen);
+            let visit = |record: &BorrowedMessage<'_>| visitor(&mut state, record);
             reader.visit_now(&topic, &ranges, visit).map(|()| state)
         });
         visited.await.map_err(|error| internal(&error))?
@@ -144,7 +175,7 @@ impl TopicReader {
         &self,
         topic: &str,
         ranges: &[Range],
-        mut visitor: impl FnMut(Seen<'_>) -> ControlFlow<()>,
+        mut visitor: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
     ) -> Result<(), DeliveryError> {
         let mut open: Vec<_> = ranges
             .iter()
@@ -176,7 +207,7 @@ impl TopicReader {
                     let Some((_, _, until)) = until.copied() else {
                         continue;
                     };
-                    if record.offset() < until && visitor(seen(&record)).is_break() {
+                    if record.offset() < until && visitor(&record).is_break() {
                         return Ok(());
                     }
                     (record.offset() + 1 >= until).then(|| record.partition())
@@ -265,7 +296,22 @@ fn await_stable(reader: &Reader, topic: &str, partition: i32, end: i64) -> Resul
     }
 }
 
+fn message(record: &BorrowedMessage<'_>) -> Message {
+    let headers = record.headers().into_iter().flat_map(|headers| headers.iter());
+    let owned = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+    Message {
+        topic: record.topic().into(),
+        key: record.key().map(owned),
+        payload: record.payload().map(owned),
+        headers: headers
+            .map(|header| (header.key.into(), header.value.map(owned).unwrap_or_default()))
+            .collect(),
+        timestamp: record.timestamp().to_millis().unwrap_or(0),
+    }
+}
+
 fn seen<'a>(record: &'a BorrowedMessage<'_>) -> Seen<'a> {
+    let mut decision = false;
     let mut seen = Seen {
         partition: record.partition(),
         offset: record.offset(),
@@ -280,8 +326,13 @@ fn seen<'a>(record: &'a BorrowedMessage<'_>) -> Seen<'a> {
             names::LATE => seen.late = true,
             names::REPLAYED => seen.replayed = true,
             names::RECONCILED => seen.reconciled = true,
+            DECISION => decision = true,
             _ => {}
         }
+    }
+    if decision {
+        // It is about a letter, and is none.
+        seen.event_id = None;
     }
     seen
 }
