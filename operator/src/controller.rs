@@ -282,7 +282,6 @@ impl Operator {
             placement: relay.spec.placement,
             count: relay.spec.shares,
             configuration: made.configuration.as_deref(),
-            secrets_changed: made.secrets_changed,
             selector: &names::selector_text(&relay.name_any(), relay.spec.placement),
             outcome: &made.outcome,
             shares: &shares,

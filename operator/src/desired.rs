@@ -7,10 +7,10 @@ mod share;
 
 use crate::child::{Child, Kind};
 use crate::names;
+use crds::RelayConfig;
 use crds::outbox_relay::OutboxRelay;
 use crds::pods::{Placement, ServiceMonitor};
 use crds::replay::ReplayRequest;
-use crds::{RelayConfig, Timestamp};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -32,8 +32,6 @@ pub struct Settings {
 pub struct References {
     /// Checksum of the keys in use, by Secret.
     pub secrets: BTreeMap<String, String>,
-    /// When the content of one of them was changed last.
-    pub secrets_changed: Option<Timestamp>,
     /// Whether the cluster knows ServiceMonitors.
     pub service_monitors: bool,
 }
@@ -47,8 +45,6 @@ pub struct Children {
     pub shares: Vec<Share>,
     /// Checksum of the configuration that relays are to run with, as they report it.
     pub configuration: String,
-    /// When a Secret that relays run with was changed last.
-    pub secrets_changed: Option<Timestamp>,
 }
 
 /// One share that is wanted.
@@ -113,7 +109,6 @@ pub fn children(
         shared,
         shares,
         configuration: make.config_checksum,
-        secrets_changed: references.secrets_changed,
     })
 }
 

@@ -5,11 +5,9 @@
 use crate::desired::References;
 use crate::names::{checksum, server_name};
 use crate::observe::{Access, Trust};
-use crds::Timestamp;
 use crds::outbox_relay::OutboxRelay;
 use crds::secrets::SecretKeyRef;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -53,14 +51,8 @@ impl Broken {
     }
 }
 
-/// What is known of a Secret that exists.
-#[derive(Debug, Clone)]
-struct Held {
-    /// A checksum per key.
-    keys: BTreeMap<String, String>,
-    /// When what it holds was changed last.
-    changed: Option<Timestamp>,
-}
+/// What is known of a Secret that exists: a checksum per key.
+type Held = BTreeMap<String, String>;
 
 /// When a Secret was read, how long that is used, and what it held; nothing if there is no such Secret.
 type Known = (Instant, Duration, Option<Held>);
@@ -148,11 +140,9 @@ impl Secrets {
         for (name, keys) in relay.spec.secrets() {
             let held = self.held(&namespace, name, &keys).await?;
             let field = field_of(relay, name);
-            match checksum_of(&field, name, held.as_ref().map(|held| &held.keys), &keys) {
+            match checksum_of(&field, name, held.as_ref(), &keys) {
                 Ok(sum) => {
                     references.secrets.insert(name.to_owned(), sum);
-                    let changed = held.and_then(|held| held.changed);
-                    references.secrets_changed = references.secrets_changed.max(changed);
                 }
                 Err(error) => broken.push(error),
             }
@@ -178,40 +168,19 @@ impl Secrets {
         }
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let secret = api.get_opt(name).await?;
-        let held = secret.map(|secret| {
+        let held: Option<Held> = secret.map(|secret| {
             let data = secret.data.unwrap_or_default().into_iter();
-            Held {
-                changed: data_changed(&secret.metadata),
-                keys: data.map(|(key, value)| (key, checksum(&value.0))).collect(),
-            }
+            data.map(|(key, value)| (key, checksum(&value.0))).collect()
         });
         let whole = held
             .as_ref()
-            .is_some_and(|held| wanted.iter().all(|key| held.keys.contains_key(*key)));
+            .is_some_and(|held| wanted.iter().all(|key| held.contains_key(*key)));
         let fresh = if whole { self.fresh } else { FRESH_BROKEN };
         let mut known = self.known.lock();
         known.retain(|_, (at, fresh, _)| at.elapsed() < *fresh);
         known.insert(key, (Instant::now(), fresh, held.clone()));
         Ok(held)
     }
-}
-
-/// When the content of a Secret was changed last, as the API server notes it for each who writes: in whole seconds, so a
-/// change may seem up to a second older than it is. A label that the same writer changed later counts too.
-fn data_changed(metadata: &ObjectMeta) -> Option<Timestamp> {
-    let writes = metadata.managed_fields.iter().flatten();
-    let of_data = writes.filter(|write| {
-        let fields = write.fields_v1.as_ref();
-        // Whoever applies `stringData` is noted as its manager, although the Secret holds `data`.
-        let content = |fields: &serde_json::Value| {
-            ["f:data", "f:stringData"]
-                .iter()
-                .any(|field| fields.get(field).is_some())
-        };
-        fields.is_some_and(|fields| content(&fields.0))
-    });
-    let times = of_data.filter_map(|write| write.time.as_ref());
-    times.filter_map(|time| time.0.to_string().parse().ok()).max()
 }
 
 /// One checksum over the keys that are used; other keys of the Secret may change as they like.
@@ -252,27 +221,6 @@ fn field_of(relay: &OutboxRelay, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_change_of_the_content_is_dated_and_one_of_labels_is_not() {
-        let metadata = |writes: serde_json::Value| -> ObjectMeta {
-            serde_json::from_value(serde_json::json!({"managedFields": writes})).unwrap()
-        };
-        let write =
-            |time: &str, fields: serde_json::Value| serde_json::json!({"time": time, "fieldsV1": fields});
-        let data = || serde_json::json!({"f:data": {"f:password": {}}, "f:type": {}});
-        let label = serde_json::json!({"f:metadata": {"f:labels": {}}});
-        let found = data_changed(&metadata(serde_json::json!([
-            write("2026-01-31T12:00:00Z", data()),
-            write(
-                "2026-01-31T12:00:07Z",
-                serde_json::json!({"f:stringData": {"f:password": {}}})
-            ),
-            write("2026-01-31T13:00:00Z", label),
-        ])));
-        assert_eq!(found, Some("2026-01-31T12:00:07Z".parse().unwrap()));
-        assert_eq!(data_changed(&ObjectMeta::default()), None);
-    }
 
     #[test]
     fn only_keys_that_are_used_count_and_missing_ones_are_named() {

@@ -101,8 +101,6 @@ pub struct View<'a> {
     pub count: u32,
     /// Checksum of the configuration that relays are to run with; none while there is no valid one.
     pub configuration: Option<&'a str>,
-    /// When a Secret that relays run with was changed last.
-    pub secrets_changed: Option<crds::Timestamp>,
     /// Label selector of the relays' pods.
     pub selector: &'a str,
     /// What became of the children.

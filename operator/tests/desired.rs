@@ -45,7 +45,6 @@ fn settings() -> Settings {
 
 fn references_of(case: &Case) -> References {
     References {
-        secrets_changed: None,
         secrets: case.secrets.clone(),
         service_monitors: case.service_monitors,
     }

@@ -10,8 +10,8 @@ use crate::references::Broken;
 use crate::status::Outcome;
 use crate::validate::validate;
 use crate::watches::RelayPod;
+use crds::RelayConfig;
 use crds::outbox_relay::OutboxRelay;
-use crds::{RelayConfig, Timestamp};
 use kube::ResourceExt;
 use std::sync::atomic::Ordering;
 
@@ -20,8 +20,6 @@ pub(super) struct Made {
     pub(super) outcome: Outcome,
     /// Checksum of the configuration that relays are to run with, if there is a valid one.
     pub(super) configuration: Option<String>,
-    /// When a Secret that relays run with was changed last.
-    pub(super) secrets_changed: Option<Timestamp>,
     /// Labels of shares whose Deployments are as they must be and ask for a pod, also where no watch shows them yet.
     pub(super) shares: Vec<String>,
 }
@@ -39,7 +37,6 @@ impl Made {
         Self {
             outcome,
             configuration: None,
-            secrets_changed: None,
             shares: Vec::new(),
         }
     }
@@ -73,7 +70,6 @@ impl Operator {
             outcome,
             shares,
             configuration: Some(wanted.configuration),
-            secrets_changed: wanted.secrets_changed,
         }
     }
 

@@ -32,24 +32,22 @@ pub(super) fn ready(view: &View<'_>) -> Verdict {
     no("ShareNotReady", format!("{owned} of {slots} slots are owned"))
 }
 
-/// Sidecars that were started with another configuration than the resource now asks for, or before a Secret was changed.
-/// Their pods belong to the application, so somebody else has to restart them.
+/// Sidecars that were started with another configuration than the resource now asks for. Their pods belong to the application,
+/// so somebody else has to restart them. A Secret that was changed they read again by themselves.
 pub(super) fn reconciling(view: &View<'_>) -> Verdict {
     let wanted = view.shares.iter().filter(|share| share.wanted);
     let asked: Vec<_> = wanted.filter(|share| share.says().is_some()).collect();
     let outdated = |share: &&&ShareView| {
         let runs_with = share.says().and_then(|status| status.configuration.as_deref());
-        let former = runs_with.is_some() && view.configuration.is_some() && runs_with != view.configuration;
-        let before = |changed| share.says().is_some_and(|status| status.started < changed);
-        former || view.secrets_changed.is_some_and(before)
+        runs_with.is_some() && view.configuration.is_some() && runs_with != view.configuration
     };
     match asked.iter().filter(outdated).count() {
         0 => no("Reconciled", "the children are as the resource wants them"),
         count => yes(
             "SidecarsOutdated",
             format!(
-                "{count} of {} sidecars run with a former configuration or Secret until their pods are restarted, as by kubectl \
-                 rollout restart",
+                "{count} of {} sidecars run with a former configuration until their pods are restarted, as by kubectl rollout \
+                 restart",
                 asked.len()
             ),
         ),

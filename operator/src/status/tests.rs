@@ -123,7 +123,6 @@ fn view<'a>(
         },
         count: 2,
         configuration: Some("new"),
-        secrets_changed: Some("2026-01-31T12:00:00Z".parse().unwrap()),
         selector: "s",
         outcome,
         shares,
@@ -201,12 +200,6 @@ fn sidecars_are_ready_when_together_they_own_every_slot() {
         says(json!({"share": "auto", "configuration": configuration,
             "slots": {"wanted": slots, "owned": slots, "ranges": [], "slowest": []}}))
     };
-    let since_before_the_secret = || {
-        says(
-            json!({"share": "auto", "configuration": "new", "started": "2026-01-31T11:59:59.999Z",
-            "slots": {"wanted": 64, "owned": 64, "ranges": [], "slowest": []}}),
-        )
-    };
     let unready = || says(json!({"ready": false, "notReadyBecause": "sink: no broker"}));
     let silent = || RelayView::Unknown("no answer".to_owned());
     let absent = || RelayView::Absent("its pod starts".to_owned());
@@ -235,10 +228,6 @@ fn sidecars_are_ready_when_together_they_own_every_slot() {
         (vec![absent()], "False Starting, False Reconciled, InProgress"),
         (
             vec![owns(32, "old"), owns(32, "new")],
-            "True AllSharesReady, True SidecarsOutdated, InProgress",
-        ),
-        (
-            vec![since_before_the_secret()],
             "True AllSharesReady, True SidecarsOutdated, InProgress",
         ),
     ] {
@@ -422,7 +411,6 @@ fn numbers_are_sums_or_the_worst_and_a_silent_share_keeps_what_was_told_of_it() 
         placement: Placement::Deployments,
         count: 2,
         configuration: None,
-        secrets_changed: None,
         selector: "s",
         outcome: &outcome,
         shares: &shares,

@@ -76,7 +76,7 @@ fn main() {
         sidecar:
             from_one_placement_to_the_other_the_former_drains_first
             the_applications_pods_are_found_configured_and_told_of
-            a_rotated_secret_makes_sidecars_outdated_until_they_are_restarted;
+            a_rotated_secret_is_no_reason_to_restart_sidecars;
         changes:
             a_restart_goes_from_share_to_share_each_ready_before_the_next
             a_broken_reference_leaves_what_runs_and_a_rotated_secret_rolls_it

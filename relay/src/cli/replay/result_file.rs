@@ -41,7 +41,7 @@ fn message(document: &Value) -> Option<String> {
         parts.push(format!("failed again: {}", failed.as_str().unwrap_or_default()));
     }
     if document["waiting"].as_u64().is_some_and(|waiting| waiting > 0) {
-        parts.push("no relay has carried out the rest, which stays asked for".to_owned());
+        parts.push("the rest was not carried out".to_owned());
     }
     let mut message = parts.join("; ");
     message.truncate(message.floor_char_boundary(MAX_MESSAGE));
@@ -66,9 +66,7 @@ mod tests {
             waiting: 1,
             refused: 2,
             message: Some(
-                "refused: r1: it has no payload; failed again: f1; no relay has carried out the rest, which stays \
-                 asked for"
-                    .to_owned(),
+                "refused: r1: it has no payload; failed again: f1; the rest was not carried out".to_owned(),
             ),
         };
         assert_eq!(result(&document), expected);
