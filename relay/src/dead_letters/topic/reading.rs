@@ -11,12 +11,15 @@ use thiserror::Error;
 
 use super::fold::{Fold, Kept};
 use super::record::{Letter, Place, Record, read};
-use crate::deliver::kafka::reading::{Range, TopicReader};
+use crate::deliver::kafka::reading::{Range, Span, TopicReader};
 use crate::deliver::kafka::{KafkaBroker, KafkaSettings, SettingsError};
 use crate::ports::{Broker as _, DeliveryError, ErrorClass};
 
 /// Longest answer awaited to a question about a topic.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A topic that was just made is not known everywhere, so nothing is said of one before it was asked about twice.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The dead-letter topic of a configuration. Needs no ScyllaDB.
 pub struct LetterTopic {
@@ -95,9 +98,13 @@ impl LetterTopic {
     /// # Errors
     /// There is no such topic, or the brokers refuse or do not answer.
     pub async fn contents(&self) -> Result<Contents, TopicError> {
-        let spans = self.reader.spans(&self.name, 0, 0).await;
-        let spans = spans.map_err(|error| self.failed(error))?;
-        let spans = spans.ok_or_else(|| TopicError::Missing(self.name.clone()))?;
+        let spans = match self.spans().await {
+            Ok(spans) => spans,
+            Err(_) => {
+                tokio::time::sleep(AGAIN_AFTER).await;
+                self.spans().await?
+            }
+        };
         let ranges = spans.iter().map(|span| (span.partition, span.low, span.end));
         let fold = self.visit(ranges.collect(), Fold::default(), |fold, place, record| {
             fold.see(place, record);
@@ -109,6 +116,12 @@ impl LetterTopic {
             letters: fold.finish(self.max_replays),
             foreign,
         })
+    }
+
+    async fn spans(&self) -> Result<Vec<Span>, TopicError> {
+        let spans = self.reader.spans(&self.name, 0, 0).await;
+        let spans = spans.map_err(|error| self.failed(error))?;
+        spans.ok_or_else(|| TopicError::Missing(self.name.clone()))
     }
 
     /// These letters with their payloads, in the same order; None for one that the topic does not have any more.
@@ -160,7 +173,12 @@ impl LetterTopic {
     pub async fn missing(&self, topics: BTreeSet<Arc<str>>) -> Result<BTreeSet<Arc<str>>, TopicError> {
         let mut missing = BTreeSet::new();
         for topic in topics {
-            match self.broker.topic(&topic, ASK_TIMEOUT).await {
+            let mut answer = self.broker.topic(&topic, ASK_TIMEOUT).await;
+            if answer.is_err() {
+                tokio::time::sleep(AGAIN_AFTER).await;
+                answer = self.broker.topic(&topic, ASK_TIMEOUT).await;
+            }
+            match answer {
                 Ok(_) => {}
                 // Known to be missing, or no name that a topic can have.
                 Err(error) if error.class == ErrorClass::Message => drop(missing.insert(topic)),
