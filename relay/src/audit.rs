@@ -148,6 +148,14 @@ impl Audit {
         }
     }
 
+    /// Its letter may be on its way in a transaction: nobody can say where it is.
+    pub fn undecided(&mut self, event_id: &str, position: Option<&str>) {
+        let key = key(self.policy, event_id, position);
+        if let Some(event) = self.events.get_mut(&*key) {
+            event.due = false;
+        }
+    }
+
     /// The messages of a partition come in the order of their offsets.
     pub fn message(&mut self, topic: &str, seen: Seen<'_>) {
         self.counts.messages_read += 1;

@@ -262,3 +262,23 @@ fn passes_are_added_and_examples_stay_few() {
     );
     assert!(sum.text(&question).ends_with("FINDINGS\n"));
 }
+
+#[test]
+fn an_event_whose_letter_is_in_an_open_transaction_is_neither_lost_nor_dead() {
+    let mut audit = audit(EXACTLY_ONCE, 0..3);
+    see(&mut audit, 0, 0, |_| ());
+    audit.undecided("e1", None);
+    audit.undecided("e2", None);
+    see(&mut audit, 1, 2, |seen| seen.replayed = true);
+    assert!(!audit.lacks_due());
+    let report = audit.finish();
+    assert_eq!(
+        (
+            report.delivered,
+            report.dead_lettered,
+            report.missing,
+            report.not_yet_due
+        ),
+        (2, 0, 0, 1)
+    );
+}

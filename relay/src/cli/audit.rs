@@ -216,8 +216,11 @@ impl Auditor {
         if let Some(table) = &self.letters {
             // None is kept: their payloads may be large.
             let note = |letter: &crate::dead_letters::stored::Stored| {
-                if let (Some(event_id), false) = (&letter.event_id, letter.is_pending()) {
-                    books.lock().letter(event_id, letter.source_position.as_deref());
+                let position = letter.source_position.as_deref();
+                match &letter.event_id {
+                    Some(event_id) if letter.is_undecided() => books.lock().undecided(event_id, position),
+                    Some(event_id) => books.lock().letter(event_id, position),
+                    None => {}
                 }
                 false
             };

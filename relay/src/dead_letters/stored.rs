@@ -75,11 +75,6 @@ impl Filter {
 }
 
 impl Stored {
-    /// Its event may still be delivered: the transaction that gives it up is not committed.
-    pub fn is_pending(&self) -> bool {
-        self.status.as_deref() == Some(PENDING)
-    }
-
     /// The transaction that gives its event up, or sends it again, may or may not be committed.
     pub fn is_undecided(&self) -> bool {
         matches!(self.status.as_deref(), Some(PENDING | SENDING))

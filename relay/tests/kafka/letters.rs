@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crds::RelayConfig;
 use crds::dead_letter::{DeadLetterTarget, OnAggregate};
 use crds::relay_status::{BreakerState, Health};
+use crds::sink::message_headers::REPLAYED;
 use crds::sink::{Guarantee, PayloadFormat};
 use relay::dead_letters::Targets;
 use relay::dead_letters::message::headers;
@@ -345,6 +346,15 @@ async fn a_former_owner_neither_writes_nor_decides_on_letters() {
     letters.settle(&[at(2, second)]).await.unwrap();
     assert_eq!(tables.statuses().await, both("waiting"));
     assert_eq!(count(&letters).await, 2);
+
+    // One that failed its last replay, in a transaction.
+    let mut spent = letter(2, second);
+    let replays = config.dead_letter.max_replays.to_string();
+    spent.message.headers.push((REPLAYED.into(), replays.into()));
+    letters.write(&[spent]).await.unwrap();
+    assert_eq!(tables.statuses().await, both("pending"));
+    letters.settle(&[at(2, second)]).await.unwrap();
+    assert_eq!(tables.statuses().await, both("quarantined"));
 }
 
 async fn count(letters: &Targets) -> u64 {

@@ -9,6 +9,7 @@ use scylla::statement::{Consistency, SerialConsistency, Statement};
 use scylla::value::{CqlValue, Row};
 
 use super::{COLUMNS, Key, PENDING, QUARANTINED, REPLAYING, SENDING, TableDeadLetters, WAITING};
+use crate::dead_letters::replay::replays_of;
 use crate::ledger::Known;
 use crate::model::{Micros, RowId, SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, Epoch, Lettered};
@@ -21,7 +22,6 @@ const TRIES: usize = 3;
 
 pub(super) struct Owned {
     write: PreparedStatement,
-    settle: PreparedStatement,
     remove: PreparedStatement,
     mark: PreparedStatement,
     send: PreparedStatement,
@@ -45,7 +45,6 @@ impl Owned {
         let values = COLUMNS[KEY..].join(" = ?, ");
         Ok(Self {
             write: prepare(format!("UPDATE {table} SET {values} = ? {at}")).await?,
-            settle: prepare(format!("UPDATE {table} SET status = '{WAITING}' {at}")).await?,
             remove: prepare(format!("DELETE FROM {table} {at}")).await?,
             mark: prepare(format!("UPDATE {table} SET status = ? {at}")).await?,
             send: prepare(format!(
@@ -73,8 +72,8 @@ impl TableDeadLetters {
 
     /// Whether the table takes lightweight transactions from us. Decides on what is in no slot, so on nothing.
     pub(super) async fn prove_owned(&self) -> Result<(), DeadLetterError> {
-        let settle = &self.owned().await?.settle;
-        self.decide(settle, self.nowhere(), Epoch(0)).await
+        let remove = &self.owned().await?.remove;
+        self.decide(remove, self.nowhere(), Epoch(0)).await
     }
 
     pub(super) async fn write_owned(&self, letter: &DeadLetter, epoch: Epoch) -> Result<(), DeadLetterError> {
@@ -93,13 +92,27 @@ impl TableDeadLetters {
     /// See [`crate::ports::DeadLetters::settle`].
     pub(in crate::dead_letters) async fn settle(&self, letters: &[Lettered]) -> Result<(), DeadLetterError> {
         for letter in letters {
-            let (key, settle) = (
-                self.key(letter.slot, &letter.position),
-                &self.owned().await?.settle,
-            );
-            self.decide(settle, key, letter.epoch).await?;
+            self.settle_one(letter.slot, &letter.position, letter.epoch)
+                .await?;
         }
         Ok(())
+    }
+
+    /// One that failed as often as is accepted waits for nobody.
+    async fn settle_one(
+        &self,
+        slot: SlotId,
+        position: &SourcePosition,
+        epoch: Epoch,
+    ) -> Result<(), DeadLetterError> {
+        let letter = self.letter(slot, position).await?;
+        let replays = letter.as_ref().map_or(0, replays_of);
+        let status = if replays >= self.max_replays {
+            QUARANTINED
+        } else {
+            WAITING
+        };
+        self.mark_owned(slot, position, status, epoch).await
     }
 
     /// See [`crate::ports::DeadLetters::recover`].
@@ -119,7 +132,7 @@ impl TableDeadLetters {
         for position in pending {
             let key = self.key(slot, &position);
             match resolved(&position) {
-                Some(true) => self.decide(&owned.settle, key, epoch).await?,
+                Some(true) => self.settle_one(slot, &position, epoch).await?,
                 Some(false) => self.decide(&owned.remove, key, epoch).await?,
                 None => return Ok(()),
             }
