@@ -345,3 +345,32 @@ fn metrics_keep_the_names_that_dashboards_use() {
         );
     }
 }
+
+/// The operator makes it, and neither depends on the other.
+#[test]
+fn the_job_of_a_replay_runs_a_command_that_exists() {
+    use clap::Parser;
+    let text = read_to_string(root().join("operator/tests/desired/replay.job.yaml")).unwrap();
+    let job: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+    let arguments = job["spec"]["template"]["spec"]["containers"][0]["args"].as_sequence();
+    // What Kubernetes makes of two dollars.
+    let arguments = arguments
+        .unwrap()
+        .iter()
+        .map(|argument| argument.as_str().unwrap().replace("$$", "$"));
+    let command =
+        relay::cli::Cli::try_parse_from(std::iter::once("outbox-relay".to_owned()).chain(arguments));
+    let relay::cli::Command::DeadLetters(relay::cli::DeadLettersCommand::Replay(args)) =
+        command.unwrap().command
+    else {
+        panic!("another command")
+    };
+    assert_eq!(args.filter.event_type.as_deref(), Some("-Order$(Created)"));
+    assert_eq!(args.filter.class.as_deref(), Some("message"));
+    assert_eq!(args.filter.older_than, Some(std::time::Duration::from_secs(3600)));
+    assert_eq!((args.rate, args.patience.as_secs()), (Some(50), 600));
+    assert_eq!(
+        args.result_file.as_deref(),
+        Some(Path::new("/dev/termination-log"))
+    );
+}
