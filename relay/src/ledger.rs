@@ -263,6 +263,12 @@ impl Ledger {
         remains.is_some_and(|remains| remains.find(id, time, key))
     }
 
+    /// Whether [`Self::find`] would say no for what was found before.
+    pub fn is_found(&self, slot: SlotId, id: RowId) -> bool {
+        let remains = self.slot(slot).and_then(|ledger| ledger.remains.as_ref());
+        remains.is_some_and(|remains| remains.is_known(id))
+    }
+
     /// Where the slot's table is read on, and the [`SlotLedger::opening`] under which. None if there is nothing to read of it.
     pub fn snapshot_from(&self, slot: SlotId) -> Option<(i64, u64)> {
         let ledger = self.slot(slot).filter(|ledger| !ledger.stopped)?;

@@ -275,6 +275,22 @@ impl<D: DeadLetters, C: Clock> Reconciler<D, C> {
     }
 }
 
+/// The position of a row's event.
+pub(crate) fn position(key: &[u8], written: Micros) -> SourcePosition {
+    let digest = openssl::sha::sha256(key);
+    let low: u64 = digest
+        .iter()
+        .take(8)
+        .fold(0, |low, byte| low << 8 | u64::from(*byte));
+    // The two highest bits say that this is a UUID of the usual kind.
+    let low = low >> 2 | 1 << 63;
+    SourcePosition {
+        stream: NO_STREAM,
+        time: CdcTime::from_parts(written, low),
+        batch_seq_no: 0,
+    }
+}
+
 /// The event of a row of the table. Its position is one that no log row has, and the same whenever the row is found.
 pub(crate) fn event(
     slot: SlotId,
@@ -283,18 +299,7 @@ pub(crate) fn event(
     written: Micros,
     reconciled: bool,
 ) -> (crate::ledger::RowKey, SourceEvent) {
-    let digest = openssl::sha::sha256(&row.key);
-    let low: u64 = digest
-        .iter()
-        .take(8)
-        .fold(0, |low, byte| low << 8 | u64::from(*byte));
-    // The two highest bits say that this is a UUID of the usual kind.
-    let low = low >> 2 | 1 << 63;
-    let position = SourcePosition {
-        stream: NO_STREAM,
-        time: CdcTime::from_parts(written, low),
-        batch_seq_no: 0,
-    };
+    let position = position(&row.key, written);
     let event = SourceEvent {
         position,
         row_id: position.row_id(),

@@ -257,9 +257,14 @@ impl Remains {
         }
     }
 
+    /// Whether a row was found and is not gone yet, or was not when its page was asked for.
+    pub(super) fn is_known(&self, id: RowId) -> bool {
+        self.found.contains_key(&id) || self.gone.as_ref().is_some_and(|gone| gone.contains(&id))
+    }
+
     /// A row was found in the table. False if it was before and is not gone yet, or was not when its page was asked for.
     pub(super) fn find(&mut self, id: RowId, time: Micros, key: &RowKey) -> bool {
-        if self.found.contains_key(&id) || self.gone.as_ref().is_some_and(|gone| gone.contains(&id)) {
+        if self.is_known(id) {
             return false;
         }
         let found = Found {

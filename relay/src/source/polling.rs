@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::event::SourceEvent;
 use crate::model::{Micros, SlotId};
 use crate::ports::{Capture, ChangeLog, Clock, LogError, Outbox, OutboxPage, OutboxRow};
-use crate::reconcile::event;
+use crate::reconcile::{event, position};
 use crate::source::duplicates::{Duplicates, id_bytes};
 use crate::source::limiter::Limits;
 use crate::source::newest::Newest;
@@ -108,6 +108,18 @@ impl Polling {
         let owned = with.ledger.lock().reading();
         owned.iter().for_each(|slot| polling.add(slot, with));
         polling
+    }
+
+    /// Rows of a cut partition wait for the next page. One that was found before could be deleted and forgotten meanwhile, and
+    /// would then look new.
+    fn pass_over_known<L, C>(&mut self, slot: SlotId, rows: &mut Vec<OutboxRow>, with: &Reader<L, C>) {
+        let ledger = with.ledger.lock();
+        let read = rows.len();
+        rows.retain(|row| {
+            let id = row.written.map(|written| position(&row.key, written).row_id());
+            id.is_none_or(|id| !ledger.is_found(slot, id))
+        });
+        self.counts.known += (read - rows.len()) as u64;
     }
 
     /// Which of a slot's rows are events that nobody has yet, in the same order.
@@ -250,8 +262,9 @@ impl<L: ChangeLog, C: Clock> Work<L, C> for Polling {
         let now = with.clock.elapsed();
         let mut events = Vec::new();
         match page {
-            Ok(page) => {
+            Ok(mut page) => {
                 with.metrics.reading.answered(latency, page.rows.len());
+                self.pass_over_known(planned.slot, &mut page.rows, with);
                 let read = self.scans.on_page(&planned, page, latency, now);
                 events = self.judge(planned.slot, read.rows, with);
                 if let Some(since) = read.since {

@@ -31,7 +31,7 @@ const AT: Micros = 1_700_000_000 * SECOND;
 #[derive(Default)]
 struct Table {
     rows: Mutex<BTreeMap<(i64, u8), (Micros, i32)>>,
-    /// How long a page is under way after it was read.
+    /// How long a page with rows is under way after it was read; the others are not to be in its way.
     page_takes: Mutex<Duration>,
     /// Rows on a page.
     page_rows: usize,
@@ -77,8 +77,10 @@ impl Outbox for Table {
                 let more = all.len() > self.page_rows;
                 (all.into_iter().take(self.page_rows), more)
             };
-            let takes = *self.page_takes.lock();
-            tokio::time::sleep(takes).await;
+            if rows.len() > 0 {
+                let takes = *self.page_takes.lock();
+                tokio::time::sleep(takes).await;
+            }
             let rows = rows.map(|((token, number), (written, id))| OutboxRow {
                 key: key(token, number),
                 token,
@@ -272,6 +274,27 @@ async fn a_row_on_a_page_that_is_older_than_its_delete_is_not_delivered_again() 
         .ledger
         .lock()
         .resolve(event.slot, event.time(), event.row_id);
+    tokio::time::sleep(EVERY).await;
+    assert_eq!(scene.rows(), 0);
+    *scene.table.page_takes.lock() = Duration::ZERO;
+    assert_eq!(scene.delivered(Duration::from_secs(60)).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_waits_for_the_next_page_while_it_is_deleted_is_not_delivered_again() {
+    let mut scene = Scene::new(0);
+    for key in 1..=6 {
+        scene.table.insert(7, key, AT + Micros::from(key));
+    }
+    let events = scene.handed(EVERY).await;
+    assert_eq!(events.len(), 6);
+    *scene.table.page_takes.lock() = Duration::from_secs(30);
+    // The next look has read a page of them, and is about to read the other, when they are delivered and deleted.
+    tokio::time::sleep(2 * EVERY).await;
+    for event in &events {
+        let mut ledger = scene.ledger.lock();
+        ledger.resolve(event.slot, event.time(), event.row_id);
+    }
     tokio::time::sleep(EVERY).await;
     assert_eq!(scene.rows(), 0);
     *scene.table.page_takes.lock() = Duration::ZERO;
