@@ -110,13 +110,16 @@ fn error(class: ErrorClass, code: &str, outcome: Outcome) -> DeliveryError {
     }
 }
 
+fn place_of(message: &Message) -> usize {
+    partition_of(message.key.as_deref().unwrap_or_default(), PARTITIONS as i32) as usize
+}
+
 /// Any good hash of the key will do.
-fn partition_of(message: &Message) -> usize {
-    let key = message.key.as_deref().unwrap_or_default();
+fn partition_of(key: &[u8], partitions: i32) -> i32 {
     let hash = key
         .iter()
-        .fold(7_usize, |hash, byte| hash.wrapping_mul(31) ^ usize::from(*byte));
-    hash % PARTITIONS
+        .fold(7_u32, |hash, byte| hash.wrapping_mul(31) ^ u32::from(*byte));
+    (hash % partitions as u32) as i32
 }
 
 /// What a trace calls it.
@@ -259,6 +262,10 @@ impl Port {
 impl Producer for ModelProducer {
     fn send(&self, token: u64, message: &relay::encode::Message) -> Result<(), Refused> {
         self.0.send(token, message)
+    }
+
+    fn partition(&self, key: &[u8], partitions: i32) -> i32 {
+        partition_of(key, partitions)
     }
 
     fn in_flight(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The broker port on librdkafka.
 
 mod journal;
+mod partition;
 pub mod reading;
 mod settings;
 mod signals;
@@ -265,6 +266,10 @@ impl Producer for KafkaProducer {
                     outcome: Outcome::NotWritten,
                 }),
             })
+    }
+
+    fn partition(&self, key: &[u8], partitions: i32) -> i32 {
+        partition::partition(key, partitions)
     }
 
     fn in_flight(&self) -> usize {

@@ -11,7 +11,7 @@ use crate::deliver::lane::Event;
 use crate::encode::{EncodeError, Encoder, Marks};
 use crate::event::SourceEvent;
 use crate::metrics::EventLabel;
-use crate::ports::{DeliveryError, ErrorClass, Outcome};
+use crate::ports::{DeliveryError, ErrorClass, Outcome, TopicInfo};
 use crate::route::{Router, RouterError, extra_columns};
 
 /// Makes messages of one outbox table for one sink.
@@ -46,8 +46,7 @@ pub enum PrepareError {
 /// What is known of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicKnowledge {
-    /// It is there; it takes no record batch that is larger before compression. None if only the broker can tell.
-    Exists(Option<usize>),
+    Exists(TopicInfo),
     /// Live brokers say that there is no such topic.
     Missing(DeliveryError),
     /// Nobody could be asked: the producer will find out.
@@ -59,8 +58,8 @@ impl TopicKnowledge {
     pub(super) fn refuses(&self, size: usize) -> bool {
         match self {
             Self::Missing(_) => true,
-            Self::Exists(Some(limit)) => size > *limit,
-            Self::Exists(None) | Self::Unasked => false,
+            Self::Exists(info) => info.max_uncompressed_bytes.is_some_and(|limit| size > limit),
+            Self::Unasked => false,
         }
     }
 }
@@ -145,11 +144,12 @@ pub fn check_topic(event: &mut Event, known: &TopicKnowledge) {
         return;
     }
     event.problem = match known {
-        TopicKnowledge::Unasked | TopicKnowledge::Exists(None) => None,
+        TopicKnowledge::Unasked => None,
         TopicKnowledge::Missing(error) => Some(error.clone()),
-        TopicKnowledge::Exists(Some(limit)) => {
+        TopicKnowledge::Exists(info) => {
             let size = event.message.batch_size();
-            (size > *limit).then(|| {
+            let limit = info.max_uncompressed_bytes.filter(|limit| size > *limit);
+            limit.map(|limit| {
                 let topic = &event.message.topic;
                 unusable(
                     "MessageSizeTooLarge",
@@ -282,6 +282,13 @@ mod tests {
         );
     }
 
+    fn there(max_uncompressed_bytes: Option<usize>) -> TopicKnowledge {
+        TopicKnowledge::Exists(TopicInfo {
+            partitions: 3,
+            max_uncompressed_bytes,
+        })
+    }
+
     #[test]
     fn a_topic_that_cannot_take_it_makes_it_unusable() {
         let event = || prepare(&sink(), [Some("e"), Some("a"), Some("T"), Some("0123456789")]);
@@ -292,13 +299,13 @@ mod tests {
             assert_eq!(event.problem.map(|problem| problem.to_string()), expected);
         };
         check(TopicKnowledge::Unasked, None);
-        check(TopicKnowledge::Exists(None), None);
-        check(TopicKnowledge::Exists(Some(size)), None);
+        check(there(None), None);
+        check(there(Some(size)), None);
         let too_large = format!(
             "MessageSizeTooLarge: {size} bytes as a record batch; topic orders takes {} (max.message.bytes)",
             size - 1
         );
-        check(TopicKnowledge::Exists(Some(size - 1)), Some(too_large));
+        check(there(Some(size - 1)), Some(too_large));
         let missing = unusable("UnknownTopic", "gone".into());
         check(
             TopicKnowledge::Missing(missing),

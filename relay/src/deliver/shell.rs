@@ -4,6 +4,7 @@
 mod control;
 mod holding;
 mod inbox;
+mod introductions;
 mod running;
 mod start;
 mod told;

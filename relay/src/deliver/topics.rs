@@ -85,6 +85,14 @@ impl Topics {
         }
     }
 
+    /// How many partitions the topic had when it was asked about.
+    pub(super) fn partitions(&self, topic: &str) -> Option<i32> {
+        match &self.known.get(topic)?.knowledge {
+            TopicKnowledge::Exists(info) => Some(info.partitions),
+            TopicKnowledge::Missing(_) | TopicKnowledge::Unasked => None,
+        }
+    }
+
     pub(super) fn learn(&mut self, topic: Arc<str>, knowledge: TopicKnowledge, now: Duration) {
         if self.known.len() >= MAX_TOPICS && !self.known.contains_key(&topic) {
             self.known.clear();
@@ -148,7 +156,14 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::{DeliveryError, ErrorClass, Outcome};
+    use crate::ports::{DeliveryError, ErrorClass, Outcome, TopicInfo};
+
+    fn there(max_uncompressed_bytes: Option<usize>) -> TopicKnowledge {
+        TopicKnowledge::Exists(TopicInfo {
+            partitions: 3,
+            max_uncompressed_bytes,
+        })
+    }
 
     fn missing() -> TopicKnowledge {
         TopicKnowledge::Missing(DeliveryError {
@@ -161,7 +176,7 @@ mod tests {
 
     #[test]
     fn knowledge_ages_by_what_it_is() {
-        let exists = TopicKnowledge::Exists(Some(7));
+        let exists = there(Some(7));
         let unasked = TopicKnowledge::Unasked;
         let missing = missing();
         let check = |knowledge: &TopicKnowledge, at, expected: Advice<'_>| {
@@ -176,7 +191,7 @@ mod tests {
         check(&exists, EXISTING_FOR, Advice::Refresh(&exists));
         check(&missing, just_before(REFUSING_FOR), Advice::Known(&missing));
         check(&missing, REFUSING_FOR, Advice::Ask);
-        let small = TopicKnowledge::Exists(Some(6));
+        let small = there(Some(6));
         check(&small, just_before(REFUSING_FOR), Advice::Known(&small));
         check(&small, REFUSING_FOR, Advice::Ask);
         check(&unasked, just_before(UNASKED_FOR), Advice::Known(&unasked));
@@ -185,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_doubted_refusal_is_asked_about_at_once_and_nothing_else_is() {
-        let small = TopicKnowledge::Exists(Some(6));
+        let small = there(Some(6));
         let mut topics = Topics::default();
         topics.learn("t".into(), small.clone(), Duration::ZERO);
         topics.doubt("t", 6, Duration::ZERO);
@@ -199,7 +214,7 @@ mod tests {
     #[test]
     fn a_topic_is_missing_once_a_second_answer_says_so() {
         let unasked = TopicKnowledge::Unasked;
-        let exists = TopicKnowledge::Exists(None);
+        let exists = there(None);
         let missing = missing();
         let check = |second: &TopicKnowledge, expected: &TopicKnowledge| {
             let mut topics = Topics::default();
@@ -229,7 +244,7 @@ mod tests {
 
     #[test]
     fn no_answer_does_not_undo_an_answer() {
-        let exists = TopicKnowledge::Exists(Some(7));
+        let exists = there(Some(7));
         let mut topics = Topics::default();
         topics.learn("t".into(), exists.clone(), Duration::ZERO);
         topics.learn("t".into(), TopicKnowledge::Unasked, EXISTING_FOR);
@@ -246,7 +261,7 @@ mod tests {
     fn it_never_holds_more_than_its_bound() {
         let mut topics = Topics::default();
         for i in 0..MAX_TOPICS + 5 {
-            topics.learn(i.to_string().into(), TopicKnowledge::Exists(None), Duration::ZERO);
+            topics.learn(i.to_string().into(), there(None), Duration::ZERO);
         }
         assert_eq!(topics.known.len(), 5);
     }

@@ -50,6 +50,9 @@ pub trait Producer: Send + Sync + 'static {
     /// Hands a message over; never blocks. `token` comes back in its report.
     fn send(&self, token: u64, message: &crate::encode::Message) -> Result<(), Refused>;
 
+    /// The partition that messages with this key go to, of a topic that has so many.
+    fn partition(&self, key: &[u8], partitions: i32) -> i32;
+
     /// Messages without a report so far.
     fn in_flight(&self) -> usize;
 

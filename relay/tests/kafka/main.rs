@@ -9,6 +9,7 @@ mod acl;
 mod cluster;
 mod fed;
 mod hazards;
+mod introductions;
 mod letters;
 mod messages;
 mod replays;

@@ -12,6 +12,7 @@ pub(crate) struct Message {
     /// The row's number, which is its event id.
     pub(crate) number: u64,
     pub(crate) aggregate: u64,
+    pub(crate) partition: i32,
     /// Its length.
     pub(crate) payload: Option<usize>,
     headers: BTreeMap<String, String>,
@@ -35,6 +36,7 @@ impl Messages {
         self.0.push(Message {
             number: headers["event-id"].parse().unwrap(),
             aggregate: text(message.key().unwrap()).parse().unwrap(),
+            partition: message.partition(),
             payload: message.payload().map(<[u8]>::len),
             headers,
         });

@@ -9,7 +9,7 @@ use relay::ports::{Delivered, DeliveryError, ErrorClass, Outcome, Refused, Repor
 use tokio::sync::Notify;
 
 use super::line::Line;
-use super::{Item, PARTITIONS, Poison, SHORT_QUEUE, error, named, partition_of, request};
+use super::{Item, PARTITIONS, Poison, SHORT_QUEUE, error, named, place_of, request};
 use crate::plan::Fault;
 use crate::process::{Point, Process};
 use crate::world::MS;
@@ -20,13 +20,30 @@ pub(super) struct Client {
     pub(super) line: Line,
     state: Mutex<State>,
     filled: Notify,
+    /// Something of a batch on its way has changed.
+    moved: Notify,
+}
+
+/// Batches of a partition that are on their way at a time. librdkafka sends up to five.
+const MOST_FLIGHTS: usize = 2;
+
+/// A batch on its way.
+struct Flight {
+    /// Of its producer and partition.
+    number: usize,
+    items: Vec<Item>,
+    arrived: bool,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Item>,
-    /// By partition, the batch on its way: one at a time.
-    flying: [Vec<Item>; PARTITIONS],
+    /// By partition, in the order of their sequence numbers.
+    flying: [VecDeque<Flight>; PARTITIONS],
+    /// By partition, the number of the next batch.
+    next: [usize; PARTITIONS],
+    /// By partition, the batch that the broker expects; None as long as it does not know the producer, and takes any.
+    expected: [Option<usize>; PARTITIONS],
     /// Nothing is sent any more.
     over: bool,
     ended: bool,
@@ -40,6 +57,7 @@ impl Client {
             line: Line::new(process, signals),
             state: Mutex::default(),
             filled: Notify::new(),
+            moved: Notify::new(),
         });
         tokio::spawn(client.clone().run());
         client
@@ -76,7 +94,7 @@ impl Client {
         let item = Item {
             token,
             send,
-            partition: partition_of(message),
+            partition: place_of(message),
             poison,
         };
         self.state.lock().queue.push_back(item);
@@ -95,7 +113,8 @@ impl Client {
 
     pub(super) fn in_flight(&self) -> usize {
         let state = self.state.lock();
-        state.queue.len() + state.flying.iter().map(Vec::len).sum::<usize>()
+        let flying = state.flying.iter().flatten();
+        state.queue.len() + flying.map(|flight| flight.items.len()).sum::<usize>()
     }
 
     /// What was given up may be in the topic later all the same, if it was on its way.
@@ -108,7 +127,8 @@ impl Client {
                 std::mem::take(&mut state.flying),
             )
         };
-        for item in flying.into_iter().flatten() {
+        self.moved.notify_waiters();
+        for item in flying.into_iter().flatten().flat_map(|flight| flight.items) {
             self.report(
                 &item,
                 Err(error(ErrorClass::Collateral, "PurgeInflight", Outcome::Unknown)),
@@ -145,17 +165,18 @@ impl Client {
                 return;
             }
             for partition in 0..PARTITIONS {
-                if let Some(batch) = self.next_batch(partition) {
-                    tokio::spawn(request::run(self.clone(), partition, batch));
+                while let Some((number, batch)) = self.next_batch(partition) {
+                    tokio::spawn(request::run(self.clone(), partition, number, batch));
                 }
             }
         }
     }
 
-    fn next_batch(&self, partition: usize) -> Option<Vec<Item>> {
+    fn next_batch(&self, partition: usize) -> Option<(usize, Vec<Item>)> {
         let most = self.process.world.chance(|chance| chance.spread(16)) as usize;
+        let flights = if self.role == Role::Flow { MOST_FLIGHTS } else { 1 };
         let mut state = self.state.lock();
-        if state.over || !state.flying[partition].is_empty() {
+        if state.over || state.flying[partition].len() >= flights {
             return None;
         }
         let mut batch = Vec::new();
@@ -166,26 +187,89 @@ impl Client {
             }
             !takes
         });
-        state.flying[partition].clone_from(&batch);
-        (!batch.is_empty()).then_some(batch)
+        if batch.is_empty() {
+            return None;
+        }
+        let number = state.next[partition];
+        state.next[partition] += 1;
+        state.flying[partition].push_back(Flight {
+            number,
+            items: batch.clone(),
+            arrived: false,
+        });
+        Some((number, batch))
+    }
+
+    /// Waits until what was sent before it has arrived: all use one connection.
+    pub(super) async fn turn_to_arrive(&self, partition: usize, number: usize) {
+        let comes = |state: &State| {
+            let mut before = state.flying[partition]
+                .iter()
+                .take_while(|flight| flight.number < number);
+            before.all(|flight| flight.arrived)
+        };
+        self.until(comes).await;
+    }
+
+    /// Waits until what was sent before it has been answered.
+    pub(super) async fn turn_to_answer(&self, partition: usize, number: usize) {
+        let comes = |state: &State| {
+            state.flying[partition]
+                .front()
+                .is_none_or(|flight| flight.number >= number)
+        };
+        self.until(comes).await;
+    }
+
+    async fn until(&self, comes: impl Fn(&State) -> bool) {
+        loop {
+            let moved = self.moved.notified();
+            if comes(&self.state.lock()) {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// The broker has the batch before it: whether its sequence numbers are those that it expects.
+    pub(super) fn arrives_in_sequence(&self, partition: usize, number: usize) -> bool {
+        let mut state = self.state.lock();
+        let flight = state.flying[partition]
+            .iter_mut()
+            .find(|flight| flight.number == number);
+        if let Some(flight) = flight {
+            flight.arrived = true;
+        }
+        let in_sequence = state.expected[partition].is_none_or(|expected| expected == number);
+        drop(state);
+        self.moved.notify_waiters();
+        in_sequence || self.role == Role::Isolation
+    }
+
+    pub(super) fn written(&self, partition: usize, number: usize) {
+        self.state.lock().expected[partition] = Some(number + 1);
     }
 
     /// Whether the batch is still waited for; it is not any more after this.
-    pub(super) fn landed(&self, partition: usize, batch: &[Item]) -> bool {
+    pub(super) fn landed(&self, partition: usize, number: usize) -> bool {
         let mut state = self.state.lock();
-        let waits =
-            state.flying[partition].first().map(|item| item.send) == batch.first().map(|item| item.send);
+        let waits = state.flying[partition]
+            .front()
+            .is_some_and(|flight| flight.number == number);
         if waits {
-            state.flying[partition].clear();
+            state.flying[partition].pop_front();
         }
         drop(state);
+        self.moved.notify_waiters();
         self.filled.notify_one();
         waits
     }
 
-    pub(super) fn is_flying(&self, partition: usize, batch: &[Item]) -> bool {
+    pub(super) fn is_flying(&self, partition: usize, number: usize) -> bool {
         let state = self.state.lock();
-        state.flying[partition].first().map(|item| item.send) == batch.first().map(|item| item.send)
+        state.flying[partition]
+            .iter()
+            .any(|flight| flight.number == number)
     }
 
     /// Gapless: after a failed batch nothing behind it is written.

@@ -20,23 +20,26 @@ pub(super) enum Verdict {
     Fatal(bool),
 }
 
-pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>) {
+pub(super) async fn run(client: Arc<Client>, partition: usize, number: usize, batch: Vec<Item>) {
     let process = client.process.clone();
     let world = process.world.clone();
     world
         .sleep(world.chance(|chance| chance.within(MS / 2, 4 * MS)))
         .await;
     let stalled = client.line.arrive().await;
+    client.turn_to_arrive(partition, number).await;
     // The process may be gone, or may have given up: what is on the wire arrives or not.
-    let abandoned = process.is_dead() || !client.is_flying(partition, &batch);
+    let abandoned = process.is_dead() || !client.is_flying(partition, number);
     if abandoned {
         if world.percent(50) {
             world
                 .sleep(world.chance(|chance| chance.within(0, 3000 * MS)))
                 .await;
-            if world.plan.faults_until + 5000 * MS > world.now() {
+            let in_time = world.plan.faults_until + 5000 * MS > world.now();
+            if in_time && client.arrives_in_sequence(partition, number) {
                 world.count("broker: purged message landed later");
                 write(&world, partition, &batch);
+                client.written(partition, number);
             }
         }
         return;
@@ -47,12 +50,20 @@ pub(super) async fn run(client: Arc<Client>, partition: usize, batch: Vec<Item>)
     } else {
         judge(&world, process.seat, batch.iter().find_map(|item| item.poison))
     };
+    let verdict = if client.arrives_in_sequence(partition, number) {
+        verdict
+    } else {
+        world.count("broker: batch behind a refused one refused");
+        out_of_sequence()
+    };
     let mut offset = None;
     if let Verdict::Write | Verdict::Fail(_, _, _, true) | Verdict::Fatal(true) = verdict {
         offset = Some(write(&world, partition, &batch));
+        client.written(partition, number);
     }
     client.line.answered().await;
-    if !client.landed(partition, &batch) {
+    client.turn_to_answer(partition, number).await;
+    if !client.landed(partition, number) {
         return;
     }
     answer(&client, &batch, &verdict, offset.unwrap_or_default());
@@ -62,6 +73,15 @@ pub(super) fn throttled() -> Verdict {
     Verdict::Fail(
         ErrorClass::Transient,
         "ThrottlingQuotaExceeded",
+        Outcome::NotWritten,
+        false,
+    )
+}
+
+fn out_of_sequence() -> Verdict {
+    Verdict::Fail(
+        ErrorClass::Collateral,
+        "OutOfOrderSequenceNumber",
         Outcome::NotWritten,
         false,
     )

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::cluster::{JOURNAL, LOGS, What};
 use super::line::Line;
-use super::{Poison, SHORT_QUEUE, error, named, partition_of};
+use super::{Poison, SHORT_QUEUE, error, named, partition_of, place_of};
 use crate::plan::Fault;
 use crate::process::{Point, Process};
 use crate::world::MS;
@@ -106,7 +106,7 @@ impl Inner {
             let send = world.judge(|oracle| oracle.sent(process.life, message, frozen, now));
             world.tell(|| format!("{} sends message {send}: {}", process.name, named(message)));
             self.state.lock().sends.push(send);
-            (partition_of(message), What::Message(send))
+            (place_of(message), What::Message(send))
         };
         self.state.lock().queue.push_back(Piece {
             token,
@@ -263,6 +263,10 @@ impl Inner {
 impl Producer for ModelTransactional {
     fn send(&self, token: u64, message: &Message) -> Result<(), Refused> {
         self.0.send(token, message)
+    }
+
+    fn partition(&self, key: &[u8], partitions: i32) -> i32 {
+        partition_of(key, partitions)
     }
 
     fn in_flight(&self) -> usize {

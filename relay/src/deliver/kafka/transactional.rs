@@ -228,6 +228,10 @@ impl Producer for KafkaTransactionalProducer {
         self.producer.send(token, message)
     }
 
+    fn partition(&self, key: &[u8], partitions: i32) -> i32 {
+        self.producer.partition(key, partitions)
+    }
+
     fn in_flight(&self) -> usize {
         self.producer.in_flight()
     }

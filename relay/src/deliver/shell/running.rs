@@ -11,18 +11,20 @@ use tracing::error;
 
 use super::holding::{Answer, Holding};
 use super::inbox::Inbox;
+use super::introductions::{Introductions, Place};
 use super::start::ASK_TIMEOUT;
 use super::transacting::Owner;
 use super::{Broken, Delivery, is_open};
 use crate::deliver::lane::{Action, End, Event, Generation, Lane, Note, Now, Resolved};
 use crate::deliver::prepare::{TopicKnowledge, check_topic};
 use crate::deliver::topics::{Advice, Topics};
+use crate::encode::Message;
 use crate::event::SourceEvent;
 use crate::ledger::Known;
 use crate::model::SlotSet;
 use crate::ports::{
     Broker, Clock, DeadLetterError, DeadLetters, DeliveryError, ErrorClass, Lettered, Outcome, Producer,
-    Refused, Role, Signal, TransactionError, Transactional,
+    Refused, Report, Role, Signal, TransactionError, Transactional,
 };
 
 /// Messages handed to librdkafka in one turn, about a millisecond's work: then reports get their turn.
@@ -48,6 +50,7 @@ pub(super) struct Running<B: Broker, D, C> {
     pub(super) owner: Option<Owner>,
     pub(super) inbox: Inbox,
     topics: Topics,
+    introductions: Introductions,
     asking: bool,
     /// Events that the lane has not taken yet.
     backlog: std::vec::IntoIter<SourceEvent>,
@@ -87,6 +90,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             owner: None,
             inbox: Inbox::default(),
             topics,
+            introductions: Introductions::default(),
             asking: false,
             backlog: Vec::new().into_iter(),
             next: None,
@@ -184,6 +188,14 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 if let Some(cause) = cause {
                     self.lane.on_signal(generation, Signal::Fatal(cause), now);
                 }
+            }
+            if let Signal::Report(Report {
+                token,
+                result: Ok(at),
+            }) = &signal
+            {
+                self.introductions
+                    .delivered(generation, *token, at.partition, now.elapsed);
             }
             let signal = match signal {
                 Signal::Fatal(error) => {
@@ -323,19 +335,38 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
     fn send(&mut self, now: Now) -> usize {
         let lease_until = (self.delivery.lease)();
         for sent in 0..SENDS_PER_TURN {
-            let Some((_, generation, seq, message)) = self.lane.next_to_send(now, lease_until) else {
+            let Some((role, generation, seq, message)) = self.lane.next_to_send(now, lease_until) else {
                 return sent;
             };
+            let mut place = None;
             let handed = match (&self.owner, self.producers.get(&generation)) {
                 (Some(owner), _) => owner.send(seq, message),
-                (None, Some(producer)) => producer.send(seq, message),
+                (None, Some(producer)) => {
+                    // Of a transaction nothing is seen if anything is refused, and what is isolated needs no order.
+                    place = (role == Role::Flow)
+                        .then(|| place_of(&self.topics, producer, message))
+                        .flatten();
+                    if place
+                        .as_ref()
+                        .is_some_and(|place| !self.introductions.admits(generation, place))
+                    {
+                        self.lane.refused(seq, Refused::QueueFull, now);
+                        return sent;
+                    }
+                    producer.send(seq, message)
+                }
                 (None, None) => {
                     error!(generation, "the lane sends to a producer that is gone");
                     return sent;
                 }
             };
             match handed {
-                Ok(()) => self.lane.sent(seq, now),
+                Ok(()) => {
+                    if let Some(place) = place {
+                        self.introductions.sent(generation, seq, place, now.elapsed);
+                    }
+                    self.lane.sent(seq, now);
+                }
                 Err(refused) => {
                     if refused == Refused::QueueFull {
                         self.delivery.metrics.delivery.queue_full();
@@ -403,7 +434,7 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
         let (broker, topic) = (self.delivery.broker.clone(), Arc::clone(topic));
         self.tasks.spawn(async move {
             let knowledge = match broker.topic(&topic, ASK_TIMEOUT).await {
-                Ok(info) => TopicKnowledge::Exists(info.max_uncompressed_bytes),
+                Ok(info) => TopicKnowledge::Exists(info),
                 Err(error) if error.class == ErrorClass::Message => TopicKnowledge::Missing(error),
                 Err(_) => TopicKnowledge::Unasked,
             };
@@ -486,6 +517,14 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
             wall: self.delivery.clock.now(),
         }
     }
+}
+
+/// Where a message goes. What has no key goes anywhere, in no order.
+fn place_of(topics: &Topics, producer: &impl Producer, message: &Message) -> Option<Place> {
+    let key = message.key.as_deref()?;
+    let partitions = topics.partitions(&message.topic);
+    let partition = partitions.map(|partitions| producer.partition(key, partitions));
+    Some((Arc::clone(&message.topic), partition))
 }
 
 /// A message that failed only with its producer.

@@ -44,7 +44,7 @@ pub(super) async fn wait_for_sink<B: Broker, D: DeadLetters, C: Clock>(
                     .component(Part::Sink.name(), Health::Healthy);
                 let mut topics = Topics::default();
                 if let (Some(topic), Some(info)) = (delivery.preparer.fixed_topic(), info) {
-                    let knowledge = TopicKnowledge::Exists(info.max_uncompressed_bytes);
+                    let knowledge = TopicKnowledge::Exists(info);
                     topics.learn(topic.into(), knowledge, delivery.clock.elapsed());
                 }
                 return Some(topics);
