@@ -26,6 +26,7 @@ pub mod source;
 pub mod state;
 pub mod timestamp;
 pub mod topic_template;
+pub mod tracing;
 mod validation;
 
 pub use circuit_breaker::CircuitBreaker;
@@ -41,6 +42,7 @@ pub use source::Source;
 pub use state::State;
 pub use timestamp::Timestamp;
 pub use topic_template::TopicTemplate;
+pub use tracing::Tracing;
 pub use validation::validate;
 
 /// API group of the custom resource and of the relay's file.

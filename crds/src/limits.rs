@@ -54,6 +54,7 @@ pub const NUMBERS: &[Number] = &[
     number("circuitBreaker.failureThreshold", 1, 10_000),
     number("circuitBreaker.openSeconds", 1, DAY),
     number("circuitBreaker.successThreshold", 1, 1000),
+    number("tracing.samplePercent", 0, 100),
     number("deadLetter.maxReplays", 1, 1000),
     number("deadLetter.replay.initialBackoffSeconds", 1, DAY),
     number("deadLetter.replay.maxBackoffSeconds", 1, 7 * DAY),
@@ -126,6 +127,7 @@ pub const SIZES: &[Size] = &[
     size("http.tls.caSecretRef.key", SECRET),
     size("http.tokenSecretRef.name", SECRET),
     size("http.tokenSecretRef.key", SECRET),
+    size("tracing.endpoint", 2000),
     size("sink.properties", 64),
     size("sink.properties{}", 1000),
     size("deadLetter.table", 2 * NAME + 1),
@@ -264,6 +266,7 @@ mod tests {
             ..Default::default()
         };
         defaults["deadLetter"]["replayRequest"] = serde_json::to_value(request).unwrap();
+        defaults["tracing"] = serde_json::to_value(crate::Tracing::default()).unwrap();
         let mut numbers = Vec::new();
         collect_numbers(&defaults, String::new(), &mut numbers);
         let mut ranged: Vec<_> = NUMBERS.iter().map(|number| number.path.to_owned()).collect();

@@ -5,7 +5,7 @@ use crate::problems::Problems;
 use crate::relay_config::Http;
 use crate::secrets::{CertificateSecretRef, Credentials, CredentialsSecretRef, SecretKeyRef, Tls};
 use crate::validation::{Form, check};
-use crate::{CircuitBreaker, DeadLetter, Memory, RelayConfig, Retry, Sink, Source, State};
+use crate::{CircuitBreaker, DeadLetter, Memory, RelayConfig, Retry, Sink, Source, State, Tracing};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -70,6 +70,9 @@ pub struct OutboxRelaySpec {
     pub memory: Memory,
     /// TLS and a token on the relays' own port, with metrics, status and health.
     pub http: Http,
+    /// Spans for OpenTelemetry; none unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
     /// True: no relay runs. Progress is kept, and delivery goes on from there. Sidecars end with their application, so
     /// they cannot be paused.
     pub paused: bool,
@@ -183,6 +186,7 @@ impl OutboxRelaySpec {
             state,
             memory,
             http,
+            tracing,
             ..
         } = self.clone();
         RelayConfig {
@@ -196,6 +200,7 @@ impl OutboxRelaySpec {
             state,
             memory,
             http,
+            tracing,
             ..RelayConfig::default()
         }
     }
@@ -343,6 +348,7 @@ impl Default for OutboxRelaySpec {
             state,
             memory,
             http,
+            tracing: None,
             placement: Placement::default(),
             paused: false,
             template: Template::default(),

@@ -1,7 +1,7 @@
 //! The one file that the relay loads.
 
 use crate::secrets::{CertificateSecretRef, SecretKeyRef};
-use crate::{CircuitBreaker, DeadLetter, Memory, Retry, Sink, Source, State};
+use crate::{CircuitBreaker, DeadLetter, Memory, Retry, Sink, Source, State, Tracing};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -32,6 +32,9 @@ pub struct RelayConfig {
     pub memory: Memory,
     /// The port for metrics, status and health.
     pub http: Http,
+    /// Spans for OpenTelemetry; none unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
     /// The log on standard error.
     pub log: Log,
 }
@@ -110,6 +113,7 @@ impl Default for RelayConfig {
             state: State::default(),
             memory: Memory::default(),
             http: Http::default(),
+            tracing: None,
             log: Log::default(),
         }
     }

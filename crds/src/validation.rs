@@ -11,7 +11,7 @@ use crate::names::{CQL_NAME, HostPort, TOPIC, is_cql_name, is_identity, is_topic
 use crate::problems::Problems;
 use crate::relay_config::{Http, Log};
 use crate::sink::{Guarantee, journal_topic};
-use crate::{API_VERSION, RelayConfig, limits};
+use crate::{API_VERSION, RelayConfig, Tracing, limits};
 use std::net::SocketAddr;
 
 /// Where a configuration comes from: it decides how secrets are named.
@@ -51,6 +51,7 @@ pub(crate) fn check(config: &RelayConfig, form: Form, problems: &mut Problems) {
     journal(config, problems);
     state(config, problems);
     http(&config.http, form, problems);
+    tracing(config.tracing.as_ref(), problems);
     log(&config.log, problems);
     match serde_json::to_value(config) {
         Ok(tree) => limits::check(&tree, problems),
@@ -192,6 +193,24 @@ fn http(http: &Http, form: Form, problems: &mut Problems) {
     }
     let (secret, file) = (http.token_secret_ref.as_ref(), http.token_file.as_deref());
     secrets::one_file("http.token", secret, file, form, problems);
+}
+
+fn tracing(tracing: Option<&Tracing>, problems: &mut Problems) {
+    let Some(Tracing { endpoint, .. }) = tracing else {
+        return;
+    };
+    let accepted =
+        "the URL that takes OTLP over HTTP, without a user name, as in http://otel-collector:4318/v1/traces";
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| endpoint.strip_prefix(scheme));
+    let plain =
+        |rest: &str| !rest.is_empty() && !rest.contains('@') && rest.bytes().all(|b| b.is_ascii_graphic());
+    if endpoint.is_empty() {
+        problems.missing("tracing.endpoint", accepted);
+    } else if !rest.is_some_and(plain) {
+        problems.refuse_text("tracing.endpoint", endpoint, accepted);
+    }
 }
 
 fn log(log: &Log, problems: &mut Problems) {

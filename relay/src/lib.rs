@@ -29,6 +29,7 @@ pub mod route;
 pub mod run;
 pub mod secrets;
 pub mod source;
+pub mod spans;
 pub mod state;
 pub mod status;
 pub mod supervise;

@@ -143,6 +143,9 @@ async fn relay(
     let mut monitors = tokio::task::JoinSet::new();
     monitors.spawn(monitor::run(outlook.clone(), ground.clone(), monitoring.clone()));
     operate(config, share, outlook, ground.clone(), stop).await;
+    if let Some(spans) = &ground.spans {
+        spans.flush().await;
+    }
     monitoring.cancel();
     while monitors.join_next().await.is_some() {}
     // Kafka's clients join their threads when they are dropped.

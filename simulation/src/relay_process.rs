@@ -73,6 +73,7 @@ async fn relay(process: Arc<Process>, share: Share, stop: CancellationToken) -> 
         preparer: Preparer::new(&config.source, &config.sink, |_| false)?,
         first_set: Some(world.plan.sets[0].start),
         order: None,
+        spans: None,
         seed: world.chance(crate::chance::Chance::bits),
     };
     operate(config, share, &Arc::new(outlook), Arc::new(ground), &stop).await;

@@ -95,6 +95,7 @@ pub fn event(letter: Stored, message: Message, label: EventLabel, replay: Replay
         created_at: letter.created_at.map(|at| at.0.saturating_mul(1000)),
         message,
         problem: None,
+        trace: None,
         replay: Some(replay),
     })
 }

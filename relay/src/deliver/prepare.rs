@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crds::{Sink, Source};
+use crds::{Sink, Source, Tracing};
 use thiserror::Error;
 
 use crate::decode::{Mapping, OutboxEvent};
@@ -13,6 +13,7 @@ use crate::event::SourceEvent;
 use crate::metrics::EventLabel;
 use crate::ports::{DeliveryError, ErrorClass, Outcome, TopicInfo};
 use crate::route::{Router, RouterError, extra_columns};
+use crate::spans::Trace;
 
 /// Makes messages of one outbox table for one sink.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct Preparer {
     mapping: Mapping,
     router: Router,
     encoder: Encoder,
+    /// Percent of the events without a trace context that are traced; None traces none at all.
+    traced: Option<u32>,
 }
 
 /// Codes of what is wrong with an event of which no message could be made: what its dead letter holds is not what would
@@ -77,7 +80,15 @@ impl Preparer {
             router: Router::new(sink, &mapping)?,
             encoder: Encoder::new(sink, &mapping, &outbox)?,
             mapping,
+            traced: None,
         })
+    }
+
+    /// Decides which events are traced.
+    #[must_use]
+    pub fn traced(self, tracing: Option<&Tracing>) -> Self {
+        let traced = tracing.map(|tracing| tracing.sample_percent);
+        Self { traced, ..self }
     }
 
     /// The columns that the log has to be opened with.
@@ -112,6 +123,10 @@ impl Preparer {
             Ok(message) => (message, None),
             Err(problem) => (self.as_far_as_known(&event), Some(problem)),
         };
+        let trace = self.traced.and_then(|percent| {
+            let number = fingerprint(None, &event.id);
+            Trace::of(event.trace_context.as_deref(), number, percent)
+        });
         Event {
             slot,
             position: event.position,
@@ -124,6 +139,7 @@ impl Preparer {
             created_at: event.created_at,
             message,
             problem,
+            trace,
             replay: None,
         }
     }

@@ -27,6 +27,7 @@ use crate::health::Board;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::ports::{Broker, Clock, DeadLetters, DeliveryError, Transactions};
+use crate::spans::Spans;
 
 pub use control::{Admission, Control, View, ViewState};
 use running::Running;
@@ -53,6 +54,8 @@ pub struct Delivery<B, D, C> {
     pub seed: u64,
     /// None: at least once.
     pub exactly_once: Option<ExactlyOnce>,
+    /// Where traced events are told.
+    pub spans: Option<Spans>,
 }
 
 /// What a lane needs to deliver exactly once.
@@ -85,6 +88,7 @@ impl<B, D, C> Delivery<B, D, C> {
             lease: self.lease,
             seed: self.seed,
             exactly_once: self.exactly_once,
+            spans: self.spans,
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::health::Part;
 use crate::journal::Incarnation;
 use crate::outbox::{Scan, ScyllaOutbox};
 use crate::ports::{ChangeLog, Clock, DeadLetterError, LogError, Outbox, Transactions};
+use crate::spans::{Spans, SpansError};
 use crate::state::scylla::ScyllaState;
 
 /// Waits between two attempts double from the first to the last.
@@ -54,6 +55,8 @@ pub struct Ground<L = ChangeSource, S = ScyllaState, B = KafkaBroker, D = Target
     pub order: Option<String>,
     /// For jitter.
     pub seed: u64,
+    /// Where traced events are told.
+    pub spans: Option<Spans>,
 }
 
 /// What waiting cannot mend.
@@ -67,6 +70,8 @@ pub enum PrepareError {
     Mapping(#[from] MappingError),
     #[error(transparent)]
     DeadLetters(DeadLetterError),
+    #[error(transparent)]
+    Spans(#[from] SpansError),
 }
 
 /// None if `stop` came first.
@@ -79,6 +84,10 @@ pub(super) async fn prepare(
     let settings = KafkaSettings::new(&config.sink, &config.memory, &client_id)?;
     let templated = config.sink.topic.contains("${");
     let broker = KafkaBroker::new(settings.clone(), templated)?;
+    let tracing = config.tracing.as_ref();
+    let spans = tracing
+        .map(|tracing| Spans::open(tracing, config, &outlook.process()))
+        .transpose()?;
     let Some(session) = session(config, outlook, stop).await? else {
         return Ok(None);
     };
@@ -91,7 +100,8 @@ pub(super) async fn prepare(
     };
     let preparer = Preparer::new(&config.source, &config.sink, |name| {
         table.columns.contains_key(name)
-    })?;
+    })?
+    .traced(config.tracing.as_ref());
     let log = wait(outlook, stop, Part::Source, async || {
         open_log(config, &session, &table, &preparer).await
     });
@@ -139,6 +149,7 @@ pub(super) async fn prepare(
         incarnation,
         preparer,
         outbox: Some(outbox),
+        spans,
         first_set,
         order,
         seed: rand::random(),

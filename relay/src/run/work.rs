@@ -508,6 +508,7 @@ where
             lease: Arc::new(move || deadline.get()),
             seed: self.ground.seed,
             exactly_once: self.exactly_once.clone(),
+            spans: self.ground.spans.clone(),
         }
     }
 }

@@ -164,6 +164,7 @@ impl Relay {
             lease: Arc::new(|| Duration::MAX),
             seed: 1,
             exactly_once: None,
+            spans: None,
         };
         let (events, received) = mpsc::channel(EVENT_BATCHES);
         let stop = CancellationToken::new();

@@ -23,14 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Of the log. Above it the relay's horizon and the skew of clocks, both of which a bound stands back.
 const RETENTION: Duration = Duration::from_secs(15);
 
-struct Running {
+pub(crate) struct Running {
     url: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(config: RelayConfig) -> Self {
+    pub(crate) fn start(config: RelayConfig) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap().to_string();
         drop(free);
@@ -65,7 +65,7 @@ impl Running {
     }
 
     /// The status, once it is as it should be.
-    async fn status(&self, expected: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn status(&self, expected: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = self.get("/status").await.unwrap_or_default();
@@ -78,7 +78,7 @@ impl Running {
         }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.cancel();
         tokio::task::spawn_blocking(|| self.task.join().unwrap())
             .await
@@ -86,7 +86,7 @@ impl Running {
     }
 }
 
-async fn database(cdc: &str) -> (Sandbox, Session) {
+pub(crate) async fn database(cdc: &str) -> (Sandbox, Session) {
     let sandbox = Sandbox::builder().start().await.unwrap();
     let session = SessionBuilder::new()
         .known_node(sandbox.addr().to_string())
@@ -106,7 +106,7 @@ async fn database(cdc: &str) -> (Sandbox, Session) {
     (sandbox, session)
 }
 
-fn config(sandbox: &Sandbox, cluster: &Cluster, topic: &str) -> RelayConfig {
+pub(crate) fn config(sandbox: &Sandbox, cluster: &Cluster, topic: &str) -> RelayConfig {
     RelayConfig {
         identity: "shop.hazards".to_owned(),
         source: Source {
@@ -125,7 +125,7 @@ fn config(sandbox: &Sandbox, cluster: &Cluster, topic: &str) -> RelayConfig {
     }
 }
 
-async fn write(session: &Session, ids: std::ops::Range<i32>) {
+pub(crate) async fn write(session: &Session, ids: std::ops::Range<i32>) {
     for id in ids {
         let text = "INSERT INTO shop.outbox (aggregate_id, id, event_type, payload) VALUES (?, ?, 'T', '{}')";
         let values = (format!("a{}", id % 20), id);

@@ -15,6 +15,7 @@ mod messages;
 mod replays;
 mod security;
 mod sizes;
+mod spans;
 mod start;
 mod tokens;
 mod topic_letters;

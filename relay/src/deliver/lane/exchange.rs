@@ -11,6 +11,7 @@ use crate::encode::Message;
 use crate::metrics::EventLabel;
 use crate::model::{Micros, RowId, SlotId, SourcePosition};
 use crate::ports::{DeadLetter, DeadLetterError, DeliveryError, Lettered, Outcome, Reason, Role};
+use crate::spans::{Ended, Trace};
 
 use super::End;
 
@@ -30,6 +31,8 @@ pub struct Event {
     pub message: Message,
     /// Why it cannot be sent at all.
     pub problem: Option<DeliveryError>,
+    /// That it is traced.
+    pub trace: Option<Box<Trace>>,
     /// A dead letter that is sent again: its event was resolved when it became one.
     pub replay: Option<Replay>,
 }
@@ -128,6 +131,8 @@ pub struct Resolved {
 /// What happened, for metrics, health and log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
+    /// A traced event is done with.
+    Traced(Box<Ended>),
     /// The attempt of that number failed.
     AttemptFailed {
         attempt: u32,

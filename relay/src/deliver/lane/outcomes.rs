@@ -1,12 +1,17 @@
 //! What becomes of what was sent: reports, failures, the end of a generation, what counts as an attempt.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::isolation::{Finished, Isolation};
 use super::ring::{Entry, Seq, State};
-use super::{Generation, Lane, Note, Now, Phase, Resolved};
+use super::{Event, Generation, Lane, Note, Now, Phase, Resolved};
 use crate::deliver::breaker::Transition;
-use crate::ports::{DeliveryError, ErrorClass, Outcome, Reason, Report, Role, Signal};
+use crate::ports::{Delivered, DeliveryError, ErrorClass, Outcome, Reason, Report, Role, Signal};
+use crate::spans::{Ended, Trace};
 
 /// Waiting events among which a group after the suspects is chosen: enough that with many aggregates groups are large,
 /// few enough to be looked at once per group, some 20 microseconds.
@@ -41,15 +46,22 @@ impl Lane {
         self.full = false;
         self.heard_at = now.elapsed;
         match report.result {
-            Ok(_) => self.delivered(seq, now),
+            Ok(at) => self.delivered(seq, at, now),
             Err(error) => self.failed(seq, error, now),
         }
     }
 
-    fn delivered(&mut self, seq: Seq, now: Now) {
+    fn delivered(&mut self, seq: Seq, at: Delivered, now: Now) {
         self.progress(seq, now);
         self.brokers_down = false;
         self.outstanding -= 1;
+        if let Some(trace) = self
+            .ring
+            .get_mut(seq)
+            .and_then(|entry| entry.event.trace.as_mut())
+        {
+            trace.at = Some(at);
+        }
         if self.transaction.is_some() {
             // Its commit is what counts.
             if let Some(entry) = self.ring.get_mut(seq) {
@@ -322,12 +334,17 @@ impl Lane {
     /// The event is done with; told to nobody if its slot was lost meanwhile.
     pub(super) fn tell_resolved(&mut self, entry: &Entry, delivered: bool, now: Now) {
         if !entry.revoked {
+            let took = now.elapsed.saturating_sub(entry.offered_at);
+            if let Some(trace) = &entry.event.trace {
+                let ended = ended(trace, &entry.event, (took, entry.attempts, delivered));
+                self.notes.push(Note::Traced(Box::new(ended)));
+            }
             self.resolved.push(Resolved {
                 slot: entry.event.slot,
                 time: entry.event.position.time.micros(),
                 row_id: entry.event.row_id,
                 label: entry.event.label,
-                took: now.elapsed.saturating_sub(entry.offered_at),
+                took,
                 delivered,
                 replay: entry.event.replay,
             });
@@ -345,5 +362,23 @@ impl Lane {
             ),
             outcome: Outcome::Unknown,
         }
+    }
+}
+
+fn ended(trace: &Trace, event: &Event, (took, attempts, delivered): (Duration, u32, bool)) -> Ended {
+    let key = event.message.key.as_deref();
+    Ended {
+        trace: Box::new(trace.clone()),
+        topic: Arc::clone(&event.message.topic),
+        key: key.and_then(|key| String::from_utf8(key.to_vec()).ok()),
+        event_id: event.event_id.clone(),
+        aggregate_id: event.aggregate_id.clone(),
+        event_type: event.event_type.clone(),
+        body_bytes: event.message.payload.as_ref().map_or(0, Bytes::len),
+        committed: event.position.time.micros(),
+        took,
+        attempts,
+        delivered,
+        replayed: event.replay.is_some(),
     }
 }

@@ -109,6 +109,11 @@ impl<B: Broker + Clone, D: DeadLetters, C: Clock> Running<B, D, C> {
                 metrics.generation_ended();
                 info!(generation, "producer generation ended");
             }
+            Note::Traced(event) => {
+                if let Some(spans) = &self.delivery.spans {
+                    spans.ended(&event, now.wall);
+                }
+            }
             Note::HeldFull => error!(
                 aggregates = self.lane.held_aggregates(),
                 "too many aggregates are held; nothing is sent until there are fewer"

@@ -41,6 +41,7 @@ pub(super) fn event(id: Id, slot: SlotId, aggregate: u64) -> Event {
             timestamp: 0,
         },
         problem: None,
+        trace: None,
         replay: None,
     }
 }
