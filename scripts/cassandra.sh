@@ -6,6 +6,7 @@
 #                                     started before: start it again, same ports and data
 #       --port P      the native port; a free one otherwise
 #       --heap SIZE   heap of the node (1g)
+#       --roles yes   ask for roles and what they may; the first is cassandra, with the same password
 #       --owner PID   end the node when the process PID is gone
 #   cassandra.sh wait [dir]           until it answers
 #   cassandra.sh address [dir]        print its address
@@ -44,11 +45,11 @@ main() {
 }
 
 start() {
-  local dir=$CACHE/run/cassandra port='' heap=1g owner=''
+  local dir=$CACHE/run/cassandra port='' heap=1g owner='' roles=''
   if [[ ${1:-} && $1 != --* ]]; then dir=$1 && shift; fi
   while (($#)); do
     case $1 in
-      --port | --heap | --owner) [[ ${2:-} ]] || die "$1 needs a value" ;;
+      --port | --heap | --owner | --roles) [[ ${2:-} ]] || die "$1 needs a value" ;;
       *) die "unknown option $1; run without arguments for help" ;;
     esac
     printf -v "${1#--}" %s "$2"
@@ -58,7 +59,7 @@ start() {
   fetch_jars cassandra "$HOME_DIR"
   mkdir -p "$dir"
   dir=$(cd "$dir" && pwd)
-  [[ -f $dir/address ]] || configure "$dir" "$port"
+  [[ -f $dir/address ]] || configure "$dir" "$port" "$roles"
   running_pid "$dir" >/dev/null || run_node "$dir" "$heap"
   if [[ $owner ]]; then kill_with_owner "$owner" "$dir" </dev/null >/dev/null 2>&1 & fi
   wait_ready "$dir"
@@ -92,6 +93,16 @@ commitlog_sync_period: 10000ms
 materialized_views_enabled: true
 user_defined_functions_enabled: false
 EOF
+  if [[ ${3:-} == yes ]]; then
+    # Nothing is kept in between: what is granted holds at once.
+    cat >>"$dir/cassandra.yaml" <<'EOF'
+authenticator: PasswordAuthenticator
+authorizer: CassandraAuthorizer
+permissions_validity: 0ms
+roles_validity: 0ms
+credentials_validity: 0ms
+EOF
+  fi
   cat >"$dir/logback.xml" <<'EOF'
 <configuration>
   <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">

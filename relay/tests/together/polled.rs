@@ -23,7 +23,7 @@ const OUTAGE: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_polled_table_loses_and_reorders_nothing_on_the_sandbox_and_on_cassandra() {
-    let cassandra = tokio::task::spawn_blocking(cassandra);
+    let cassandra = tokio::task::spawn_blocking(|| cassandra(&[]));
     let sandbox = Arc::new(Stack::start().await);
     let folder = tempfile::tempdir().unwrap();
     let address = cassandra.await.unwrap();
@@ -141,14 +141,14 @@ async fn outage(stacks: [(&Stack, &'static str); 2]) {
     }
 }
 
-/// The address of one that is there already, or of one that is started for this test.
-fn cassandra() -> String {
-    if let Ok(address) = std::env::var("CASSANDRA_CONTACT_POINT") {
+/// The address of one that is there already, or of one that is started for this test; always a new one with `options`.
+pub(crate) fn cassandra(options: &[&str]) -> String {
+    if let (Ok(address), true) = (std::env::var("CASSANDRA_CONTACT_POINT"), options.is_empty()) {
         return address;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/cassandra.sh");
     let owner = std::process::id().to_string();
-    let directory = std::env::temp_dir().join(format!("outbox-polled-{owner}"));
+    let directory = std::env::temp_dir().join(format!("outbox-polled-{owner}-{}", options.len()));
     let output = Command::new(script)
         .args([
             "start",
@@ -158,6 +158,7 @@ fn cassandra() -> String {
             "--owner",
             &owner,
         ])
+        .args(options)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
