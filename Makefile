@@ -59,6 +59,10 @@ demo: ## orders through sandbox, relay and real Kafka for 30 s; ends with the ve
 dev: ## the same parts, kept running
 	@scripts/demo.sh dev
 
+.PHONY: tutorial
+tutorial: ## the steps of docs/tutorial.md as they stand there, and whether each does what the page says
+	@scripts/need.sh python && scripts/tutorial.py
+
 .PHONY: demo-failures
 demo-failures: ## broker outages, refused batches, kill -9, poison events; the verifier after each
 	@scripts/failures.sh
