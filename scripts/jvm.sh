@@ -110,6 +110,12 @@ kill_with_owner() {
     running_pid "$1" >/dev/null || return 0
   done
   for dir in "$@"; do
-    if [[ $(cat "$dir/owner" 2>/dev/null) == "$owner" ]]; then send KILL "$dir"; fi
+    [[ $(cat "$dir/owner" 2>/dev/null) == "$owner" ]] || continue
+    send KILL "$dir"
+    # What a test made among temporary files is hundreds of MiB; what lies in the cache is made anew by the next run.
+    if [[ $dir == "${TMPDIR:-/tmp}"/* && $dir != "$CACHE"/* ]]; then
+      gone "$dir" 10 || true
+      rm -rf "$dir"
+    fi
   done
 }
