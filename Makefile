@@ -88,6 +88,10 @@ alerts: ## each alert of the chart fires when it should and says what it should;
 	@scripts/need.sh go
 	@scripts/kubernetes.sh promtool test rules charts/alerts-test.yaml
 
+.PHONY: dashboard
+dashboard: ## the chart's dashboard is one by Grafana's own schema
+	@scripts/dashboard.sh
+
 .PHONY: kind
 kind: ## a cluster in Docker with operator, relay and orders, to try things
 	@scripts/kind.sh up

@@ -5,7 +5,7 @@
 # Tools: rust, build (C and C++ compilers, make, perl: librdkafka and OpenSSL are built from source), java, maven,
 # python, go (where the distribution's is too old, a newer one comes into the cache), openssl (the command, for
 # certificates of tests), images (what scripts/image.py and its callers take), node (what a Kubernetes node is made
-# of: containerd, runc, network plugins, iptables).
+# of: containerd, runc, network plugins, iptables), npm (with Node.js).
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/jvm.sh"
@@ -38,6 +38,7 @@ main() {
         go=yes
         have go || [[ -x $GO_HOME/bin/go ]] || packages+=(golang-go ca-certificates)
         ;;
+      npm) { have node && have npm; } || packages+=(nodejs npm) ;;
       openssl) have openssl || packages+=(openssl) ;;
       *) echo "need.sh: unknown tool $tool" >&2; exit 2 ;;
     esac
