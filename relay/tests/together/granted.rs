@@ -161,7 +161,10 @@ async fn on_cassandra_the_documented_grants_are_enough_to_poll() {
         check.contains("error    source.table: ") && check.contains("SELECT"),
         "{check}"
     );
-    let set_up = command(&["setup"], &as_role(&stack, &address, "cassandra"));
+    let set_up = command(
+        &["setup", "--replication-factor", "1"],
+        &as_role(&stack, &address, "cassandra"),
+    );
     let granted = grants();
     assert_eq!(granted.len(), 4, "{granted:?}");
     for grant in granted {
