@@ -53,7 +53,8 @@ def said(name):
 
 
 def run(command):
-    """What a block says on both outputs, and how it ends."""
+    """What a block says on both outputs, and how it ends. The page names the cache where it is unless somebody moved it."""
+    command = command.replace("~/.cache/outbox-relay", str(CACHE))
     done = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -95,7 +96,7 @@ def dev(block):
 
 
 def watch(block):
-    # The page's path is that of a clone without CARGO_TARGET_DIR; the rest is as it stands there.
+    # Where the programs are was found out before: the page's path is that of a clone without CARGO_TARGET_DIR.
     status, consume = block.splitlines()[1:]
 
     def ready():
